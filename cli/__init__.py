@@ -1,0 +1,1 @@
+"""The commands of mgdt, one file each."""

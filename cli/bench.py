@@ -1,0 +1,99 @@
+"""Play agents and print how well they play: `mgdt-bench --agents dt,cql,bc`."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from mgdt_agents import load_agent
+from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, run_benchmark
+from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
+from mgdt_cli.common import Names, progress_bar, run, stderr
+from mgdt_envs import AtariProtocol, resolve_games
+
+PROTOCOLS = {"default": AtariProtocol, "mgdt_release": AtariProtocol.mgdt_release}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchArguments:
+    """Play agents on games and report their scores.
+
+    A terminal gets a table; a pipe gets tab-separated lines. Progress goes to stderr.
+    """
+
+    agents: Names
+    """Bundled agents (dt, bc, cql), random, or paths: folders of agents, zips of
+    stable-baselines3."""
+    games: Names = ()
+    """Games or suites; by default those of the bundled agents."""
+    episodes: int = 32
+    """Whole episodes of each game, for each agent."""
+    seed: int = 0
+    """Of the first episode of each game, and of the agents' draws."""
+    protocol: Literal["default", "mgdt_release"] = "default"
+    """Sticky actions as in DQN Replay, or the released evaluator's rules."""
+    deterministic: bool = False
+    """Take the likeliest action instead of drawing one."""
+    output: Path | None = None
+    """Folder for results.json; by default results/<date and time>."""
+    overwrite: bool = False
+    """Replace the results of an existing output folder."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+
+
+def main() -> None:
+    """Run the command."""
+    run(lambda: bench(tyro.cli(BenchArguments, description=__doc__)))
+
+
+def bench(arguments: BenchArguments) -> None:
+    """Play, print and write the results.
+
+    Raises:
+        ValueError: for unknown agents or games, or no agent or episode at all.
+        FileExistsError: if the output folder exists and may not be overwritten.
+    """
+    if not arguments.agents:
+        raise ValueError("Expected at least one agent after --agents, such as dt,cql,bc.")
+    if arguments.episodes < 1:
+        raise ValueError(f"Expected at least one episode, got {arguments.episodes}.")
+    output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
+    if output.exists() and not arguments.overwrite:
+        raise FileExistsError(f"{output} exists; choose another --output or add --overwrite.")
+    config = BenchmarkConfig(
+        games=resolve_games(arguments.games or "bundled"),
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        protocol=PROTOCOLS[arguments.protocol](),
+        deterministic=arguments.deterministic,
+    )
+    agents = {name: load_agent(name, device=arguments.device) for name in arguments.agents}
+    with progress_bar() as progress:
+        total = config.episodes * len(config.games)
+        tasks = {name: progress.add_task(name, total=total, note="") for name in agents}
+        steps = dict.fromkeys(agents, 0)
+
+        def show(name: str, step: RolloutStep) -> None:
+            steps[name] += len(step.actions)
+            ended = int((step.terminated | step.truncated).sum())
+            progress.update(tasks[name], advance=ended, note=f"{steps[name]:,} steps")
+
+        results = run_benchmark(agents, config, show)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    if sys.stdout.isatty():
+        Console().print(results_table(results))
+    else:
+        print("\n".join(results_lines(results)))
+        stderr.print(protocol_sheet(results), highlight=False)
+    stderr.print(f"Every episode's score: {output / 'results.json'}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

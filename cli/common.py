@@ -1,0 +1,54 @@
+"""What the commands share: arguments, errors, progress."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Everything but results goes to stderr, so that stdout can be piped.
+stderr = Console(stderr=True)
+
+Names = Annotated[
+    tuple[str, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME[,NAME...]",
+        instance_from_str=lambda args: tuple(
+            name for arg in args for name in arg.split(",") if name
+        ),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)] if value else [],
+    ),
+]
+"""Names, separated by commas or by spaces."""
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar on stderr whose tasks have a field `note`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=stderr,
+    )
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run a command; the user's mistakes end it with their message instead of a traceback."""
+    try:
+        command()
+    except (ValueError, FileExistsError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted")
+
+
+def fail(message: str) -> NoReturn:
+    """End the process with a message on stderr and exit status 2."""
+    stderr.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    sys.exit(2)

@@ -1,0 +1,307 @@
+"""What every agent can do: predict, learn, save, load."""
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs.games import did_you_mean
+
+State = tuple[np.ndarray, ...]
+Self = TypeVar("Self", bound="Agent")
+
+ACTION_SPACE = spaces.Discrete(18)
+
+
+class Agent(ABC):
+    """A policy for `MultiGameAtari-v0` that takes stable-baselines3's place in `evaluate_policy`.
+
+    Attributes:
+        kind: the name under which saved agents are found again.
+        games: the games that the agent was trained on.
+        protocol: the rules it was trained under.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, games: Sequence[str] = (), protocol: AtariProtocol | None = None) -> None:
+        """Make an agent for `games` under `protocol`."""
+        self.games = tuple(games)
+        self.protocol = protocol or AtariProtocol()
+        side = self.protocol.screen_size
+        self.observation_space = spaces.Box(0, 255, (self.protocol.stack, side, side), np.uint8)
+        self.action_space = ACTION_SPACE
+        self.set_random_seed(0)
+
+    def set_random_seed(self, seed: int) -> None:
+        """Begin the streams that `predict` draws from anew."""
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        *,
+        reward: np.ndarray | float | None = None,
+    ) -> tuple[np.ndarray, State | None]:
+        """Choose an action for one observation or for each of a batch.
+
+        This is stable-baselines3's `predict`, with one addition.
+
+        Args:
+            observation: `(4, 84, 84)` or `(n, 4, 84, 84)` uint8, the last frames, oldest first.
+            state: what the last call returned; None begins new episodes.
+            episode_start: `(n,)` bool, rows that begin an episode; their state is forgotten.
+            deterministic: take the likeliest action instead of drawing one.
+            reward: `(n,)`, what each row's last action brought, unclipped; None if unknown. Agents
+                that read no rewards ignore it.
+
+        Returns:
+            actions: int64 full-set ids, `()` for one observation and `(n,)` for a batch.
+            state: to be handed to the next call; None for an agent without memory.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, or a state or mask of another batch size.
+            TypeError: for anything but an array.
+        """
+        batch = self._as_batch(observation)
+        starts = np.ones(len(batch), bool) if state is None else np.zeros(len(batch), bool)
+        if episode_start is not None:
+            starts = starts | self._as_row(episode_start, len(batch), "episode_start").astype(bool)
+        if state is not None and {len(part) for part in state} != {len(batch)}:
+            raise ValueError(
+                f"The state is of {len(state[0])} rows and the observation of {len(batch)}. "
+                "Pass state=None when the number of environments changes."
+            )
+        rewards = np.zeros(len(batch))
+        if reward is not None:
+            rewards = self._as_row(reward, len(batch), "reward")
+        actions, state = self._act(batch, state, starts, rewards, deterministic)
+        return (actions if batch.ndim == observation.ndim else actions[0, ...]), state
+
+    def _as_batch(self, observation: np.ndarray) -> np.ndarray:
+        shape = self.observation_space.shape
+        if isinstance(observation, tuple) and len(observation) == 2:
+            raise ValueError(
+                "The observation is a tuple of two: `env.reset()` returns (observation, info) and "
+                "predict() takes the observation alone: `obs, info = env.reset()`."
+            )
+        if not isinstance(observation, np.ndarray):
+            raise TypeError(
+                f"Expected the observation to be a numpy array of uint8 and shape {shape} or "
+                f"(n, *{shape}), got {type(observation).__name__}."
+            )
+        if observation.dtype != np.uint8:
+            raise ValueError(
+                f"Expected an observation of dtype uint8 with values 0 to 255, got "
+                f"{observation.dtype}. Frames are not scaled before predict()."
+            )
+        if observation.shape != shape and observation.shape[1:] != shape:
+            raise ValueError(
+                f"Unexpected observation shape {observation.shape}: expected {shape} "
+                f"(frames first, oldest first) or (n, {', '.join(map(str, shape))})."
+            )
+        return observation if observation.ndim == 4 else observation[None]
+
+    @staticmethod
+    def _as_row(values: np.ndarray | float, size: int, name: str) -> np.ndarray:
+        row = np.atleast_1d(np.asarray(values))
+        if row.shape != (size,):
+            raise ValueError(f"Expected {name} of shape ({size},), got {row.shape}.")
+        return row
+
+    @abstractmethod
+    def _act(
+        self,
+        observations: np.ndarray,
+        state: State | None,
+        starts: np.ndarray,
+        rewards: np.ndarray,
+        deterministic: bool,
+    ) -> tuple[np.ndarray, State | None]:
+        """Return `(n,)` int64 actions and the new state; the arguments are checked."""
+
+
+class NetworkAgent(Agent):
+    """An agent that is a network: it learns from windows of replay and is saved as a folder.
+
+    Attributes:
+        config: the sizes of the network; a frozen dataclass.
+        model: the network.
+        device: where it computes.
+    """
+
+    config_class: ClassVar[type]
+    presets: ClassVar[dict[str, Any]]
+    future: ClassVar[int] = 0
+    """Rows of a training window after the step that is learned."""
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        games: Sequence[str] = (),
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Make the agent that `config` describes (a preset's name, too), randomly initialised."""
+        super().__init__(games, protocol)
+        if isinstance(config, str):
+            if config not in self.presets:
+                raise ValueError(
+                    f"Unknown size {config!r} of {self.kind}. {did_you_mean(config, self.presets)}"
+                )
+            config = self.presets[config]
+        self.config = config
+        self.device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
+        self.model = self._make_model().to(self.device)
+
+    @abstractmethod
+    def _make_model(self) -> nn.Module:
+        """Return the network of `self.config`."""
+
+    @abstractmethod
+    def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch, and figures to log, all scalars on the device."""
+
+    def after_step(self, step: int) -> None:
+        """Do what the agent does after gradient step number `step`, counted from 1."""
+
+    def training_modules(self) -> dict[str, nn.Module]:
+        """Return the networks that training must keep to be resumed."""
+        return {"model": self.model}
+
+    def learn(self: Self, replay: Sequence[str], steps: int, **options: Any) -> Self:
+        """Train on replay stores for `steps` gradient steps, and return the agent.
+
+        Args:
+            replay: folders of replay stores.
+            steps: gradient steps.
+            options: fields of `mgdt_agents.training.TrainingConfig`.
+        """
+        # The trainer imports the agents.
+        from mgdt_agents.training import TrainingConfig, train
+
+        train(self, TrainingConfig(replay=tuple(replay), steps=steps, **options))
+        return self
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def save(self, path: str | Path, card: str | None = None) -> None:
+        """Write the folder `path`: `config.json`, `model.safetensors` (bf16) and `card.md`.
+
+        Args:
+            path: a folder; an agent that it holds is replaced.
+            card: text of `card.md`; None leaves an existing card, or writes a minimal one.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        content = {
+            "agent": self.kind,
+            "mgdt_version": __version__,
+            "games": self.games,
+            "protocol": self.protocol.to_dict(),
+            "config": dataclasses.asdict(self.config),
+        }
+        (path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        tensors = {
+            name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+            for name, tensor in self.model.state_dict().items()
+        }
+        save_file(tensors, path / "model.safetensors")
+        if card is not None or not (path / "card.md").exists():
+            card = card or f"# {self.kind}\n\nTrained on: {', '.join(self.games) or 'nothing'}.\n"
+            (path / "card.md").write_text(card)
+
+    @classmethod
+    def load(
+        cls: type[Self],
+        path: str | Path,
+        env: gym.Env | None = None,
+        device: str | torch.device = "auto",
+    ) -> Self:
+        """Return the agent saved in the folder `path`.
+
+        Args:
+            path: what `save` wrote.
+            env: an environment that the agent shall fit; its spaces are compared.
+            device: where to compute; "auto" takes a GPU if there is one.
+
+        Raises:
+            AgentLoadError: if the folder holds no agent of this class, or it does not fit `env`.
+        """
+        path = Path(path)
+        content = read_config(path)
+        if content["agent"] != cls.kind:
+            raise AgentLoadError(
+                f"{path} holds an agent of kind {content['agent']!r}, expected {cls.kind!r}; "
+                "load_agent() loads every kind."
+            )
+        try:
+            agent = cls(
+                cls.config_class(**_lists_as_tuples(content["config"])),
+                games=content["games"],
+                protocol=AtariProtocol.from_dict(content["protocol"]),
+                device=device,
+            )
+            agent.model.load_state_dict(load_file(path / "model.safetensors"))
+        except FileNotFoundError as error:
+            raise AgentLoadError(f"{path} has no model.safetensors.") from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise AgentLoadError(f"{path} does not fit its config.json: {error}") from error
+        agent.model.eval()
+        if env is not None:
+            agent.check_spaces(env)
+        return agent
+
+    def check_spaces(self, env: gym.Env) -> None:
+        """Raise `AgentLoadError` if the spaces of `env` are not the agent's."""
+        for name in ("observation_space", "action_space"):
+            if (found := getattr(env, name)) != (expected := getattr(self, name)):
+                raise AgentLoadError(
+                    f"The environment's {name} does not match the agent's: "
+                    f"{found} is not {expected}."
+                )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of `config.json` in the folder of a saved agent.
+
+    Raises:
+        AgentLoadError: if there is none, or it is not an agent's.
+    """
+    try:
+        content = json.loads((path / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise AgentLoadError(
+            f"Expected a saved agent at {path}: a folder with config.json, and there is none."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise AgentLoadError(f"{path / 'config.json'} is not JSON: {error}") from error
+    if missing := {"agent", "games", "protocol", "config"} - set(content):
+        raise AgentLoadError(f"{path / 'config.json'} lacks {sorted(missing)}; it is no agent's.")
+    return content
+
+
+def _lists_as_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a frozen config; JSON has no tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }

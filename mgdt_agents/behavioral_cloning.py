@@ -1,0 +1,44 @@
+"""Behavioral cloning: the same transformer without return tokens (Lee et al. 2022, section 4.2)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from mgdt_agents.decision_transformer import (
+    PRESETS,
+    DecisionTransformerAgent,
+    DecisionTransformerConfig,
+)
+from mgdt_envs import AtariProtocol
+
+
+class BehavioralCloningAgent(DecisionTransformerAgent):
+    """Imitates the play it was trained on, good and bad alike.
+
+    Args:
+        config: the model's sizes, with `return_tokens="none"`, or the name of a preset.
+        games, protocol, device: see `NetworkAgent`.
+    """
+
+    kind = "bc"
+    presets: ClassVar[dict[str, Any]] = {
+        name: dataclasses.replace(config, return_tokens="none") for name, config in PRESETS.items()
+    }
+
+    def __init__(
+        self,
+        config: DecisionTransformerConfig | str = "10m",
+        *,
+        games: Sequence[str] = (),
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Make the agent, randomly initialised."""
+        super().__init__(config, games=games, protocol=protocol, device=device)
+        if self.config.return_tokens != "none":
+            raise ValueError(
+                f"Behavioral cloning has no return tokens: expected return_tokens='none', "
+                f"got {self.config.return_tokens!r}."
+            )

@@ -1,0 +1,104 @@
+"""Sizes of the model, and the published ones by name."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+HEAD_SIZE = 64  # Lee et al. 2022, released notebook: key_size=64 at every width.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecisionTransformerConfig:
+    """What a `DecisionTransformer` is made of; the default is the published tokenizer."""
+
+    layers: int = 4
+    """Transformer blocks."""
+    width: int = 512
+    """Size of a token; a multiple of 64, each head takes 64 of it."""
+    steps: int = 4
+    """Agent steps in a window, one frame each."""
+    frame_size: int = 84
+    """Height and width of a frame in pixels."""
+    stem: Literal["patch", "conv"] = "patch"
+    """How a frame becomes tokens: linear patches as published, or a convolutional network that
+    gives one token a frame and sees the frames before it in the window too."""
+    patch_size: int = 14
+    """Height and width of a patch in pixels (stem "patch")."""
+    stem_channels: tuple[int, int, int] = (32, 64, 64)
+    """Channels of the three convolutions (stem "conv"); the default is Nature DQN's."""
+    return_tokens: Literal["single", "every", "none"] = "single"
+    """A return token at the window's first step alone, as released; at every step; or none,
+    which makes the model a behavioural cloner."""
+    min_return: int = -20
+    """Smallest return; a bin is 1 wide."""
+    max_return: int = 100
+    """Largest return."""
+    actions: int = 18
+    """Number of actions."""
+    rewards: int = 4
+    """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
+    dropout: float = 0.1
+    """On the outputs of attention and of the MLP."""
+
+    def __post_init__(self) -> None:
+        """Check that the sizes fit one another.
+
+        Raises:
+            ValueError: naming the sizes that do not.
+        """
+        if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
+            raise ValueError(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
+        if self.layers < 1 or self.steps < 1:
+            raise ValueError(
+                f"layers and steps must be at least 1, got {self.layers} and {self.steps}"
+            )
+        if self.stem not in ("patch", "conv"):
+            raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
+        if self.stem == "patch" and self.frame_size % self.patch_size:
+            raise ValueError(
+                f"frame_size must be a multiple of patch_size, got {self.frame_size} "
+                f"and {self.patch_size}"
+            )
+        if self.return_tokens not in ("single", "every", "none"):
+            raise ValueError(
+                f"return_tokens must be 'single', 'every' or 'none', got {self.return_tokens!r}"
+            )
+        if self.max_return <= self.min_return:
+            raise ValueError(
+                f"max_return must be above min_return, got {self.max_return} and {self.min_return}"
+            )
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return self.width // HEAD_SIZE
+
+    @property
+    def observation_tokens(self) -> int:
+        """Tokens a frame becomes."""
+        return (self.frame_size // self.patch_size) ** 2 if self.stem == "patch" else 1
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step: the observation's, the return's if any, the action's, the reward's."""
+        return self.observation_tokens + (3 if self.return_tokens != "none" else 2)
+
+    @property
+    def returns(self) -> int:
+        """Number of return bins."""
+        return self.max_return - self.min_return + 1
+
+
+PRESETS = {
+    # Lee et al. 2022: DT-10M, DT-40M, DT-200M.
+    "10m": DecisionTransformerConfig(layers=4, width=512),
+    "40m": DecisionTransformerConfig(layers=6, width=768),
+    "200m": DecisionTransformerConfig(layers=10, width=1280),
+    # The paper's tokenizer at a size that a laptop trains.
+    "2m": DecisionTransformerConfig(layers=3, width=256, dropout=0.0),
+    # One token a frame, for two cores; the bundled agents are of this size.
+    "small": DecisionTransformerConfig(
+        layers=2, width=192, stem="conv", stem_channels=(16, 32, 32), dropout=0.0
+    ),
+    # For tests.
+    "tiny": DecisionTransformerConfig(layers=1, width=64, stem="conv", stem_channels=(8, 8, 8)),
+}

@@ -1,0 +1,133 @@
+"""Scores of agents on games, as they are kept in `results.json`."""
+
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from mgdt_agents.agent import Agent
+from mgdt_agents.evaluation.rollout import RolloutStep, rollout
+from mgdt_envs import AtariProtocol, __version__, game
+from mgdt_envs.scoring import human_normalised_score, iqm, iqm_interval, mean_interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkConfig:
+    """What is played, and under which rules."""
+
+    games: tuple[str, ...]
+    """Names of games."""
+    episodes: int = 32
+    """Whole episodes of each game, for each agent."""
+    seed: int = 0
+    """Of the first episode of each game; the others count up from it."""
+    protocol: AtariProtocol = field(default_factory=AtariProtocol)
+    """Preprocessing and episode rules, the same for all agents."""
+    deterministic: bool = False
+    """Take the likeliest action; published scores of the Decision Transformer are sampled."""
+
+
+def run_benchmark(
+    agents: Mapping[str, Agent],
+    config: BenchmarkConfig,
+    on_step: Callable[[str, RolloutStep], object] = lambda name, step: None,
+) -> dict[str, Any]:
+    """Play every agent on every game and return the results as JSON types.
+
+    Args:
+        agents: the agents by the name they get in the results.
+        config: what is played.
+        on_step: called with the agent's name and every step, for a progress bar.
+
+    Returns:
+        "protocol", "versions", the configuration, and "agents": for each its "games" with the
+        score and length of every episode and their summary, and its "iqm" over games.
+    """
+    return {
+        "format": "mgdt-results",
+        "version": 1,
+        "protocol": config.protocol.to_dict(),
+        "episodes": config.episodes,
+        "seed": config.seed,
+        "deterministic": config.deterministic,
+        "versions": _versions(),
+        "agents": {
+            name: _scores(agent, config, lambda step, name=name: on_step(name, step))
+            for name, agent in agents.items()
+        },
+    }
+
+
+def _scores(
+    agent: Agent, config: BenchmarkConfig, on_step: Callable[[RolloutStep], object]
+) -> dict[str, Any]:
+    scores = {name: np.zeros(config.episodes) for name in config.games}
+    lengths = {name: np.zeros(config.episodes, np.int64) for name in config.games}
+    for step in rollout(
+        agent,
+        config.games,
+        episodes=config.episodes,
+        seed=config.seed,
+        protocol=config.protocol,
+        deterministic=config.deterministic,
+    ):
+        for name, seed, reward in zip(step.games, step.seeds, step.rewards, strict=True):
+            scores[name][seed - config.seed] += reward
+            lengths[name][seed - config.seed] += 1
+        on_step(step)
+    return {
+        "trained_on": list(agent.games),
+        "games": {name: _summary(name, scores[name], lengths[name]) for name in config.games},
+        "iqm": _iqm({name: scores[name] for name in config.games}),
+    }
+
+
+def _summary(name: str, scores: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    """Return the scores and lengths (agent steps) of one game's episodes, and their means."""
+    normalised = (
+        float(human_normalised_score(name, scores.mean()))
+        if game(name).has_human_reference
+        else None
+    )
+    return {
+        "mean": float(scores.mean()),
+        "interval": _interval(mean_interval(scores)),
+        "human_normalised": normalised,
+        "scores": scores.tolist(),
+        "lengths": lengths.tolist(),
+    }
+
+
+def _iqm(scores: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the IQM of human-normalised scores over the games that have them."""
+    normalised = {
+        name: human_normalised_score(name, values)
+        for name, values in scores.items()
+        if game(name).has_human_reference
+    }
+    if not normalised:
+        return None
+    means = [float(values.mean()) for values in normalised.values()]
+    return {
+        "value": iqm(means),
+        "interval": _interval(iqm_interval(normalised)),
+        "games": len(means),
+    }
+
+
+def _interval(bounds: tuple[float, float]) -> list[float] | None:
+    """Return the bounds as JSON has them; a single episode has none."""
+    return None if math.isnan(bounds[0]) else list(bounds)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("ale-py", "gymnasium", "numpy", "torch", "stable-baselines3")
+    return {
+        "mgdt": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }

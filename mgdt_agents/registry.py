@@ -1,0 +1,89 @@
+"""Agents by name or by path."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from mgdt_agents.agent import Agent, NetworkAgent, read_config
+from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
+from mgdt_agents.cql import CQLAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.random_agent import RandomAgent
+from mgdt_envs.games import did_you_mean
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
+    agent.kind: agent for agent in (DecisionTransformerAgent, BehavioralCloningAgent, CQLAgent)
+}
+
+
+def bundled_agents() -> tuple[str, ...]:
+    """Return the names of the agents whose weights come with the package."""
+    return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/config.json")))
+
+
+def make_agent(kind: str, size: str, **options: Any) -> NetworkAgent:
+    """Return an untrained agent.
+
+    Args:
+        kind: "dt", "bc" or "cql".
+        size: the name of a preset of that kind, such as "10m" or "small".
+        options: keyword arguments of the agent: games, protocol, device.
+
+    Raises:
+        ValueError: if there is no such kind or size. The message suggests the nearest.
+    """
+    if kind not in NETWORK_AGENTS:
+        raise ValueError(f"Unknown kind of agent {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}")
+    return NETWORK_AGENTS[kind](size, **options)
+
+
+def load_agent(
+    name: str | Path, env: gym.Env | None = None, device: str | torch.device = "auto"
+) -> Agent:
+    """Return a trained agent.
+
+    Args:
+        name: a bundled agent ("dt", "bc", "cql"), "random", the folder of a saved agent, or the
+            zip file of a stable-baselines3 model.
+        env: an environment that the agent shall fit; its spaces are compared.
+        device: where to compute; "auto" takes a GPU if there is one.
+
+    Raises:
+        AgentLoadError: if there is no such agent. The message suggests the nearest names.
+
+    Example:
+        >>> from mgdt_agents import load_agent
+        >>> load_agent("random").action_space
+        Discrete(18)
+    """
+    if name == RandomAgent.kind:
+        return RandomAgent()
+    path = Path(name)
+    if str(name) in bundled_agents():
+        path = PRETRAINED / name
+    if path.is_file():
+        # Imported only when needed: it takes seconds.
+        from mgdt_agents.sb3_agent import SB3Agent
+
+        return SB3Agent.load(path, env, device)
+    if not path.is_dir():
+        if name == "dqn":
+            raise AgentLoadError(
+                "No DQN comes with the package. `mgdt-train --agent dqn` trains one; "
+                "then give the path of its model.zip."
+            )
+        known = [*bundled_agents(), RandomAgent.kind]
+        raise AgentLoadError(
+            f"Unknown agent {str(name)!r}: neither a name nor a path. "
+            f"{did_you_mean(str(name), known)}"
+        )
+    kind = read_config(path)["agent"]
+    if kind not in NETWORK_AGENTS:
+        raise AgentLoadError(
+            f"{path} holds an agent of unknown kind {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}"
+        )
+    return NETWORK_AGENTS[kind].load(path, env, device)

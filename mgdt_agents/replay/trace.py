@@ -1,0 +1,263 @@
+"""A trace: a replay kept as seeds and actions, from which the emulator regenerates every frame.
+
+A trace is one `.npz` file, about a third of a byte a step. Of T steps of N environments that were
+stepped together, with NEXT_STEP autoreset (the action after an episode's end is ignored):
+
+- `meta`: JSON with `format`, `version`, `game`, `protocol`, `ale_py` (the version it was recorded
+  with) and `source` (how the play was made);
+- `seeds` `(N,)` int64: environment i was reset with `seeds[i]`;
+- `actions` `(T, N)` uint8: full-set ids;
+- `checksums` `(ceil(T / 1000) + 1,)` uint32: CRC-32 of the newest frames `(N, height, width)`
+  before steps 0, 1000, 2000, ... and after the last step;
+- `episode_end_step` int32, `episode_env` int16, `episode_return` float32: every finished episode.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ale_py
+import blosc2
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+
+from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.replay.store import ReplayWriter
+from mgdt_envs import AtariProtocol, game
+from mgdt_envs.vector_env import emulator_arguments, minimal_action_index
+
+FORMAT = "mgdt-trace"
+VERSION = 1
+CHECKSUM_INTERVAL = 1000  # steps
+BUNDLED = Path(__file__).parent / "traces"
+
+
+class TraceStep(NamedTuple):
+    """What N environments saw, did and got at one step of a trace."""
+
+    frames: np.ndarray
+    """`(N, height, width)` uint8, before the action."""
+    actions: np.ndarray
+    """`(N,)` full-set ids."""
+    rewards: np.ndarray
+    """`(N,)` int32, unclipped."""
+    terminated: np.ndarray
+    """`(N,)` bool."""
+    truncated: np.ndarray
+    """`(N,)` bool."""
+    is_transition: np.ndarray
+    """`(N,)` bool; false where the step only began a new episode."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trace:
+    """Seeds and actions of recorded play; the fields are those of the file (see the module)."""
+
+    game: str
+    protocol: AtariProtocol
+    seeds: np.ndarray
+    actions: np.ndarray
+    checksums: np.ndarray
+    episode_end_step: np.ndarray
+    episode_env: np.ndarray
+    episode_return: np.ndarray
+    ale_py: str
+    source: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace to `path`; an existing file is not overwritten."""
+        meta = {
+            "format": FORMAT,
+            "version": VERSION,
+            "game": self.game,
+            "protocol": self.protocol.to_dict(),
+            "ale_py": self.ale_py,
+            "source": self.source,
+        }
+        with Path(path).open("xb") as file:
+            np.savez_compressed(
+                file,
+                meta=np.array(json.dumps(meta)),
+                **{name: getattr(self, name) for name in _ARRAYS},
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trace":
+        """Read the trace at `path`.
+
+        Raises:
+            ReplayError: if it is no trace, of another version, or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                meta = json.loads(str(file["meta"]))
+                arrays = {name: file[name] for name in _ARRAYS}
+        except FileNotFoundError:
+            raise ReplayError(f"There is no trace at {path}.") from None
+        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ReplayError(f"{path} is no readable trace: {error}") from error
+        if (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
+            raise ReplayError(
+                f"Expected {FORMAT} version {VERSION} in {path}, found "
+                f"{meta.get('format')} version {meta.get('version')}."
+            )
+        trace = cls(
+            game=game(meta["game"]).name,
+            protocol=AtariProtocol.from_dict(meta["protocol"]),
+            ale_py=meta["ale_py"],
+            source=meta["source"],
+            **arrays,
+        )
+        trace._check(str(path))
+        return trace
+
+    def _check(self, path: str) -> None:
+        for name, (dtype, ndim) in _ARRAYS.items():
+            if (found := getattr(self, name)).dtype != dtype or found.ndim != ndim:
+                raise ReplayError(
+                    f"Expected {name} of {path} to be {np.dtype(dtype)} of {ndim} dimensions, "
+                    f"found {found.dtype} of shape {found.shape}."
+                )
+        steps, num_envs = self.actions.shape
+        if len(self.seeds) != num_envs:
+            raise ReplayError(f"Expected {num_envs} seeds in {path}, found {len(self.seeds)}.")
+        if len(self.checksums) != -(-steps // CHECKSUM_INTERVAL) + 1:
+            raise ReplayError(
+                f"Expected {-(-steps // CHECKSUM_INTERVAL) + 1} checksums in {path} for {steps} "
+                f"steps, found {len(self.checksums)}."
+            )
+        if self.actions.size and self.actions.max() > 17:
+            raise ReplayError(f"Expected actions 0..17 in {path}, found {self.actions.max()}.")
+
+    def play(self, num_threads: int = 0) -> Iterator[TraceStep]:
+        """Yield every step of the play, regenerated by the emulator.
+
+        Args:
+            num_threads: emulator threads; 0 takes one a core. The bits do not depend on it.
+
+        Raises:
+            TraceDivergedError: naming the steps between which the play began to differ.
+        """
+        played = game(self.game)
+        envs = AtariVectorEnv(
+            played.rom,
+            len(self.seeds),
+            num_threads=num_threads,
+            **{**emulator_arguments(self.protocol), "stack_num": 1},
+        )
+        index = minimal_action_index(played, self.protocol)
+        frames, _ = envs.reset(seed=self.seeds)
+        begins = np.zeros(len(self.seeds), bool)
+        for step, actions in enumerate(self.actions):
+            if step % CHECKSUM_INTERVAL == 0:
+                self._compare(step, frames)
+            before = frames
+            frames, rewards, terminated, truncated, _ = envs.step(index[actions])
+            yield TraceStep(before[:, -1], actions, rewards, terminated, truncated, ~begins)
+            begins = terminated | truncated
+        self._compare(len(self.actions), frames)
+
+    def _compare(self, step: int, frames: np.ndarray) -> None:
+        number = -(-step // CHECKSUM_INTERVAL)
+        if zlib.crc32(np.ascontiguousarray(frames[:, -1])) == self.checksums[number]:
+            return
+        since = "at the reset" if step == 0 else f"after step {(number - 1) * CHECKSUM_INTERVAL}"
+        raise TraceDivergedError(
+            f"The trace of {self.game} diverged {since}, at or before step {step}: the frames are "
+            f"not those recorded. It was recorded with ale-py {self.ale_py}, this is ale-py "
+            f"{ale_py.__version__}; if they are the same, the file is damaged."
+        )
+
+
+_ARRAYS = {
+    "seeds": (np.int64, 1),
+    "actions": (np.uint8, 2),
+    "checksums": (np.uint32, 1),
+    "episode_end_step": (np.int32, 1),
+    "episode_env": (np.int16, 1),
+    "episode_return": (np.float32, 1),
+}
+
+
+class _EpisodeBuffer:
+    """The steps of one unfinished episode; its frames wait compressed, 256 at a time.
+
+    Raw, the unfinished episodes of 32 environments can take gigabytes.
+    """
+
+    def __init__(self, frame_shape: tuple[int, ...]) -> None:
+        self.block = np.empty((256, *frame_shape), np.uint8)
+        self.packs: list[bytes] = []
+        self.actions: list[int] = []
+        self.rewards: list[float] = []
+
+    def add(self, frame: np.ndarray, action: int, reward: float) -> None:
+        place = len(self.actions) % len(self.block)
+        self.block[place] = frame
+        self.actions.append(action)
+        self.rewards.append(reward)
+        if place == len(self.block) - 1:
+            self.packs.append(blosc2.compress2(self.block, codec=blosc2.Codec.LZ4))
+
+    def frames(self) -> np.ndarray:
+        full = [np.empty_like(self.block) for _ in self.packs]
+        for pack, frames in zip(self.packs, full, strict=True):
+            blosc2.decompress2(pack, dst=frames)
+        return np.concatenate([*full, self.block[: len(self.actions) % len(self.block)]])
+
+
+def expand(
+    trace: Trace,
+    output: str | Path,
+    *,
+    num_threads: int = 0,
+    on_step: Callable[[], object] = lambda: None,
+) -> None:
+    """Regenerate a store from a trace.
+
+    Steps of episodes that the recording did not finish are left out: their return is unknown.
+
+    Args:
+        trace: what to regenerate.
+        output: the store's folder, which must not exist.
+        num_threads: emulator threads; 0 takes one a core. The store does not depend on it.
+        on_step: called after each step of the trace, for a progress bar.
+
+    Raises:
+        TraceDivergedError: if frames or returns are not those recorded. No store is left then.
+        FileExistsError: if `output` exists.
+    """
+    recorded_returns = {
+        (int(step), int(env)): float(total)
+        for step, env, total in zip(
+            trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True
+        )
+    }
+    side = trace.protocol.screen_size
+    source = {"kind": "trace", "ale_py": trace.ale_py, **trace.source}
+    with ReplayWriter(output, trace.game, trace.protocol, source) as writer:
+        episodes = [_EpisodeBuffer((side, side)) for _ in trace.seeds]
+        for number, step in enumerate(trace.play(num_threads)):
+            for env in np.flatnonzero(step.is_transition):
+                episodes[env].add(step.frames[env], step.actions[env], step.rewards[env])
+            for env in np.flatnonzero(step.terminated | step.truncated):
+                episode = episodes[env]
+                total = float(sum(episode.rewards))
+                if recorded_returns.get((number, int(env))) != total:
+                    raise TraceDivergedError(
+                        f"The trace of {trace.game} diverged at or before step {number}: "
+                        f"environment {env} ended an episode with return {total:g}, recorded is "
+                        f"{recorded_returns.get((number, int(env)), 'no end')}."
+                    )
+                writer.add_episode(
+                    episode.frames(),
+                    np.array(episode.actions),
+                    np.array(episode.rewards),
+                    truncated=not step.terminated[env],
+                )
+                episodes[env] = _EpisodeBuffer((side, side))
+            on_step()

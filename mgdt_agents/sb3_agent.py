@@ -1,0 +1,90 @@
+"""Any stable-baselines3 model of this observation and action space as an agent."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from mgdt_agents.agent import Agent, State
+from mgdt_agents.errors import AgentLoadError
+
+
+class SB3Agent(Agent):
+    """Plays with a stable-baselines3 model: the DQN baseline, PPO, A2C.
+
+    Args:
+        model: the model, of the suite's observation and action space.
+    """
+
+    kind = "sb3"
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        """Wrap `model`."""
+        super().__init__()
+        for name in ("observation_space", "action_space"):
+            if (found := getattr(model, name)) != (expected := getattr(self, name)):
+                raise AgentLoadError(
+                    f"Expected a model whose {name} is {expected}, got {found}. "
+                    "Models are made with gym.make('MultiGameAtari-v0')."
+                )
+        self.model = model
+
+    @classmethod
+    def load(
+        cls, path: str | Path, env: gym.Env | None = None, device: str | torch.device = "auto"
+    ) -> "SB3Agent":
+        """Return the agent around the model that stable-baselines3 saved at `path`.
+
+        A stable-baselines3 zip holds pickled objects: load only files that you trust.
+
+        Args:
+            path: the zip file.
+            env: an environment that the model shall fit.
+            device: where to compute.
+
+        Raises:
+            AgentLoadError: if it is no such file, of no known algorithm, or of other spaces.
+        """
+        return cls(_algorithm_of(Path(path)).load(path, env=env, device=device))
+
+    def set_random_seed(self, seed: int) -> None:
+        """Seed the global generators that stable-baselines3 draws from."""
+        super().set_random_seed(seed)
+        set_random_seed(seed)
+        gym_space = getattr(getattr(self, "model", None), "action_space", None)
+        if gym_space is not None:
+            gym_space.seed(seed)
+
+    def _act(
+        self,
+        observations: np.ndarray,
+        state: State | None,
+        starts: np.ndarray,
+        rewards: np.ndarray,
+        deterministic: bool,
+    ) -> tuple[np.ndarray, State | None]:
+        return self.model.predict(observations, state, starts, deterministic=deterministic)
+
+
+def _algorithm_of(path: Path) -> type[BaseAlgorithm]:
+    """Return the class that wrote a zip; it does not say so itself, its hyper-parameters do."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = set(json.loads(file.read("data")))
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise AgentLoadError(f"{path} is no stable-baselines3 model: {error}") from error
+    if "exploration_fraction" in names:
+        return stable_baselines3.DQN
+    if "clip_range" in names:
+        return stable_baselines3.PPO
+    if "gae_lambda" in names:
+        return stable_baselines3.A2C
+    raise AgentLoadError(
+        f"{path} is of an algorithm without discrete actions; expected DQN, PPO or A2C."
+    )

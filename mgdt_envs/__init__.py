@@ -1,0 +1,25 @@
+"""An environment suite of Atari games with one observation space and one action space.
+
+Importing this registers `MultiGameAtari-v0` and `MultiGameAtari/<Game>-v0` with Gymnasium.
+"""
+
+from mgdt_envs.env import MultiGameAtariEnv
+from mgdt_envs.games import GAMES, SUITES, Game, game, resolve_games, suite
+from mgdt_envs.protocol import AtariProtocol
+from mgdt_envs.registration import register_envs
+from mgdt_envs.vector_env import MultiGameAtariVectorEnv
+
+__all__ = [
+    "GAMES",
+    "SUITES",
+    "AtariProtocol",
+    "Game",
+    "MultiGameAtariEnv",
+    "MultiGameAtariVectorEnv",
+    "game",
+    "resolve_games",
+    "suite",
+]
+__version__ = "0.1.0"
+
+register_envs()

@@ -1,0 +1,140 @@
+"""One game in one emulator, from raw frames to stacked observations.
+
+This is ale-py's C++ preprocessing of its vector environment, step for step
+(ale-py 0.12.1, `src/ale/vector/preprocessed_env.cpp`), so that a single environment and a
+vector environment give the same pixels for the same seed and actions.
+"""
+
+from typing import Any
+
+import ale_py
+import cv2
+import numpy as np
+from ale_py import roms
+from numpy.typing import NDArray
+
+from mgdt_envs.games import Game
+from mgdt_envs.protocol import AtariProtocol
+
+NOOP = 0
+FIRE = 1
+NUM_ACTIONS = 18
+MAX_SEED = 2**31 - 1
+JPEG_QUALITY = 95
+
+
+def emulator_actions(game: Game, protocol: AtariProtocol) -> NDArray[np.int64]:
+    """Return the full-set id that the emulator is given for each of the 18 actions, (18,) int64.
+
+    An action outside the game's minimal set becomes NOOP, unless the protocol says "native".
+    """
+    actions = np.arange(NUM_ACTIONS)
+    if protocol.outside_action == "noop":
+        actions[~np.isin(actions, game.minimal_actions)] = NOOP
+    return actions
+
+
+def jpeg_round_trip(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the gray `frame`, (height, width) uint8, as it looks after JPEG."""
+    _, encoded = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+class Emulator:
+    """One Atari game under a protocol.
+
+    Attributes:
+        stack: the last frames, oldest first, (stack, screen_size, screen_size) uint8. It is
+            overwritten by the next `reset` or `step`.
+        terminated: whether the game is over, or a life is lost where that ends an episode.
+        truncated: whether `max_frames` are played and the game is not over.
+        lives: lives left.
+    """
+
+    def __init__(self, game: Game, protocol: AtariProtocol, seed: int) -> None:
+        """Load the game's ROM; `reset` must come first.
+
+        Args:
+            game: which game.
+            protocol: how its frames become observations.
+            seed: of the emulator and of the number of no-ops, 0 to 2**31 - 1.
+        """
+        self.game = game
+        self.protocol = protocol
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+        self.ale = ale_py.ALEInterface()
+        self.ale.setFloat("repeat_action_probability", protocol.sticky)
+        self.ale.setInt("random_seed", seed)
+        rom = roms.get_rom_path(game.rom)
+        assert rom is not None, f"ale-py has no ROM {game.rom!r}"
+        self.ale.loadROM(rom)
+        # C++ counts the no-ops by `std::uniform_int_distribution` over `std::mt19937`. That is
+        # `Generator.integers` of 32 bits (libstdc++ and numpy both use Lemire's method) over
+        # MT19937 as `RandomState` seeds it.
+        state: Any = np.random.RandomState(seed).get_state(legacy=False)
+        bits = np.random.MT19937()
+        bits.state = state
+        self._noop_random = np.random.Generator(bits)
+
+        self._actions = emulator_actions(game, protocol).tolist()
+        has_fire = protocol.outside_action == "native" or FIRE in game.minimal_actions
+        self._presses_fire = protocol.fire_reset and has_fire
+        height, width = self.ale.getScreenDims()
+        self._raw = np.zeros((2, height, width), np.uint8)
+        size = protocol.screen_size
+        self.stack = np.zeros((protocol.stack, size, size), np.uint8)
+        self.terminated = self.truncated = False
+        self.lives = 0
+        self._frames = 0
+
+    def reset(self) -> None:
+        """Start an episode. The emulator's random stream goes on."""
+        self.ale.reset_game()
+        if self._presses_fire:
+            self.ale.act(FIRE)
+        noops = 0
+        if self.protocol.noop_max > 0:
+            noops = int(self._noop_random.integers(self.protocol.noop_max, dtype=np.uint32))
+        for _ in range(noops - self._presses_fire):
+            self.ale.act(NOOP)
+            if self.ale.game_over():
+                self.ale.reset_game()
+        self.stack[:] = 0
+        self.ale.getScreenGrayscale(self._raw[0])
+        self._raw[1] = 0
+        self._push_frame()
+        self.terminated = self.truncated = False
+        self.lives = self.ale.lives()
+        self._frames = 0
+
+    def step(self, action: int) -> float:
+        """Play `action`, a full-set id, for `frame_skip` frames and return the raw reward."""
+        protocol = self.protocol
+        action = self._actions[action]
+        reward = 0
+        for frames_left in range(protocol.frame_skip, 0, -1):
+            reward += self.ale.act(action)
+            self._frames += 1
+            lives = self.ale.lives()
+            self.terminated = self.ale.game_over() or (
+                protocol.life_loss_ends and 0 < lives < self.lives
+            )
+            self.truncated = self._frames >= protocol.max_frames and not self.terminated
+            if self.terminated or self.truncated:
+                # The raw frames stay those of earlier steps, as in C++.
+                break
+            if frames_left <= 2:
+                self.ale.getScreenGrayscale(self._raw[frames_left - 1])
+        self._push_frame()
+        self.lives = self.ale.lives()
+        return float(reward)
+
+    def _push_frame(self) -> None:
+        """Pool and resize the raw frames, and put the result last in the stack."""
+        if self.protocol.max_pool:
+            # Into the first raw frame, which matters when the next step ends early.
+            np.maximum(self._raw[0], self._raw[1], out=self._raw[0])
+        size = (self.protocol.screen_size, self.protocol.screen_size)
+        frame = np.asarray(cv2.resize(self._raw[0], size, interpolation=cv2.INTER_AREA), np.uint8)
+        self.stack[:-1] = self.stack[1:]
+        self.stack[-1] = jpeg_round_trip(frame) if self.protocol.jpeg else frame

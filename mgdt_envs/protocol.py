@@ -1,0 +1,125 @@
+"""Every switch of preprocessing and of the rules of an episode, in one frozen dataclass."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AtariProtocol:
+    """How frames become observations and when an episode starts and ends.
+
+    The default is the protocol that DQN Replay was recorded with (Agarwal et al. 2020, and
+    Dopamine's `AtariPreprocessing`): sticky actions, no no-op starts, whole games.
+    Rewards are the game's own; clipping is a learner's business.
+
+    Example:
+        >>> from mgdt_envs import AtariProtocol
+        >>> protocol = AtariProtocol(sticky=0.0)
+        >>> AtariProtocol.from_json(protocol.to_json()) == protocol
+        True
+    """
+
+    frame_skip: int = 4
+    """Emulator frames per agent step."""
+    max_pool: bool = True
+    """Take the maximum over the last two frames of a step, before resizing."""
+    sticky: float = 0.25
+    """Probability that the emulator repeats the previous action, drawn at each frame."""
+    noop_max: int = 0
+    """A reset presses NOOP for 0 to `noop_max` - 1 frames."""
+    fire_reset: bool = False
+    """A reset presses FIRE once in games that have it."""
+    life_loss_ends: bool = False
+    """A lost life ends the episode. Scores of such episodes are not scores of games."""
+    max_frames: int = 108_000
+    """Emulator frames after which an episode is truncated; 30 minutes of play."""
+    screen_size: int = 84
+    """Height and width of an observation in pixels, resized by area."""
+    stack: int = 4
+    """Frames per observation, oldest first; zero frames before the episode's start."""
+    outside_action: Literal["noop", "native"] = "noop"
+    """An action outside the game's minimal set is NOOP, or what the console makes of it."""
+    jpeg: bool = False
+    """Send each frame through JPEG (quality 95), as the data of Lee et al. 2022 were."""
+
+    def __post_init__(self) -> None:
+        """Check that the protocol can be played.
+
+        Raises:
+            ValueError: naming the field, what it may be, and what it is.
+        """
+        for field in ("frame_skip", "max_frames", "screen_size", "stack"):
+            if (value := getattr(self, field)) < 1:
+                raise ValueError(f"AtariProtocol.{field} must be at least 1, got {value}")
+        if not 0 <= self.sticky < 1:
+            raise ValueError(f"AtariProtocol.sticky must be in [0, 1), got {self.sticky}")
+        if self.noop_max < 0:
+            raise ValueError(f"AtariProtocol.noop_max must be at least 0, got {self.noop_max}")
+        if self.outside_action not in ("noop", "native"):
+            raise ValueError(
+                "AtariProtocol.outside_action must be 'noop' or 'native', "
+                f"got {self.outside_action!r}"
+            )
+
+    @classmethod
+    def mgdt_release(cls) -> "AtariProtocol":
+        """Return the protocol of the released evaluator of Lee et al. 2022."""
+        return cls(sticky=0.0, jpeg=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "AtariProtocol":
+        """Return the protocol with the given fields.
+
+        Raises:
+            ValueError: if a field is unknown; it is from a newer version, perhaps.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(
+                f"Unknown fields of AtariProtocol: {unknown}; known are {sorted(known)}. "
+                "A newer version of mgdt may have written them."
+            )
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """Return the protocol as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> "AtariProtocol":
+        """Return the protocol that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    def sheet(self) -> str:
+        """Return one line that says under which rules a table's scores were made."""
+        return " · ".join(
+            [
+                f"sticky {self.sticky:g}",
+                f"no-ops {self.noop_max}",
+                f"FIRE reset {'on' if self.fire_reset else 'off'}",
+                f"life loss {'ends' if self.life_loss_ends else 'goes on'}",
+                f"frame skip {self.frame_skip}{', max of last 2' if self.max_pool else ''}",
+                f"{self.screen_size}x{self.screen_size} area, {self.stack} frames, zero padded",
+                f"18 actions, others {self.outside_action}",
+                f"{self.max_frames:,} frames",
+                f"JPEG {'on' if self.jpeg else 'off'}",
+                "rewards unclipped",
+            ]
+        )
+
+
+def as_protocol(protocol: AtariProtocol | dict[str, Any] | None) -> AtariProtocol:
+    """Return `protocol`; a dictionary holds its fields, and `None` is the default.
+
+    Gymnasium writes the arguments of an environment as JSON, so that they come back as
+    dictionaries.
+    """
+    if protocol is None:
+        return AtariProtocol()
+    return protocol if isinstance(protocol, AtariProtocol) else AtariProtocol.from_dict(protocol)

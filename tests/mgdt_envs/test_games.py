@@ -1,0 +1,87 @@
+"""The table of games and the suites."""
+
+import math
+
+import ale_py
+import gymnasium
+import pytest
+from ale_py import roms
+
+from mgdt_envs import GAMES, SUITES, game, resolve_games, suite
+
+WITHOUT_HUMAN = {"AirRaid", "Carnival", "ElevatorAction", "JourneyEscape", "Pooyan"}
+
+
+def test_table_has_every_game_of_the_suite_once():
+    assert len(GAMES) == 62
+    assert len({entry.name for entry in GAMES}) == 62
+    assert [entry.name for entry in GAMES] == sorted(entry.name for entry in GAMES)
+    # ale-py's own table has more games, none of them in the replay or the papers.
+    assert {f"ALE/{entry.name}-v5" for entry in GAMES} <= set(gymnasium.registry)
+
+
+def test_scores():
+    assert all(math.isfinite(entry.random) and math.isfinite(entry.human) for entry in GAMES)
+    assert all(entry.human > entry.random for entry in GAMES)
+    assert {entry.name for entry in GAMES if not entry.has_human_reference} == WITHOUT_HUMAN
+    assert {entry.name for entry in GAMES if entry.dqn is None} == {"Defender", "Surround"}
+    # Spot checks against dqn_zoo's atari_data.py.
+    assert (game("Pong").random, game("Pong").human) == (-20.7, 14.6)
+    assert (game("Breakout").random, game("Breakout").human) == (1.7, 30.5)
+
+
+@pytest.mark.parametrize("entry", GAMES, ids=lambda entry: entry.name)
+def test_minimal_actions_are_the_emulators(entry):
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    ale.loadROM(roms.get_rom_path(entry.rom))
+    assert entry.minimal_actions == tuple(action.value for action in ale.getMinimalActionSet())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("all", 62),
+        ("atari57", 57),
+        ("dqn_replay60", 60),
+        ("mgdt41", 41),
+        ("mgdt5", 5),
+        ("mgdt46", 46),
+        ("bundled", 3),
+    ],
+)
+def test_suite_sizes(name, size):
+    assert len(suite(name)) == len(set(suite(name))) == size
+    assert set(suite(name)) <= {entry.name for entry in GAMES}
+
+
+def test_suites_fit_together():
+    assert len(SUITES) == 7
+    assert set(suite("mgdt41")) | set(suite("mgdt5")) == set(suite("mgdt46"))
+    assert set(suite("mgdt5")) == {"Alien", "MsPacman", "Pong", "SpaceInvaders", "StarGunner"}
+    assert not set(suite("atari57")) & WITHOUT_HUMAN
+
+
+def test_loose_names():
+    assert game("ms_pacman") is game("mspacman") is game("MsPacman")
+
+
+def test_resolve_games():
+    assert resolve_games("Pong") == ("Pong",)
+    assert resolve_games("mgdt5") == suite("mgdt5")
+    assert resolve_games(["pong", "bundled", "Pong"]) == ("Pong", "Breakout", "Freeway")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: game("Pang"), "Unknown game 'Pang'.*'Pong'"),
+        (lambda: game("xyzzy"), "Unknown game 'xyzzy'. Known names: AirRaid, .*Zaxxon"),
+        (lambda: suite("mgdt40"), "Unknown suite 'mgdt40'.*'mgdt4[16]'"),
+        (lambda: resolve_games(["Pong", "atari58"]), "game or suite 'atari58'.*'atari57'"),
+        (lambda: resolve_games([]), "at least one game, got none.*bundled"),
+    ],
+)
+def test_errors_suggest_a_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
