@@ -1,6 +1,7 @@
 """Work with recorded play: `mgdt-replay expand TRACE... --output DIR`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ Command = (
 
 def main() -> None:
     """Run the command."""
-    run(lambda: replay(tyro.cli(Command, description=__doc__)))  # type: ignore[arg-type]
+    run(lambda: replay(tyro.cli(Command, description=__doc__)))
 
 
 def replay(arguments: ExpandArguments | VerifyArguments) -> None:
@@ -77,7 +78,7 @@ def expand_all(arguments: ExpandArguments) -> None:
                 trace,
                 output,
                 num_threads=arguments.threads,
-                on_step=lambda task=task, trace=trace: progress.advance(task, len(trace.seeds)),
+                on_step=partial(progress.advance, task, len(trace.seeds)),
             )
             stderr.print(str(ReplayStore(output)), highlight=False)
 

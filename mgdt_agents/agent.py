@@ -5,7 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.replay.sampler import WindowBatch
@@ -20,7 +21,6 @@ from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.games import did_you_mean
 
 State = tuple[np.ndarray, ...]
-Self = TypeVar("Self", bound="Agent")
 
 ACTION_SPACE = spaces.Discrete(18)
 
@@ -147,8 +147,6 @@ class NetworkAgent(Agent):
 
     config_class: ClassVar[type]
     presets: ClassVar[dict[str, Any]]
-    future: ClassVar[int] = 0
-    """Rows of a training window after the step that is learned."""
 
     def __init__(
         self,
@@ -180,6 +178,11 @@ class NetworkAgent(Agent):
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch, and figures to log, all scalars on the device."""
 
+    @property
+    def future(self) -> int:
+        """Rows of a training window after the step that is learned."""
+        return 0
+
     def after_step(self, step: int) -> None:
         """Do what the agent does after gradient step number `step`, counted from 1."""
 
@@ -187,7 +190,7 @@ class NetworkAgent(Agent):
         """Return the networks that training must keep to be resumed."""
         return {"model": self.model}
 
-    def learn(self: Self, replay: Sequence[str], steps: int, **options: Any) -> Self:
+    def learn(self, replay: Sequence[str], steps: int, **options: Any) -> Self:
         """Train on replay stores for `steps` gradient steps, and return the agent.
 
         Args:
@@ -204,12 +207,15 @@ class NetworkAgent(Agent):
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
-    def save(self, path: str | Path, card: str | None = None) -> None:
-        """Write the folder `path`: `config.json`, `model.safetensors` (bf16) and `card.md`.
+    def save(
+        self, path: str | Path, card: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Write the folder `path`: `config.json`, `model.safetensors` and `card.md`.
 
         Args:
             path: a folder; an agent that it holds is replaced.
             card: text of `card.md`; None leaves an existing card, or writes a minimal one.
+            dtype: of the weights in the file; bf16 halves it and rounds them.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -222,7 +228,7 @@ class NetworkAgent(Agent):
         }
         (path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
         tensors = {
-            name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+            name: tensor.detach().to("cpu", dtype).contiguous()
             for name, tensor in self.model.state_dict().items()
         }
         save_file(tensors, path / "model.safetensors")
@@ -232,7 +238,7 @@ class NetworkAgent(Agent):
 
     @classmethod
     def load(
-        cls: type[Self],
+        cls,
         path: str | Path,
         env: gym.Env | None = None,
         device: str | torch.device = "auto",

@@ -89,7 +89,7 @@ class ImpalaC51(nn.Module):
                 *(ResidualBlock(width) for _ in range(config.blocks)),
             ]
             channels, side = width, math.ceil(math.ceil(side / stride) / 2)
-        self.trunk = nn.Sequential(*layers, nn.ReLU()).to(memory_format=torch.channels_last)
+        self.trunk = nn.Sequential(*layers, nn.ReLU())
         self.hidden = nn.Linear(channels * side * side, config.hidden)
         self.output = nn.Linear(config.hidden, config.actions * config.atoms)
         self.support: Tensor
@@ -116,6 +116,7 @@ class CQLAgent(NetworkAgent):
         games, protocol, device: see `NetworkAgent`.
     """
 
+    model: ImpalaC51
     kind = "cql"
     config_class = CQLConfig
     presets: ClassVar[dict[str, Any]] = {
@@ -141,10 +142,14 @@ class CQLAgent(NetworkAgent):
         """Make the agent, randomly initialised."""
         super().__init__(config, games=games, protocol=protocol, device=device)
         self.target = copy.deepcopy(self.model).requires_grad_(False)
-        self.future = self.config.n_steps
 
     def _make_model(self) -> ImpalaC51:
         return ImpalaC51(self.config)
+
+    @property
+    def future(self) -> int:
+        """Rows after the learned step, down to the frame whose value is looked up."""
+        return self.config.n_steps
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the network and its target."""

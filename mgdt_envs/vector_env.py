@@ -348,12 +348,13 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             if reason_without_score(name, self.protocol) is None:
                 scores[row] = human_normalised_score(name, self._returns[row])
         seconds = np.round(time.perf_counter() - self._starts, 6)
-        return {
+        episodes = {
             "r": np.where(ended, self._returns, 0.0),
             "l": np.where(ended, self._lengths, 0),
             "t": np.where(ended, seconds, 0.0),
             "hns": scores,
         }
+        return episodes | {f"_{name}": ended.copy() for name in episodes}
 
 
 def available_cores() -> int:

@@ -54,7 +54,7 @@ class ConvStem(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv2d(second, third, 3),
             nn.ReLU(inplace=True),
-        ).to(memory_format=torch.channels_last)
+        )
         side = (config.frame_size // self.SQUARE - 1 - 4) // 2 + 1 - 2
         self.output = nn.Linear(third * side * side, config.width)
 
@@ -80,30 +80,33 @@ class Block(nn.Module):
         self.query_key_value = nn.Linear(config.width, 3 * config.width)
         self.attention_output = nn.Linear(config.width, config.width)
         self.norm_2 = nn.LayerNorm(config.width)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.width, 4 * config.width),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(4 * config.width, config.width),
-        )
+        self.mlp_input = nn.Linear(config.width, 4 * config.width)
+        self.mlp_output = nn.Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        for linear in (self.query_key_value, self.attention_output, self.mlp[0], self.mlp[2]):
+        for linear in self.linears:
             # The released model's initialisation: variance 2 / layers / inputs.
             nn.init.trunc_normal_(
                 linear.weight, std=math.sqrt(2 / config.layers / linear.in_features)
             )
             nn.init.zeros_(linear.bias)
 
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The block's linear maps, in the order in which they are applied."""
+        return self.query_key_value, self.attention_output, self.mlp_input, self.mlp_output
+
     def forward(self, x_BSD: Tensor, allowed_SS: Tensor) -> Tensor:
         """Return the tokens after attention where `allowed_SS` (query, key) is true, and MLP."""
-        heads_3BNSH = (
+        query_BNSH, key_BNSH, value_BNSH = (
             self.query_key_value(self.norm_1(x_BSD))
             .unflatten(-1, (3, self.heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
-        mixed_BNSH = F.scaled_dot_product_attention(*heads_3BNSH, attn_mask=allowed_SS)
+        mixed_BNSH = F.scaled_dot_product_attention(query_BNSH, key_BNSH, value_BNSH, allowed_SS)
         attended_BSD = self.attention_output(mixed_BNSH.transpose(1, 2).flatten(2))
         x_BSD = x_BSD + self.dropout(attended_BSD)
-        return x_BSD + self.dropout(self.mlp(self.norm_2(x_BSD)))
+        hidden = F.gelu(self.mlp_input(self.norm_2(x_BSD)), approximate="tanh")
+        return x_BSD + self.dropout(self.mlp_output(hidden))
 
 
 class DecisionTransformer(nn.Module):
@@ -112,8 +115,8 @@ class DecisionTransformer(nn.Module):
     Every step is [observation tokens, return, action, reward]. Attention is causal, and a frame's
     tokens see one another. The return is predicted at a step's last observation token, the action
     at its return token (or at the last observation token if there are no returns), the reward at
-    its action token. With `return_tokens="single"` the return tokens after the first step carry no
-    return and are hidden from all tokens, but the action is still read there.
+    its action token. With `return_tokens="single"` the return tokens after the first step are zero,
+    without a position, and hidden from all tokens, but the action is still read there.
     """
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
@@ -137,7 +140,9 @@ class DecisionTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.trunc_normal_(self.position_SD, std=0.02)
         self.allowed_SS: Tensor
+        self.hidden_S: Tensor
         self.register_buffer("allowed_SS", _allowed(config), persistent=False)
+        self.register_buffer("hidden_S", _hidden(config), persistent=False)
 
     def forward(
         self,
@@ -166,13 +171,10 @@ class DecisionTransformer(nn.Module):
             self.reward_embedding(rewards_BT)[:, :, None],
         ]
         if config.return_tokens != "none":
-            returns_BTD = self.return_embedding(returns_BT)
-            if config.return_tokens == "single":
-                returns_BTD = F.pad(returns_BTD[:, :1], (0, 0, 0, T - 1))
-            parts_BTKD.insert(1, returns_BTD[:, :, None])
+            parts_BTKD.insert(1, self.return_embedding(returns_BT)[:, :, None])
         x_BSD = torch.cat(parts_BTKD, dim=2).flatten(1, 2)
-        x_BSD = x_BSD + self.position_SD[: x_BSD.shape[1]]
         S = x_BSD.shape[1]
+        x_BSD = (x_BSD + self.position_SD[:S]).masked_fill(self.hidden_S[:S, None], 0)
         for block in self.blocks:
             x_BSD = block(x_BSD, self.allowed_SS[:S, :S])
         x_BTKD = self.norm(x_BSD).reshape(B, T, config.step_tokens, config.width)
@@ -189,13 +191,23 @@ class DecisionTransformer(nn.Module):
         }
 
 
+def _hidden(config: DecisionTransformerConfig) -> Tensor:
+    """Return `(S,)` bool: the return tokens without a return."""
+    step, place = _places(config)
+    single = config.return_tokens == "single"
+    return (place == config.observation_tokens) & (step > 0) & single
+
+
 def _allowed(config: DecisionTransformerConfig) -> Tensor:
     """Return `(S, S)` bool: whether the query token (row) may see the key token (column)."""
-    position = torch.arange(config.steps * config.step_tokens)
-    step, place = position // config.step_tokens, position % config.step_tokens
+    step, place = _places(config)
+    position = torch.arange(len(step))
     observes = place < config.observation_tokens
     same_frame = (step[:, None] == step) & observes[:, None] & observes
-    allowed = (position[:, None] >= position) | same_frame
-    if config.return_tokens == "single":
-        allowed &= ~((place == config.observation_tokens) & (step > 0))
-    return allowed
+    return ((position[:, None] >= position) | same_frame) & ~_hidden(config)
+
+
+def _places(config: DecisionTransformerConfig) -> tuple[Tensor, Tensor]:
+    """Return `(S,)` int64: the step of each token, and its place within the step."""
+    position = torch.arange(config.steps * config.step_tokens)
+    return position // config.step_tokens, position % config.step_tokens

@@ -4,6 +4,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -56,8 +57,7 @@ def run_benchmark(
         "deterministic": config.deterministic,
         "versions": _versions(),
         "agents": {
-            name: _scores(agent, config, lambda step, name=name: on_step(name, step))
-            for name, agent in agents.items()
+            name: _scores(agent, config, partial(on_step, name)) for name, agent in agents.items()
         },
     }
 

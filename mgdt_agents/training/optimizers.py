@@ -33,7 +33,7 @@ class LAMB(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change the parameters by their gradients."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:

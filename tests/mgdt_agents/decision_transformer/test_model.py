@@ -1,0 +1,199 @@
+"""The model against an independent implementation of the released one, and its masks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mgdt_agents.decision_transformer import (
+    PRESETS,
+    DecisionTransformer,
+    DecisionTransformerConfig,
+)
+from mgdt_agents.decision_transformer.tokens import encode_returns, encode_rewards
+
+# Random weights in the released checkpoint's layout (Haiku), and what an independent
+# implementation of the released model computes with them.
+RELEASED = Path(__file__).parent / "width128_layers2.npz"
+RELEASED_CONFIG = DecisionTransformerConfig(layers=2, width=128, max_return=99)
+
+
+def released_weights(arrays: dict[str, np.ndarray], layers: int) -> dict[str, Tensor]:
+    def parameter(module: str, name: str) -> Tensor:
+        return torch.from_numpy(arrays[f"param|{module}|{name}"])
+
+    weights = {}
+
+    def linear(ours: str, *modules: str) -> None:
+        parts = [parameter(module, "w").T for module in modules]
+        weights[f"{ours}.weight"] = torch.cat(parts)
+        weights[f"{ours}.bias"] = torch.cat([parameter(module, "b") for module in modules])
+
+    def norm(ours: str, module: str) -> None:
+        weights[f"{ours}.weight"] = parameter(module, "scale")
+        weights[f"{ours}.bias"] = parameter(module, "offset")
+
+    top = "decision_transformer"
+    weights["stem.position_MD"] = parameter(top, "image_pos_enc")[0, 0]
+    weights["position_SD"] = parameter(top, "positional_embeddings")
+    patch = parameter(f"{top}/~_embed_inputs/image_emb", "w")
+    weights["stem.patch.weight"] = patch.permute(3, 2, 0, 1)
+    weights["stem.patch.bias"] = parameter(f"{top}/~_embed_inputs/image_emb", "b")
+    for ours, module in [("return", "embed"), ("action", "embed_1"), ("reward", "embed_2")]:
+        weights[f"{ours}_embedding.weight"] = parameter(
+            f"{top}/~_embed_inputs/{module}", "embeddings"
+        )
+    sequence = f"{top}/~/sequence"
+    for layer in range(layers):
+        block = f"{sequence}/h{layer}"
+        attention = [f"{block}_attn/{name}" for name in ("query", "key", "value")]
+        linear(f"blocks.{layer}.query_key_value", *attention)
+        linear(f"blocks.{layer}.attention_output", f"{block}_attn/linear")
+        linear(f"blocks.{layer}.mlp_input", f"{block}_mlp/linear")
+        linear(f"blocks.{layer}.mlp_output", f"{block}_mlp/linear_1")
+        norm(f"blocks.{layer}.norm_1", f"{block}_ln_1")
+        norm(f"blocks.{layer}.norm_2", f"{block}_ln_2")
+    norm("norm", f"{sequence}/ln_f")
+    for ours, module in [("return", "ret"), ("action", "act"), ("reward", "rew")]:
+        linear(f"{ours}_head", f"{top}/{module}_linear")
+    return weights
+
+
+def test_logits_are_the_released_model_s() -> None:
+    with np.load(RELEASED) as file:
+        arrays = dict(file)
+    model = DecisionTransformer(RELEASED_CONFIG).eval()
+    model.load_state_dict(released_weights(arrays, RELEASED_CONFIG.layers))
+    with torch.no_grad():
+        logits = model(
+            torch.from_numpy(arrays["observations"]),
+            torch.from_numpy(arrays["actions"]),
+            torch.from_numpy(encode_rewards(arrays["rewards"])),
+            torch.from_numpy(encode_returns(arrays["returns_to_go"], -20, 99)),
+        )
+    for name in ("return", "action", "reward"):
+        torch.testing.assert_close(
+            logits[name], torch.from_numpy(arrays[f"{name}_logits"]), atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("10m", 12.6), ("40m", 42.5), ("200m", 196.6)], ids=str
+)
+def test_published_sizes(size: str, millions: float) -> None:
+    # 12 * layers * width^2 weights in the blocks; Lee et al. 2022 name the models after them.
+    with torch.device("meta"):
+        model = DecisionTransformer(PRESETS[size])
+    weights = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
+    assert weights / 1e6 == pytest.approx(millions, rel=0.005)
+    assert (PRESETS[size].observation_tokens, PRESETS[size].step_tokens) == (36, 39)
+    assert model.position_SD.shape[0] == 156
+    assert PRESETS[size].returns == 121
+
+
+def window(config: DecisionTransformerConfig, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, config.steps)
+    inputs = [
+        torch.randint(256, (*shape, 84, 84), generator=generator, dtype=torch.uint8),
+        torch.randint(config.actions, shape, generator=generator),
+        torch.randint(config.rewards, shape, generator=generator),
+    ]
+    if config.return_tokens != "none":
+        inputs.append(torch.randint(config.returns, shape, generator=generator))
+    return inputs
+
+
+STEMS = {
+    "patch": {"layers": 2, "width": 64},
+    "conv": {"layers": 2, "width": 64, "stem": "conv", "stem_channels": (8, 8, 8)},
+}
+
+
+@pytest.mark.parametrize("return_tokens", ["single", "every", "none"])
+@pytest.mark.parametrize("stem", STEMS)
+@torch.no_grad()
+def test_outputs_see_the_past_alone(stem: str, return_tokens: str) -> None:
+    config = DecisionTransformerConfig(**STEMS[stem], return_tokens=return_tokens)
+    torch.manual_seed(0)
+    model = DecisionTransformer(config).eval()
+    inputs = window(config)
+    before = model(*inputs)
+    names = ["frames", "actions", "rewards", "returns"]
+    # What a step's output may see of the same step; all of it sees every earlier step.
+    sees = {
+        "return": {"frames"},
+        "action": {"frames", "returns"},
+        "reward": {"frames", "returns", "actions"},
+    }
+    for changed, name in enumerate(names[: len(inputs)]):
+        for step in range(config.steps):
+            others = list(inputs)
+            others[changed] = inputs[changed].clone()
+            others[changed][:, step] = window(config, seed=1)[changed][:, step]
+            after = model(*others)
+            hidden = name == "returns" and return_tokens == "single" and step > 0
+            for output in before:
+                differs = (before[output] != after[output]).flatten(2).any(-1).any(0)
+                first = step if name in sees[output] else step + 1
+                expected = torch.arange(config.steps) >= first
+                if hidden:
+                    expected[:] = False
+                assert differs.tolist() == expected.tolist(), (name, step, output)
+
+
+@torch.no_grad()
+def test_patches_of_a_frame_see_one_another() -> None:
+    config = DecisionTransformerConfig(**STEMS["patch"])
+    model = DecisionTransformer(config)
+    first, last = 0, config.observation_tokens - 1
+    assert model.allowed_SS[first, last]
+    assert not model.allowed_SS[last, last + 1]
+
+
+@torch.no_grad()
+def test_conv_stem_is_nature_s_convolutions_over_four_frames() -> None:
+    config = DecisionTransformerConfig(width=64, stem="conv", stem_channels=(8, 6, 4))
+    stem = DecisionTransformer(config).stem
+    frames, *_ = window(config)
+    # The first convolution as it is published: 8x8 pixels, stride 4.
+    first = stem.convolutions[0]
+    published = nn.Conv2d(4, 8, 8, 4)
+    # Ours: (out, y, x, frame, row, column), y and x within the square at row and column.
+    squares = first.weight.unflatten(1, (4, 4, 4))
+    published.weight.copy_(squares.permute(0, 3, 4, 1, 5, 2).reshape(8, 4, 8, 8))
+    published.bias.copy_(first.bias)
+    padded = torch.cat([torch.zeros(2, 3, 84, 84), frames / 255], 1)
+    for step in range(config.steps):
+        x = torch.relu(published(padded[:, step : step + 4]))
+        x = torch.relu(stem.convolutions[2](x))
+        x = torch.relu(stem.convolutions[4](x))
+        expected = stem.output(x.flatten(1))
+        torch.testing.assert_close(stem(frames)[:, step, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"width": 100},
+        {"width": 0},
+        {"patch_size": 13},
+        {"layers": 0},
+        {"stem": "mlp"},
+        {"return_tokens": "two"},
+        {"min_return": 5, "max_return": 5},
+    ],
+    ids=str,
+)
+def test_impossible_configs_are_refused(fields: dict) -> None:
+    with pytest.raises(ValueError, match=next(reversed(fields))):
+        DecisionTransformerConfig(**fields)
+
+
+def test_tokens() -> None:
+    np.testing.assert_array_equal(encode_rewards(np.array([0, 7.0, -200, 0.5])), [0, 1, 3, 1])
+    np.testing.assert_array_equal(
+        encode_returns(np.array([-25, -20, 0, 100, 300]), -20, 100), [0, 0, 20, 120, 120]
+    )

@@ -1,0 +1,188 @@
+"""The contract of predict, save and load, the same for every agent."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.evaluation import evaluate_policy
+
+import mgdt_envs  # noqa: F401 (registers the environments)
+from mgdt_agents import Agent, NetworkAgent, load_agent, make_agent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.random_agent import RandomAgent
+from mgdt_agents.registry import NETWORK_AGENTS
+
+KINDS = [*NETWORK_AGENTS, "random"]
+
+
+def make(kind: str) -> Agent:
+    torch.manual_seed(0)
+    if kind == "random":
+        return RandomAgent()
+    agent = make_agent(kind, "tiny", games=["Pong"], device="cpu")
+    # At initialisation every action is as good as another: make the observation matter.
+    with torch.no_grad():
+        for parameter in agent.model.parameters():
+            parameter.mul_(3)
+    return agent
+
+
+@pytest.fixture(params=KINDS)
+def agent(request: pytest.FixtureRequest) -> Agent:
+    return make(request.param)
+
+
+@pytest.fixture(params=list(NETWORK_AGENTS))
+def network_agent(request: pytest.FixtureRequest) -> NetworkAgent:
+    agent = make(request.param)
+    assert isinstance(agent, NetworkAgent)
+    return agent
+
+
+def observations(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(256, size=(rows, 4, 84, 84), dtype=np.uint8)
+
+
+def test_one_observation_and_a_batch(agent: Agent) -> None:
+    action, _ = agent.predict(observations(1)[0])
+    assert isinstance(action, np.ndarray)
+    assert (action.shape, action.dtype) == ((), np.int64)
+    assert agent.action_space.contains(action)
+    for rows in (1, 3):
+        actions, _ = agent.predict(observations(rows))
+        assert (actions.shape, actions.dtype) == ((rows,), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("observation", "error", "message"),
+    [
+        (np.zeros((84, 84, 4), np.uint8), ValueError, r"\(84, 84, 4\).*expected \(4, 84, 84\)"),
+        (np.zeros((84, 84), np.uint8), ValueError, r"expected \(4, 84, 84\)"),
+        (np.zeros((4, 84, 84), np.float32), ValueError, "uint8.*float32"),
+        ((np.zeros((4, 84, 84), np.uint8), {}), ValueError, "obs, info = env.reset"),
+        ([[0]], TypeError, "numpy array.*list"),
+        (torch.zeros(4, 84, 84), TypeError, "numpy array.*Tensor"),
+    ],
+    ids=["hwc", "one frame", "float", "obs and info", "list", "tensor"],
+)
+def test_wrong_observations(
+    agent: Agent, observation: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        agent.predict(observation)  # type: ignore[arg-type]
+
+
+def test_wrong_rows(agent: Agent) -> None:
+    with pytest.raises(ValueError, match=r"reward of shape \(3,\), got \(2,\)"):
+        agent.predict(observations(3), reward=np.zeros(2))
+    with pytest.raises(ValueError, match=r"episode_start of shape \(3,\), got \(1,\)"):
+        agent.predict(observations(3), episode_start=np.array([True]))
+
+
+@pytest.mark.parametrize("kind", ["dt", "bc"])
+def test_state_of_another_batch(kind: str) -> None:
+    agent = make(kind)
+    _, state = agent.predict(observations(2))
+    with pytest.raises(ValueError, match="2 rows and the observation of 3"):
+        agent.predict(observations(3), state)
+
+
+@pytest.mark.parametrize("kind", ["dt", "bc"])
+def test_state_holds_last_actions_and_rewards(kind: str) -> None:
+    agent = make(kind)
+    taken, state, rewards = [], None, [0.0, 5.0, 0.0, -2.0, 0.0]
+    for reward in rewards:
+        action, state = agent.predict(observations(1), state, reward=np.array([reward]))
+        taken.append(int(action[0]))
+    assert state is not None
+    np.testing.assert_array_equal(state[0], [taken[-3:]])
+    np.testing.assert_array_equal(state[1], [[0, 3, 0]])
+    # A row that begins an episode forgets; the other goes on.
+    _, both = agent.predict(
+        observations(2),
+        tuple(np.repeat(part, 2, 0) for part in state),
+        np.array([True, False]),
+        reward=np.array([1.0, 1.0]),
+    )
+    assert both is not None
+    np.testing.assert_array_equal(both[0][:, :2], [[0, 0], taken[-2:]])
+    np.testing.assert_array_equal(both[1], [[0, 0, 0], [3, 0, 1]])
+
+
+@pytest.mark.parametrize("kind", ["dt", "bc"])
+def test_memory_changes_what_is_done(kind: str) -> None:
+    agent = make(kind)
+    batch = observations(64)
+    actions, state = agent.predict(batch, deterministic=True)
+    again, _ = agent.predict(batch, state, deterministic=True)
+    fresh, _ = agent.predict(batch, state, np.ones(64, bool), deterministic=True)
+    assert (again != actions).any()
+    np.testing.assert_array_equal(fresh, actions)
+
+
+def test_draws_follow_the_seed(agent: Agent) -> None:
+    batch = observations(64)
+
+    def draw(seed: int) -> np.ndarray:
+        agent.set_random_seed(seed)
+        return np.concatenate([agent.predict(batch)[0] for _ in range(3)])
+
+    np.testing.assert_array_equal(draw(1), draw(1))
+    if agent.kind != "cql":  # greedy but for one action in a thousand
+        assert (draw(1) != draw(2)).any()
+
+
+def test_rows_do_not_mix(network_agent: NetworkAgent) -> None:
+    batch = observations(5)
+    together, _ = network_agent.predict(batch, deterministic=True)
+    alone = [network_agent.predict(row, deterministic=True)[0] for row in batch]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_save_and_load(network_agent: NetworkAgent, tmp_path) -> None:
+    network_agent.save(tmp_path / "agent", card="# It\n")
+    assert sorted(path.name for path in (tmp_path / "agent").iterdir()) == [
+        "card.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    env = gym.make("MultiGameAtari-v0", games=["Pong"])
+    loaded = type(network_agent).load(tmp_path / "agent", env=env, device="cpu")
+    assert type(load_agent(tmp_path / "agent")) is type(network_agent)
+    assert loaded.config == network_agent.config
+    assert (loaded.games, loaded.protocol) == (network_agent.games, network_agent.protocol)
+    for name, tensor in network_agent.model.state_dict().items():
+        assert torch.equal(tensor, loaded.model.state_dict()[name]), name
+    batch = observations(16)
+    for deterministic in (True, False):
+        actions, _ = network_agent.predict(batch, deterministic=deterministic)
+        again, _ = loaded.predict(batch, deterministic=deterministic)
+        np.testing.assert_array_equal(actions, again)
+    loaded.save(tmp_path / "agent")
+    assert (tmp_path / "agent" / "card.md").read_text() == "# It\n"
+
+
+def test_load_refuses(tmp_path) -> None:
+    make("dt").save(tmp_path / "dt")  # type: ignore[attr-defined]
+    with pytest.raises(AgentLoadError, match="kind 'dt', expected 'cql'"):
+        NETWORK_AGENTS["cql"].load(tmp_path / "dt")
+    env = gym.make("MultiGameAtari-v0", protocol=mgdt_envs.AtariProtocol(stack=3))
+    with pytest.raises(AgentLoadError, match="observation_space does not match"):
+        NETWORK_AGENTS["dt"].load(tmp_path / "dt", env=env)
+    config = (tmp_path / "dt" / "config.json").read_text()
+    (tmp_path / "dt" / "config.json").write_text(config.replace('"width": 64', '"width": 128'))
+    with pytest.raises(AgentLoadError, match="does not fit its config.json"):
+        NETWORK_AGENTS["dt"].load(tmp_path / "dt")
+    (tmp_path / "dt" / "config.json").write_text("{")
+    with pytest.raises(AgentLoadError, match="not JSON"):
+        NETWORK_AGENTS["dt"].load(tmp_path / "dt")
+
+
+def test_evaluate_policy(agent: Agent) -> None:
+    protocol = mgdt_envs.AtariProtocol(max_frames=80)
+    env = gym.make("MultiGameAtari-v0", games=["Pong", "Breakout"], protocol=protocol)
+    returns, lengths = evaluate_policy(
+        agent, env, n_eval_episodes=3, return_episode_rewards=True, warn=False
+    )
+    assert lengths == [20, 20, 20]
+    assert len(returns) == 3
