@@ -60,34 +60,34 @@ class ReplayStore:
     def __init__(self, path: str | Path) -> None:
         """Open the store at `path`."""
         self.path = Path(path)
-        try:
-            self.meta: dict[str, Any] = json.loads((self.path / "meta.json").read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            raise ReplayError(
-                f"Expected a replay store at {self.path}: a folder with meta.json, and there is "
-                "none. `mgdt-replay expand` makes a store from a trace."
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ReplayError(f"{self.path / 'meta.json'} is not JSON: {error}") from error
-        if (self.meta.get("format"), self.meta.get("version")) != (FORMAT, VERSION):
-            raise ReplayError(
-                f"Expected {FORMAT} version {VERSION} at {self.path}, found "
-                f"{self.meta.get('format')} version {self.meta.get('version')}."
-            )
+        self.meta = _read_meta(self.path)
         self.game: str = self.meta["game"]
         self.protocol = AtariProtocol.from_dict(self.meta["protocol"])
-        self.frames = blosc2.open(str(self.path / "frames.b2nd"), mode="r", mmap_mode="r")
+        self.frames = self._open_frames()
         self.actions = self._column("actions")
         self.rewards = self._column("rewards")
         self.terminated = self._column("terminated")
         self.truncated = self._column("truncated")
         self.episode_starts = self._column("episode_starts")
-        lengths = {len(self.frames), *(len(self._column(name)) for name in list(COLUMNS)[:-1])}
+        columns = (self.frames, self.actions, self.rewards, self.terminated, self.truncated)
+        lengths = {len(column) for column in columns}
         if lengths != {self.meta["steps"]}:
             raise ReplayError(
                 f"Expected {self.meta['steps']} steps in each column of {self.path}, "
                 f"found {sorted(lengths)}."
             )
+        if len(self.episode_starts) != self.meta["episodes"]:
+            raise ReplayError(
+                f"Expected {self.meta['episodes']} episodes in {self.path}, "
+                f"found {len(self.episode_starts)}."
+            )
+
+    def _open_frames(self) -> blosc2.NDArray:
+        path = self.path / "frames.b2nd"
+        try:
+            return blosc2.open(str(path), mode="r", mmap_mode="r")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ReplayError(f"Cannot read the frames {path}: {error}") from error
 
     def _column(self, name: str) -> np.ndarray:
         path = self.path / f"{name}.npy"
@@ -136,6 +136,28 @@ class ReplayStore:
                 raise ReplayError(
                     f"{self.path / name} is damaged: CRC-32 {found:08x}, expected {expected:08x}."
                 )
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """Return the content of `meta.json` of the store in `folder`."""
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ReplayError(
+            f"Expected a replay store at {folder}: a folder with meta.json, and there is "
+            "none. `mgdt-replay expand` makes a store from a trace."
+        ) from None
+    except ValueError as error:
+        raise ReplayError(f"{path} is not JSON: {error}") from error
+    found = (meta.get("format"), meta.get("version")) if isinstance(meta, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise ReplayError(
+            f"Expected {FORMAT} version {VERSION} at {folder}, found {found[0]} version {found[1]}."
+        )
+    if missing := {"game", "protocol", "steps", "episodes", "checksums"} - set(meta):
+        raise ReplayError(f"{path} lacks {sorted(missing)}.")
+    return meta
 
 
 class ReplayWriter:

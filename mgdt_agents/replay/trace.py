@@ -13,7 +13,6 @@ stepped together, with NEXT_STEP autoreset (the action after an episode's end is
 """
 
 import json
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,15 +94,17 @@ class Trace:
         try:
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
-                arrays = {name: file[name] for name in _ARRAYS}
+                found = meta["format"], meta["version"]
+                # Another version may have other arrays.
+                arrays = {name: file[name] for name in _ARRAYS if found == (FORMAT, VERSION)}
         except FileNotFoundError:
             raise ReplayError(f"There is no trace at {path}.") from None
-        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # for a damaged file, numpy and zipfile raise a dozen kinds
             raise ReplayError(f"{path} is no readable trace: {error}") from error
-        if (meta.get("format"), meta.get("version")) != (FORMAT, VERSION):
+        if found != (FORMAT, VERSION):
             raise ReplayError(
                 f"Expected {FORMAT} version {VERSION} in {path}, found "
-                f"{meta.get('format')} version {meta.get('version')}."
+                f"{found[0]} version {found[1]}."
             )
         trace = cls(
             game=game(meta["game"]).name,

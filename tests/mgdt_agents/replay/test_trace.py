@@ -1,0 +1,307 @@
+"""Traces: the file, and the store that the emulator regenerates from it."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.replay import ReplayStore, Trace, expand
+from mgdt_agents.replay.trace import BUNDLED
+from mgdt_envs import AtariProtocol, game
+
+ARRAYS = (
+    "seeds",
+    "actions",
+    "checksums",
+    "episode_end_step",
+    "episode_env",
+    "episode_return",
+)
+
+
+def assert_same_trace(first, second):
+    for field in dataclasses.fields(Trace):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        if field.name in ARRAYS:
+            assert a.dtype == b.dtype, field.name
+            assert np.array_equal(a, b), field.name
+        else:
+            assert a == b, field.name
+
+
+def with_changed(trace, name, index, value):
+    """Return `trace` with one element of one of its arrays changed."""
+    array = getattr(trace, name).copy()
+    assert array[index] != value
+    array[index] = value
+    return dataclasses.replace(trace, **{name: array})
+
+
+def assert_store_holds(store, episodes):
+    lengths = [len(episode.actions) for episode in episodes]
+    assert store.episode_lengths.tolist() == lengths
+    assert len(store) == sum(lengths)
+    for name in ("frames", "actions", "rewards"):
+        expected = np.concatenate([getattr(episode, name) for episode in episodes])
+        assert np.array_equal(getattr(store, name)[:], expected), name
+    last = np.cumsum(lengths) - 1
+    truncated = np.array([episode.truncated for episode in episodes])
+    assert np.flatnonzero(store.terminated).tolist() == last[~truncated].tolist()
+    assert np.flatnonzero(store.truncated).tolist() == last[truncated].tolist()
+
+
+def test_save_and_load(recording, tmp_path):
+    recording.trace.save(tmp_path / "trace.npz")
+    assert_same_trace(Trace.load(tmp_path / "trace.npz"), recording.trace)
+
+
+def test_save_does_not_overwrite(recording, tmp_path):
+    path = tmp_path / "trace.npz"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError):
+        recording.trace.save(path)
+    assert path.read_text() == "mine"
+
+
+def test_store_is_what_a_loop_over_the_emulator_sees(recording, breakout_store):
+    store = ReplayStore(breakout_store)
+    assert len(recording.episodes) >= 8
+    # Steps that only begin an episode and steps of unfinished episodes are not in the store.
+    assert len(store) < recording.trace.actions.size - len(recording.episodes)
+    assert_store_holds(store, recording.episodes)
+    assert not store.truncated.any()
+    assert (store.game, store.protocol) == ("Breakout", AtariProtocol())
+    assert store.meta["source"]["policy"] == "random"
+    assert store.meta["source"]["ale_py"] == recording.trace.ale_py
+    store.verify()
+
+
+def test_time_limits_truncate(truncated_recording, tmp_path):
+    expand(truncated_recording.trace, tmp_path / "store")
+    store = ReplayStore(tmp_path / "store")
+    assert store.truncated.sum() >= 8
+    assert store.protocol == AtariProtocol(max_frames=200)
+    assert_store_holds(store, truncated_recording.episodes)
+
+
+def test_number_of_threads_changes_no_byte(recording, breakout_store, tmp_path):
+    expand(recording.trace, tmp_path / "store", num_threads=2)
+    names = sorted(path.name for path in breakout_store.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "store").iterdir())
+    for name in names:
+        assert (tmp_path / "store" / name).read_bytes() == (breakout_store / name).read_bytes()
+
+
+def test_play_yields_every_step(truncated_recording):
+    trace = truncated_recording.trace
+    steps = list(trace.play(num_threads=1))
+    assert np.array_equal([step.actions for step in steps], trace.actions)
+    ends = np.array([step.terminated | step.truncated for step in steps])
+    expected = np.zeros_like(ends)
+    expected[trace.episode_end_step, trace.episode_env] = True
+    assert np.array_equal(ends, expected)
+    # The step after an end is no transition, every other is.
+    is_transition = np.array([step.is_transition for step in steps])
+    assert is_transition[0].all()
+    assert np.array_equal(is_transition[1:], ~ends[:-1])
+
+
+def test_on_step_is_called_after_each_step(truncated_recording, tmp_path):
+    calls = []
+    expand(truncated_recording.trace, tmp_path / "store", on_step=lambda: calls.append(None))
+    assert len(calls) == len(truncated_recording.trace.actions)
+
+
+def change_actions(trace, step, env):
+    """Return `trace` with ten other actions: one alone may move nothing, as they are sticky."""
+    actions = trace.actions.copy()
+    actions[step : step + 10, env] = np.where(actions[step : step + 10, env] == 3, 4, 3)
+    return dataclasses.replace(trace, actions=actions)
+
+
+def assert_diverges(trace, folder, match):
+    """Assert that `trace` does not expand and leaves nothing; return the step it names."""
+    with pytest.raises(TraceDivergedError, match=match) as caught:
+        expand(trace, folder / "store", num_threads=1)
+    assert list(folder.iterdir()) == []
+    (step,) = re.findall(r"at or before step (\d+)", str(caught.value))
+    return int(step)
+
+
+def test_changed_action_diverges_at_the_end_of_its_episode(recording, tmp_path):
+    trace = change_actions(recording.trace, 40, 0)
+    ends = trace.episode_end_step[trace.episode_env == 0]
+    assert 40 <= assert_diverges(trace, tmp_path, "environment 0 ended an episode") <= ends[0]
+
+
+def test_changed_action_diverges_at_the_next_checksum(recording, tmp_path):
+    trace = change_actions(recording.trace, 980, 1)
+    assert not ((trace.episode_end_step >= 950) & (trace.episode_end_step < 1000)).any()
+    named = assert_diverges(trace, tmp_path, "after step 0, .* the frames are not those recorded")
+    assert named == 1000
+
+
+def test_first_and_last_frames_are_checked(truncated_recording, tmp_path):
+    trace = with_changed(truncated_recording.trace, "checksums", 0, 5)
+    assert assert_diverges(trace, tmp_path, f"at the reset, .* ale-py {trace.ale_py}") == 0
+    trace = with_changed(truncated_recording.trace, "checksums", 1, 5)
+    assert assert_diverges(trace, tmp_path, "after step 0") == len(trace.actions)
+
+
+def test_changed_return_diverges(truncated_recording, tmp_path):
+    trace = truncated_recording.trace
+    total = float(trace.episode_return[4])
+    message = (
+        f"at or before step {trace.episode_end_step[4]}: environment {trace.episode_env[4]} "
+        f"ended an episode with return {total:g}, recorded is {total + 1:.1f}"
+    )
+    assert_diverges(with_changed(trace, "episode_return", 4, total + 1), tmp_path, message)
+
+
+def test_unrecorded_end_diverges(truncated_recording, tmp_path):
+    trace = truncated_recording.trace
+    ends = {name: getattr(trace, name)[:-1] for name in ARRAYS if name.startswith("episode_")}
+    named = assert_diverges(dataclasses.replace(trace, **ends), tmp_path, "recorded is no end")
+    assert named == trace.episode_end_step[-1]
+
+
+def test_expand_does_not_overwrite(truncated_recording, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="store exists"):
+        expand(truncated_recording.trace, tmp_path / "store")
+    assert [path.name for path in tmp_path.rglob("*")] == ["store", "mine"]
+
+
+def test_damaged_file(truncated_recording, tmp_path):
+    trace, path = truncated_recording.trace, tmp_path / "trace.npz"
+    trace.save(path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        try:
+            loaded = Trace.load(path)
+        except ReplayError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            # The byte says nothing, such as a member's date.
+            assert_same_trace(loaded, trace)
+    assert refused > len(whole) / 5 / 2
+
+
+def test_shortened_file(truncated_recording, tmp_path):
+    path = tmp_path / "trace.npz"
+    truncated_recording.trace.save(path)
+    whole = path.read_bytes()
+    for length in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ReplayError, match=re.escape(str(path))):
+            Trace.load(path)
+
+
+def save_arrays(trace, path, meta=None, **arrays):
+    content = {
+        "format": "mgdt-trace",
+        "version": 1,
+        "game": trace.game,
+        "protocol": trace.protocol.to_dict(),
+        "ale_py": trace.ale_py,
+        "source": trace.source,
+    }
+    content = content | meta if isinstance(meta, dict) else meta or content
+    arrays = {name: getattr(trace, name) for name in ARRAYS} | arrays
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    np.savez(path, meta=np.array(json.dumps(content)), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"meta": {"version": 2}}, "Expected mgdt-trace version 1 .* found mgdt-trace version 2"),
+        ({"meta": {"version": 2}, "actions": None}, "found mgdt-trace version 2"),
+        ({"meta": {"format": "another"}}, "found another version 1"),
+        ({"meta": ["mgdt-trace"]}, "no readable trace"),
+        ({"checksums": np.zeros(3, np.uint32)}, "Expected 2 checksums .* 270 steps, found 3"),
+        ({"seeds": np.zeros(3, np.int64)}, "Expected 2 seeds .* found 3"),
+        ({"seeds": np.zeros(2)}, "Expected seeds .* int64 .* found float64"),
+        ({"actions": np.zeros(270, np.uint8)}, "Expected actions .* 2 dimensions"),
+        ({"actions": np.full((270, 2), 18, np.uint8)}, "Expected actions 0..17 .* found 18"),
+    ],
+    ids=str,
+)
+def test_file_that_does_not_fit(truncated_recording, tmp_path, changes, message):
+    path = tmp_path / "trace.npz"
+    save_arrays(truncated_recording.trace, path)
+    assert_same_trace(Trace.load(path), truncated_recording.trace)
+    save_arrays(truncated_recording.trace, path, **changes)
+    with pytest.raises(ReplayError, match=message) as caught:
+        Trace.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_not_a_trace(tmp_path):
+    texts, array, arrays = tmp_path / "a.npz", tmp_path / "b.npy", tmp_path / "c.npz"
+    texts.write_text("no zip file")
+    np.save(array, np.zeros(3))
+    np.savez(arrays, weights=np.zeros(3))
+    for path in (texts, array, arrays, tmp_path):
+        with pytest.raises(ReplayError, match=re.escape(f"{path} is no readable trace")):
+            Trace.load(path)
+    with pytest.raises(ReplayError, match="There is no trace at .*d.npz"):
+        Trace.load(tmp_path / "d.npz")
+
+
+def bundled_trace(name) -> Trace:
+    return Trace.load(Path(BUNDLED) / f"{name}.npz")
+
+
+def test_bundled_traces():
+    assert sorted(path.stem for path in BUNDLED.iterdir()) == ["Breakout", "Freeway", "Pong"]
+    for name in ("Breakout", "Freeway", "Pong"):
+        trace = bundled_trace(name)
+        assert trace.game == name
+        assert trace.protocol == AtariProtocol()
+        assert len(np.unique(trace.seeds)) == len(trace.seeds)
+        assert set(np.unique(trace.actions)) <= set(game(name).minimal_actions)
+        assert len(trace.episode_return) > 0
+        assert (np.diff(trace.episode_end_step) >= 0).all()
+        assert trace.episode_end_step[-1] < len(trace.actions)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Pong",
+        pytest.param("Breakout", marks=pytest.mark.slow),
+        pytest.param("Freeway", marks=pytest.mark.slow),
+    ],
+)
+def test_bundled_trace_plays(name):
+    trace = bundled_trace(name)
+    played = trace.episode_end_step < 1000
+    # The checksum before step 1000 is that after the last of 1000 steps.
+    trace = dataclasses.replace(
+        trace,
+        actions=trace.actions[:1000],
+        checksums=trace.checksums[:2],
+        episode_end_step=trace.episode_end_step[played],
+        episode_env=trace.episode_env[played],
+        episode_return=trace.episode_return[played],
+    )
+    returns = np.zeros(len(trace.seeds))
+    ended = {}
+    for number, step in enumerate(trace.play()):
+        returns += step.rewards
+        for env in np.flatnonzero(step.terminated | step.truncated):
+            ended[number, int(env)] = returns[env]
+            returns[env] = 0
+    recorded = zip(trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True)
+    assert ended == {(int(step), int(env)): total for step, env, total in recorded}
