@@ -13,7 +13,7 @@ from rich.console import Console
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, run_benchmark
 from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
-from mgdt_cli.common import Names, progress_bar, run, stderr
+from mgdt_cli.common import Names, progress_bar, run, say
 from mgdt_envs import AtariProtocol, resolve_games
 
 PROTOCOLS = {"default": AtariProtocol, "mgdt_release": AtariProtocol.mgdt_release}
@@ -88,11 +88,12 @@ def bench(arguments: BenchArguments) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     if sys.stdout.isatty():
-        Console().print(results_table(results))
+        # Names of agents are no markup, whatever brackets they have.
+        Console(markup=False).print(results_table(results))
     else:
         print("\n".join(results_lines(results)))
-        stderr.print(protocol_sheet(results), highlight=False)
-    stderr.print(f"Every episode's score: {output / 'results.json'}", highlight=False)
+        say(protocol_sheet(results))
+    say(f"Every episode's score: {output / 'results.json'}")
 
 
 if __name__ == "__main__":

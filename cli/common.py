@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 # Everything but results goes to stderr, so that stdout can be piped.
 stderr = Console(stderr=True)
@@ -29,13 +30,18 @@ Names = Annotated[
 def progress_bar() -> Progress:
     """Return a progress bar on stderr whose tasks have a field `note`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=stderr,
     )
+
+
+def say(message: str) -> None:
+    """Print a line on stderr as it is: unstyled and unwrapped, so that paths can be copied."""
+    stderr.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def run(command: Callable[[], None]) -> None:
@@ -50,5 +56,5 @@ def run(command: Callable[[], None]) -> None:
 
 def fail(message: str) -> NoReturn:
     """End the process with a message on stderr and exit status 2."""
-    stderr.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    stderr.print(Text.assemble(("error:", "bold red"), f" {message}"), soft_wrap=True)
     sys.exit(2)

@@ -9,7 +9,7 @@ import tyro
 
 from mgdt_agents.replay import ReplayStore, Trace, expand
 from mgdt_agents.replay.trace import BUNDLED
-from mgdt_cli.common import progress_bar, run, stderr
+from mgdt_cli.common import progress_bar, run, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def expand_all(arguments: ExpandArguments) -> None:
                 num_threads=arguments.threads,
                 on_step=partial(progress.advance, task, len(trace.seeds)),
             )
-            stderr.print(str(ReplayStore(output)), highlight=False)
+            say(str(ReplayStore(output)))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from mgdt_agents import make_agent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig, train
-from mgdt_cli.common import Names, progress_bar, run, stderr
+from mgdt_cli.common import Names, progress_bar, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.games import did_you_mean
 
@@ -66,13 +67,16 @@ def start(arguments: TrainArguments) -> None:
         )
     if arguments.agent == "dqn":
         start_dqn(arguments, output)
+        trained = output / "model.zip"
     else:
         start_offline(arguments, output)
-    stderr.print(f"Trained; `mgdt-bench --agents {output}` scores it.", highlight=False)
+        trained = output
+    say(f"Trained; `mgdt-bench --agents {trained}` scores it.")
 
 
 def start_offline(arguments: TrainArguments, output: Path) -> None:
     """Train a network agent on replay."""
+    torch.manual_seed(arguments.training.seed)  # of the first weights
     agent = make_agent(arguments.agent, arguments.size, device=arguments.device)
     with progress_bar() as progress:
         task = progress.add_task(arguments.agent, total=arguments.training.steps, note="")

@@ -43,11 +43,11 @@ class Agent(ABC):
         side = self.protocol.screen_size
         self.observation_space = spaces.Box(0, 255, (self.protocol.stack, side, side), np.uint8)
         self.action_space = ACTION_SPACE
-        self.set_random_seed(0)
+        self.generator = torch.Generator().manual_seed(0)
 
     def set_random_seed(self, seed: int) -> None:
-        """Begin the streams that `predict` draws from anew."""
-        self.generator = torch.Generator().manual_seed(seed)
+        """Begin the stream that `predict` draws from anew."""
+        self.generator.manual_seed(seed)
 
     def predict(
         self,

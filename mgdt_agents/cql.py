@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.agent import NetworkAgent, State
+from mgdt_agents.frames import frame_changes
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol
 
@@ -30,6 +31,10 @@ class CQLConfig:
     """Residual blocks of a stage."""
     stem_stride: int = 1
     """Stride of the first convolution; 1 in Espeholt et al. 2018."""
+    layer_norm: bool = False
+    """Normalise after the first convolution of each stage."""
+    changes: bool = False
+    """See the newest frame and the changes between frames, instead of the frames."""
     hidden: int = 512
     """Units of the layer between the pictures and the values."""
     atoms: int = 51
@@ -85,6 +90,7 @@ class ImpalaC51(nn.Module):
             stride = config.stem_stride if number == 0 else 1
             layers += [
                 nn.Conv2d(channels, width, 3, stride, padding=1),
+                nn.GroupNorm(1, width) if config.layer_norm else nn.Identity(),
                 nn.MaxPool2d(3, 2, padding=1),
                 *(ResidualBlock(width) for _ in range(config.blocks)),
             ]
@@ -98,7 +104,9 @@ class ImpalaC51(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return `(B, actions, atoms)` logits of uint8 frames `(B, frame_stack, height, width)`."""
-        pixels = frames.to(self.output.weight.dtype).div(255)
+        pixels = frames.to(self.output.weight.dtype) / 255
+        if self.config.changes:
+            pixels = torch.cat([pixels[:, -1:], frame_changes(pixels)], dim=1)
         features = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
         logits = self.output(F.relu(self.hidden(features.flatten(1))))
         return logits.unflatten(-1, (self.config.actions, self.config.atoms)).float()
@@ -126,7 +134,9 @@ class CQLAgent(NetworkAgent):
         "60m": CQLConfig(blocks=5, stages=(512, 512, 512)),
         "120m": CQLConfig(blocks=10, stages=(512, 512, 512)),
         # For two cores; the bundled agent is of this size.
-        "small": CQLConfig(blocks=1, stages=(16, 32, 32), stem_stride=2, hidden=256),
+        "small": CQLConfig(
+            blocks=1, stages=(16, 32, 32), stem_stride=2, layer_norm=True, changes=True, hidden=256
+        ),
         # For tests.
         "tiny": CQLConfig(blocks=1, stages=(4, 4), stem_stride=4, hidden=16, target_period=2),
     }

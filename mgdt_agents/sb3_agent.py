@@ -9,7 +9,6 @@ import numpy as np
 import stable_baselines3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import set_random_seed
 
 from mgdt_agents.agent import Agent, State
 from mgdt_agents.errors import AgentLoadError
@@ -51,15 +50,17 @@ class SB3Agent(Agent):
         Raises:
             AgentLoadError: if it is no such file, of no known algorithm, or of other spaces.
         """
-        return cls(_algorithm_of(Path(path)).load(path, env=env, device=device))
+        algorithm = _algorithm_of(Path(path))
+        try:
+            model = algorithm.load(path, env=env, device=device)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise AgentLoadError(f"Cannot load {path}: {error}") from error
+        return cls(model)
 
     def set_random_seed(self, seed: int) -> None:
-        """Seed the global generators that stable-baselines3 draws from."""
+        """Seed the model and the global generators that it draws from."""
         super().set_random_seed(seed)
-        set_random_seed(seed)
-        gym_space = getattr(getattr(self, "model", None), "action_space", None)
-        if gym_space is not None:
-            gym_space.seed(seed)
+        self.model.set_random_seed(seed)
 
     def _act(
         self,

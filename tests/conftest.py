@@ -4,7 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ale_py
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from ale_py import AtariVectorEnv
 
 from mgdt_agents.replay import ReplayWriter, Trace, expand
+from mgdt_agents.training.online import DQNConfig, train_dqn
 from mgdt_envs import AtariProtocol
 
 # What Breakout's emulator takes for full-set ids; 17 is outside its actions and means NOOP.
@@ -67,8 +68,8 @@ def record_breakout(num_steps: int, max_frames: int = 108_000) -> Recording:
             if not begins[env]:  # else the action was ignored, the step only began an episode
                 steps[env].append((frames[env], row[env], rewards[env]))
             if terminated[env] or truncated[env]:
-                parts = map(np.array, zip(*steps[env], strict=True))
-                episodes.append(Episode(*parts, bool(truncated[env])))
+                shown, done, brought = map(np.array, zip(*steps[env], strict=True))
+                episodes.append(Episode(shown, done, brought, bool(truncated[env])))
                 ends.append((number, env, episodes[-1].rewards.sum()))
                 steps[env] = []
         begins = terminated | truncated
@@ -142,7 +143,7 @@ def readable_episodes(num_episodes: int, length: int, seed: int = 0) -> list[Epi
     return episodes
 
 
-def write_episodes(path: Path, game: str, episodes: Sequence[Episode], **protocol: int) -> Path:
+def write_episodes(path: Path, game: str, episodes: Sequence[Episode], **protocol: Any) -> Path:
     """Write a store of `episodes` whose protocol differs from the default in `protocol`."""
     with ReplayWriter(path, game, AtariProtocol(**protocol), {"kind": "test"}) as writer:
         for episode in episodes:
@@ -172,6 +173,17 @@ def readable_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store called Pong in which each frame shows its action."""
     path = tmp_path_factory.mktemp("replay") / "Pong"
     return write_episodes(path, "Pong", readable_episodes(4, 60))
+
+
+@pytest.fixture(scope="session")
+def dqn_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a DQN that was trained on Breakout for a moment."""
+    output = tmp_path_factory.mktemp("dqn") / "run"
+    config = DQNConfig(
+        games=("Breakout",), steps=120, num_envs=2, buffer_size=200, learning_starts=60
+    )
+    train_dqn(config, output, device="cpu")
+    return output / "model.zip"
 
 
 @pytest.fixture

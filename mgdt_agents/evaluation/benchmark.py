@@ -12,8 +12,14 @@ import numpy as np
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.rollout import RolloutStep, rollout
-from mgdt_envs import AtariProtocol, __version__, game
-from mgdt_envs.scoring import human_normalised_score, iqm, iqm_interval, mean_interval
+from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs.scoring import (
+    human_normalised_score,
+    iqm,
+    iqm_interval,
+    mean_interval,
+    reason_without_score,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,36 +85,36 @@ def _scores(
             scores[name][seed - config.seed] += reward
             lengths[name][seed - config.seed] += 1
         on_step(step)
+    normalised = {
+        name: human_normalised_score(name, scores[name])
+        for name in config.games
+        if reason_without_score(name, config.protocol) is None
+    }
     return {
         "trained_on": list(agent.games),
-        "games": {name: _summary(name, scores[name], lengths[name]) for name in config.games},
-        "iqm": _iqm({name: scores[name] for name in config.games}),
+        "games": {
+            name: _summary(scores[name], lengths[name], normalised.get(name))
+            for name in config.games
+        },
+        "iqm": _iqm(normalised),
     }
 
 
-def _summary(name: str, scores: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+def _summary(
+    scores: np.ndarray, lengths: np.ndarray, normalised: np.ndarray | None
+) -> dict[str, Any]:
     """Return the scores and lengths (agent steps) of one game's episodes, and their means."""
-    normalised = (
-        float(human_normalised_score(name, scores.mean()))
-        if game(name).has_human_reference
-        else None
-    )
     return {
         "mean": float(scores.mean()),
         "interval": _interval(mean_interval(scores)),
-        "human_normalised": normalised,
+        "human_normalised": None if normalised is None else float(normalised.mean()),
         "scores": scores.tolist(),
         "lengths": lengths.tolist(),
     }
 
 
-def _iqm(scores: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Return the IQM of human-normalised scores over the games that have them."""
-    normalised = {
-        name: human_normalised_score(name, values)
-        for name, values in scores.items()
-        if game(name).has_human_reference
-    }
+def _iqm(normalised: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the IQM over games of their episodes' human-normalised scores."""
     if not normalised:
         return None
     means = [float(values.mean()) for values in normalised.values()]

@@ -190,7 +190,8 @@ class ReplayWriter:
         self.game, self.protocol, self.source = game, protocol, source
         side = protocol.screen_size
         self._frames = blosc2.zeros(
-            (0, side, side),
+            # Before blosc2 4.1 an array cannot grow from nothing.
+            (FRAMES_PER_CHUNK, side, side),
             dtype=np.uint8,
             chunks=(FRAMES_PER_CHUNK, side, side),
             blocks=(FRAMES_PER_BLOCK, side, side),
@@ -202,6 +203,7 @@ class ReplayWriter:
             contiguous=True,
             mode="w",
         )
+        self._num_frames = 0
         self._pending = np.empty((FRAMES_PER_CHUNK, side, side), np.uint8)
         self._num_pending = 0
         self._columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
@@ -257,10 +259,10 @@ class ReplayWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        start, end = len(self._frames), len(self._frames) + self._num_pending
+        start, end = self._num_frames, self._num_frames + self._num_pending
         self._frames.resize((end, *self._frames.shape[1:]))
         self._frames[start:end] = self._pending[: self._num_pending]
-        self._num_pending = 0
+        self._num_frames, self._num_pending = end, 0
 
     def __exit__(
         self,
@@ -272,7 +274,8 @@ class ReplayWriter:
         if kind is not None:
             shutil.rmtree(self.partial)
             return
-        if self._num_pending:
+        # Of a store without steps, too: the array begins with a chunk.
+        if self._num_pending or not self._num_frames:
             self._flush()
         for name, parts in self._columns.items():
             column = np.concatenate(parts) if parts else np.zeros(0, COLUMNS[name])

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
@@ -51,7 +52,7 @@ class TrainingConfig:
     """Of the forward and backward pass; weights are fp32. "auto" is bf16 on a GPU and fp32 on a
     CPU, where bf16 pays only with AMX: on one without, fp32 trained 1.5 times faster."""
     seed: int = 0
-    """Of the windows drawn and of dropout."""
+    """Of the windows drawn and of dropout; with `mgdt-train`, of the first weights too."""
     log_interval: int = 100
     """Gradient steps between two lines of the log."""
     checkpoint_interval: int = 5000
@@ -84,7 +85,6 @@ def train(
         ValueError: if the replay was recorded under other rules than the agent's, or the
             checkpoint is of another configuration.
     """
-    torch.manual_seed(config.seed)
     sampler = WindowSampler(
         config.replay,
         steps=agent.protocol.stack,
@@ -103,7 +103,7 @@ def train(
         agent.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     first_step = _restore(agent, optimizer, config, output) if output else 0
-    log = (output / "metrics.jsonl").open("a") if output else None
+    log = _open_log(output / "metrics.jsonl", first_step) if output else None
     started, figures = time.monotonic(), []
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and agent.device.type == "cuda"
@@ -112,6 +112,8 @@ def train(
     for step in range(first_step, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step)
+        # Dropout, like the windows, depends on the step alone, so that a resumed run repeats it.
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
         with torch.autocast(agent.device.type, torch.bfloat16, bf16):
             loss, terms = agent.loss(sampler.sample(config.batch_size, step))
         optimizer.zero_grad()
@@ -185,6 +187,15 @@ def _restore(
         module.load_state_dict(state[name])
     set_optimizer_state_dict(agent.model, optimizer, state["optimizer"])
     return _step_of(checkpoints[-1])
+
+
+def _open_log(path: Path, first_step: int) -> TextIO:
+    """Open `path` to append to, less the lines of steps that are about to be repeated."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # A killed run may have left half a line.
+    whole = [line for line in lines if line.endswith("\n")]
+    path.write_text("".join(line for line in whole if json.loads(line)["step"] <= first_step))
+    return path.open("a")
 
 
 def _training_state(agent: NetworkAgent, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

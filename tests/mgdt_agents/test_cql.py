@@ -108,6 +108,18 @@ def test_acts_on_the_largest_value(agent: CQLAgent) -> None:
     assert state is None
 
 
+@torch.no_grad()
+def test_changes_are_what_the_small_network_sees() -> None:
+    model = CQLAgent("small", device="cpu").model
+    frames = torch.from_numpy(make_batch().frames[:2, :4])
+    seen: list[torch.Tensor] = []
+    model.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(frames)
+    pixels = frames / 255
+    expected = [pixels[:, 3], *(4 * (pixels[:, k + 1] - pixels[:, k]) for k in range(3))]
+    torch.testing.assert_close(seen[0], torch.stack(expected, 1))
+
+
 @pytest.mark.parametrize(
     ("size", "millions"), [("5m", 5), ("30m", 30), ("60m", 60), ("120m", 120)], ids=str
 )

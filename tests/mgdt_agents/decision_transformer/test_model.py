@@ -154,24 +154,28 @@ def test_patches_of_a_frame_see_one_another() -> None:
 
 
 @torch.no_grad()
-def test_conv_stem_is_nature_s_convolutions_over_four_frames() -> None:
+def test_conv_stem_is_nature_s_convolutions_over_changes() -> None:
     config = DecisionTransformerConfig(width=64, stem="conv", stem_channels=(8, 6, 4))
     stem = DecisionTransformer(config).stem
     frames, *_ = window(config)
-    # The first convolution as it is published: 8x8 pixels, stride 4.
-    first = stem.convolutions[0]
+    # The first convolution as it is published: 8x8 pixels, stride 4. Ours has weights
+    # (out, y, x, channel, row, column), y and x within the square at row and column.
+    ours, *others = stem.convolutions
     published = nn.Conv2d(4, 8, 8, 4)
-    # Ours: (out, y, x, frame, row, column), y and x within the square at row and column.
-    squares = first.weight.unflatten(1, (4, 4, 4))
+    squares = ours.weight.unflatten(1, (4, 4, 4))
     published.weight.copy_(squares.permute(0, 3, 4, 1, 5, 2).reshape(8, 4, 8, 8))
-    published.bias.copy_(first.bias)
-    padded = torch.cat([torch.zeros(2, 3, 84, 84), frames / 255], 1)
+    published.bias.copy_(ours.bias)
+    pixels = frames / 255
     for step in range(config.steps):
-        x = torch.relu(published(padded[:, step : step + 4]))
-        x = torch.relu(stem.convolutions[2](x))
-        x = torch.relu(stem.convolutions[4](x))
-        expected = stem.output(x.flatten(1))
-        torch.testing.assert_close(stem(frames)[:, step, 0], expected, atol=1e-5, rtol=1e-4)
+        now = pixels[:, step]
+        changes = [torch.zeros_like(now)] * 3
+        for ago in range(min(step, 3)):
+            changes[2 - ago] = 4 * (pixels[:, step - ago] - pixels[:, step - ago - 1])
+        x = published(torch.stack([now, *changes], 1))
+        for layer in others:
+            x = layer(x)
+        expected = stem.norm(stem.output(x.flatten(1)))
+        torch.testing.assert_close(stem(frames)[:, step, 0], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""mgdt-replay: expand and verify."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from mgdt_agents.replay import ReplayStore, expand
+from mgdt_cli import replay
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mgdt-replay", *map(str, arguments)])
+    replay.main()
+
+
+def refused(monkeypatch, capsys, *arguments):
+    """Return the message with which the command ends with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    # The console may have broken lines.
+    return " ".join(error.split())
+
+
+@pytest.fixture
+def traces(truncated_recording, tmp_path):
+    """A folder with two traces."""
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    for name in ("first", "second"):
+        truncated_recording.trace.save(folder / f"{name}.npz")
+    return folder
+
+
+def test_expand(monkeypatch, truncated_recording, traces, tmp_path, capsys):
+    output = tmp_path / "deep" / "replay"
+    run(monkeypatch, "expand", traces / "first.npz", "--output", output, "--threads", 1)
+    expand(truncated_recording.trace, tmp_path / "expected")
+    assert [path.name for path in output.iterdir()] == ["first"]
+    for path in (tmp_path / "expected").iterdir():
+        assert (output / "first" / path.name).read_bytes() == path.read_bytes()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"{len(truncated_recording.episodes)} episodes" in " ".join(printed.err.split())
+
+
+def test_expand_takes_several_traces_and_the_bundled_ones(monkeypatch, traces, tmp_path):
+    both = [traces / "first.npz", traces / "second.npz"]
+    run(monkeypatch, "expand", *both, "--output", tmp_path / "several")
+    monkeypatch.setattr(replay, "BUNDLED", traces)
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "expand")
+    for folder in ("several", "replay"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["first", "second"]
+        ReplayStore(tmp_path / folder / "second").verify()
+
+
+def test_expand_does_not_overwrite(monkeypatch, traces, tmp_path, capsys):
+    output = tmp_path / "replay"
+    (output / "second").mkdir(parents=True)
+    both = [traces / "first.npz", traces / "second.npz"]
+    error = refused(monkeypatch, capsys, "expand", *both, "--output", output)
+    assert "second exists" in error
+    # The first is not expanded either.
+    assert list(output.rglob("*")) == [output / "second"]
+
+
+def test_expand_of_what_is_no_trace(monkeypatch, traces, tmp_path, capsys):
+    error = refused(
+        monkeypatch,
+        capsys,
+        "expand",
+        traces / "first.npz",
+        "x.npz",
+        "--output",
+        tmp_path / "replay",
+    )
+    assert "no trace at x.npz" in error
+    (traces / "first.npz").write_bytes(b"damaged")
+    error = refused(
+        monkeypatch, capsys, "expand", traces / "first.npz", "--output", tmp_path / "replay"
+    )
+    assert "first.npz is no readable trace" in error
+    assert not (tmp_path / "replay").exists()
+
+
+def test_expand_of_a_diverging_trace(monkeypatch, truncated_recording, tmp_path, capsys):
+    checksums = truncated_recording.trace.checksums + 1
+    trace = dataclasses.replace(truncated_recording.trace, checksums=checksums)
+    trace.save(tmp_path / "trace.npz")
+    output = tmp_path / "replay"
+    error = refused(monkeypatch, capsys, "expand", tmp_path / "trace.npz", "--output", output)
+    assert "Breakout diverged at the reset, at or before step 0" in error
+    assert list(output.iterdir()) == []
+
+
+def test_verify(monkeypatch, breakout_store, readable_store, capsys):
+    run(monkeypatch, "verify", breakout_store, readable_store)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{ReplayStore(path)}: whole" for path in (breakout_store, readable_store)]
+
+
+def test_verify_finds_damage(monkeypatch, make_random_episodes, write_store, tmp_path, capsys):
+    path = write_store(tmp_path / "store", "Pong", make_random_episodes([5], side=8), screen_size=8)
+    run(monkeypatch, "verify", path)
+    content = bytearray((path / "actions.npy").read_bytes())
+    content[-1] ^= 1
+    (path / "actions.npy").write_bytes(content)
+    assert "actions.npy is damaged" in refused(monkeypatch, capsys, "verify", path)
+    assert "Expected a replay store at" in refused(monkeypatch, capsys, "verify", tmp_path)
+
+
+def test_no_command(monkeypatch, capsys):
+    assert "expand" in refused(monkeypatch, capsys)

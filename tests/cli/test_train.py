@@ -1,0 +1,127 @@
+"""mgdt-train: offline training that goes on, DQN, and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from stable_baselines3 import DQN
+
+from mgdt_agents import load_agent
+from mgdt_cli import train
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mgdt-train", *map(str, arguments), "--device", "cpu"])
+    train.main()
+
+
+def refused(monkeypatch, capsys, *arguments):
+    """Return the message with which the command ends with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.fixture
+def offline(readable_store):
+    """The arguments of a short training, but for the output and the agent."""
+    return ["--replay", readable_store, "--size", "tiny", "--steps", 3, "--batch-size", 4]
+
+
+@pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
+def test_train_offline(monkeypatch, offline, tmp_path, capsys, kind):
+    output = tmp_path / "run[a]"
+    options = ["--optimizer", "adamw", "--log-interval", 1]
+    run(monkeypatch, "--agent", kind, *offline, *options, "--output", output)
+    agent = load_agent(output)
+    assert (agent.kind, agent.games) == (kind, ("Pong",))
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    training = json.loads((output / "training.json").read_text())
+    assert (training["batch_size"], training["optimizer"]) == (4, "adamw")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    # The next command can be copied: brackets are no style, and it is not wrapped.
+    assert f"Trained; `mgdt-bench --agents {output}` scores it.\n" in printed.err
+
+
+def test_same_command_goes_on(monkeypatch, offline, tmp_path):
+    arguments = ["--agent", "dt", *offline, "--output", tmp_path / "run"]
+    run(monkeypatch, *arguments)
+    files = {
+        path.name: path.read_bytes()
+        for path in (tmp_path / "run").iterdir()
+        if path.suffix in (".safetensors", ".jsonl")
+    }
+    assert set(files) == {"model.safetensors", "metrics.jsonl"}
+    run(monkeypatch, *arguments)
+    assert all((tmp_path / "run" / name).read_bytes() == files[name] for name in files)
+
+
+def test_training_is_a_function_of_its_seed(monkeypatch, offline, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(monkeypatch, "--agent", "dt", *offline, "--seed", seed, "--output", tmp_path / name)
+    weights = {
+        name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b", "c")
+    }
+    assert weights["a"] == weights["b"] != weights["c"]
+
+
+def test_another_training_of_the_same_name(monkeypatch, offline, tmp_path, capsys):
+    arguments = ["--agent", "dt", *offline, "--output", tmp_path / "run"]
+    run(monkeypatch, *arguments)
+    longer = [*arguments, "--learning-rate", 0.5]
+    error = refused(monkeypatch, capsys, *longer)
+    assert "learning_rate was [0.0003], is [0.5]" in error
+    run(monkeypatch, *longer, "--overwrite")
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["learning_rate"] == 0.5
+
+
+def test_default_output(monkeypatch, offline, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "--agent", "bc", *offline)
+    assert load_agent(tmp_path / "runs" / "bc-tiny").kind == "bc"
+
+
+def test_folder_of_something_else_is_kept(monkeypatch, offline, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    for agent in ("dt", "dqn"):
+        error = refused(monkeypatch, capsys, "--agent", agent, *offline, "--output", tmp_path)
+        assert f"{tmp_path} exists and holds no training" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_train_dqn(monkeypatch, tmp_path, capsys):
+    output = tmp_path / "my-dqn"
+    arguments = ["--agent", "dqn", "--games", "Breakout", "--steps", 64, "--output", output]
+    run(monkeypatch, *arguments, "--seed", 3)
+    model = DQN.load(output / "model.zip", device="cpu", buffer_size=8)
+    assert (model.num_timesteps, model.learning_starts, model.seed) == (64, 6, 3)
+    assert model._n_updates > 0
+    # What the message says is what mgdt-bench takes.
+    named = capsys.readouterr().err.split("mgdt-bench --agents ")[1].split("`")[0]
+    assert load_agent(named, device="cpu").predict(np.zeros((4, 84, 84), np.uint8))[0] < 18
+    # It cannot go on, so it must not be lost.
+    assert "my-dqn exists" in refused(monkeypatch, capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--agent", "ctl"], "Unknown kind of agent 'ctl'. Did you mean 'cql'"),
+        (["--agent", "dt", "--size", "tinny"], "Unknown size 'tinny' of dt. Did you mean 'tiny'"),
+        (["--agent", "dt", "--size", "tiny"], "at least one replay store"),
+        (["--agent", "dt", "--size", "tiny", "--replay", "x"], "Expected a replay store at x"),
+        (["--agent", "dqn", "--games", "Pang"], "Did you mean 'Pong'"),
+    ],
+    ids=str,
+)
+def test_mistakes(monkeypatch, tmp_path, capsys, arguments, message):
+    output = tmp_path / "run"
+    error = refused(monkeypatch, capsys, *arguments, "--steps", 1, "--output", output)
+    assert message in error
+    assert not output.exists()

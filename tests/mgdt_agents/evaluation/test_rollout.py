@@ -1,0 +1,164 @@
+"""Rollouts: every episode once, rows that stay with their episodes."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+
+from mgdt_agents.agent import Agent
+from mgdt_agents.evaluation import rollout
+from mgdt_envs import AtariProtocol, MultiGameAtariEnv
+
+# Breakout ends with the first ball; Riverraid at the time limit, after sixty steps.
+PROTOCOL = AtariProtocol(life_loss_ends=True, max_frames=240)
+GAMES = ("Breakout", "Riverraid")
+SEED = 4  # the second episode is longer than its neighbors
+
+
+class ScriptedAgent(Agent):
+    """Acts by what it sees and remembers of the episode, whatever row that is in.
+
+    The state is the last observation, the number of steps and the sum of rewards. It keeps what
+    it was given in `calls`.
+    """
+
+    kind = "scripted"
+
+    def __init__(self, protocol=PROTOCOL):
+        super().__init__((), protocol)
+        self.calls = []
+
+    def _act(self, observations, state, starts, rewards, deterministic):
+        n = len(observations)
+        last, steps, sums = state or (observations, np.zeros(n, int), np.zeros(n))
+        steps = np.where(starts, 0, steps + 1)
+        sums = np.where(starts, 0.0, sums + rewards)
+        self.calls.append(
+            {
+                "starts": starts.copy(),
+                "rewards": rewards.copy(),
+                "steps": steps,
+                "sums": sums,
+                "last": last,
+                "deterministic": deterministic,
+            }
+        )
+        actions = (observations.sum((1, 2, 3), dtype=np.int64) + steps + sums.astype(int)) % 18
+        return actions, (observations.copy(), steps, sums)
+
+
+def play(batch_size, episodes=4, games=GAMES, **options):
+    """Return the agent, the steps, and by (game, seed) what was seen of each episode."""
+    agent = ScriptedAgent()
+    steps = list(
+        rollout(agent, games, episodes=episodes, seed=SEED, batch_size=batch_size, **options)
+    )
+    rows = defaultdict(list)
+    for step in steps:
+        for row, key in enumerate(zip(step.games, step.seeds.tolist(), strict=True)):
+            rows[key].append([field[row] for field in step[2:]])
+    return agent, steps, rows
+
+
+@pytest.fixture(scope="module")
+def together():
+    return play(batch_size=256)
+
+
+@pytest.fixture(scope="module")
+def in_small_batches():
+    return play(batch_size=3)
+
+
+def test_each_episode_is_played_once_to_its_end(together):
+    _, _, rows = together
+    assert set(rows) == {(game, SEED + number) for game in GAMES for number in range(4)}
+    for episode in rows.values():
+        ended = [terminated or truncated for *_, terminated, truncated in episode]
+        assert ended == [False] * (len(episode) - 1) + [True]
+    lengths = {key: len(episode) for key, episode in rows.items()}
+    assert {lengths[key] for key in rows if key[0] == "Riverraid"} == {60}
+    assert lengths["Breakout", SEED + 1] > lengths["Breakout", SEED]
+
+
+def test_batch_size_changes_no_episode(together, in_small_batches):
+    assert max(len(step.games) for step in together[1]) == 8
+    assert max(len(step.games) for step in in_small_batches[1]) == 3
+    assert set(together[2]) == set(in_small_batches[2])
+    for key, episode in together[2].items():
+        other = in_small_batches[2][key]
+        assert len(episode) == len(other)
+        for step, same_step in zip(episode, other, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(step, same_step, strict=True))
+
+
+def test_one_episode_at_a_time():
+    _, steps, rows = play(batch_size=1, episodes=2, games=("Breakout",))
+    assert {len(step.games) for step in steps} == {1}
+    assert set(rows) == {("Breakout", SEED), ("Breakout", SEED + 1)}
+
+
+def test_episodes_are_those_of_the_single_environment(together):
+    _, _, rows = together
+    for (game, seed), episode in rows.items():
+        env = MultiGameAtariEnv(game, PROTOCOL)
+        observation, _ = env.reset(seed=seed)
+        for number, (seen, action, reward, terminated, truncated) in enumerate(episode):
+            assert np.array_equal(observation, seen), (game, seed, number)
+            observation, *outcome, info = env.step(action)
+            assert outcome == [reward, terminated, truncated]
+        assert info["episode"]["r"] == sum(reward for _, _, reward, _, _ in episode)
+        assert info["episode"]["l"] == len(episode)
+
+
+@pytest.mark.parametrize("played", ["together", "in_small_batches"])
+def test_what_the_agent_is_told(played, request):
+    agent, steps, _ = request.getfixturevalue(played)
+    assert len(agent.calls) == len(steps)
+    last_rewards, taken, sums, last_seen = {}, defaultdict(int), defaultdict(float), {}
+    rows_moved = False
+    for call, step in zip(agent.calls, steps, strict=True):
+        for row, key in enumerate(zip(step.games, step.seeds.tolist(), strict=True)):
+            starts = key not in last_rewards
+            assert call["starts"][row] == starts
+            # What the state says of this row is of this episode.
+            assert call["steps"][row] == taken[key]
+            assert call["sums"][row] == sums[key]
+            if not starts:
+                assert call["rewards"][row] == last_rewards[key]
+                assert np.array_equal(call["last"][row], last_seen[key][0])
+                rows_moved |= last_seen[key][1] != row
+            taken[key] += 1
+            last_rewards[key] = step.rewards[row]
+            sums[key] += step.rewards[row]
+            last_seen[key] = step.observations[row], row
+    assert rows_moved
+
+
+def test_deterministic_is_handed_on():
+    for deterministic in (False, True):
+        agent, *_ = play(4, episodes=1, games=("Breakout",), deterministic=deterministic)
+        assert {call["deterministic"] for call in agent.calls} == {deterministic}
+
+
+def test_draws_of_the_agent_depend_on_the_seed():
+    class DrawingAgent(ScriptedAgent):
+        def _act(self, observations, state, starts, rewards, deterministic):
+            return torch.randint(18, (len(observations),), generator=self.generator).numpy(), None
+
+    agent = DrawingAgent()
+
+    def actions(seed):
+        steps = rollout(agent, ["Breakout"], episodes=1, seed=seed)
+        return [step.actions.tolist() for step in steps]
+
+    assert actions(1) == actions(1) != actions(2)
+
+
+def test_protocol_defaults_to_the_agent_s():
+    agent = ScriptedAgent(AtariProtocol(max_frames=20))
+    assert len(list(rollout(agent, ["Pong"], episodes=1))) == 5
+    assert (
+        len(list(rollout(agent, ["Pong"], episodes=1, protocol=AtariProtocol(max_frames=8)))) == 2
+    )

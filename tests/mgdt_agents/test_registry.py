@@ -1,0 +1,106 @@
+"""Agents by name and by path, and what is said when there is none."""
+
+import json
+import re
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from mgdt_agents import load_agent, make_agent, registry
+from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
+from mgdt_agents.cql import CQLAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.random_agent import RandomAgent
+from mgdt_agents.registry import bundled_agents
+from mgdt_envs import AtariProtocol, MultiGameAtariEnv
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    """The folder that stands for the package's, with two agents in it and something else."""
+    folder = tmp_path / "pretrained"
+    make_agent("dt", "tiny", games=["Pong"]).save(folder / "dt")
+    make_agent("cql", "tiny", games=["Pong"]).save(folder / "cql-pong")
+    (folder / "notes").mkdir()
+    monkeypatch.setattr(registry, "PRETRAINED", folder)
+    return folder
+
+
+def test_bundled_agents(bundle):
+    assert bundled_agents() == ("cql-pong", "dt")
+    agent = load_agent("dt", device="cpu")
+    assert isinstance(agent, DecisionTransformerAgent)
+    assert agent.games == ("Pong",)
+    assert isinstance(load_agent("cql-pong"), CQLAgent)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("dt", DecisionTransformerAgent), ("bc", BehavioralCloningAgent), ("cql", CQLAgent)],
+)
+def test_path_of_every_kind(tmp_path, kind, expected):
+    agent = make_agent(kind, "tiny", games=["Pong"], protocol=AtariProtocol(sticky=0.0))
+    agent.save(tmp_path / "my-agent")
+    for path in (tmp_path / "my-agent", str(tmp_path / "my-agent")):
+        loaded = load_agent(path, env=MultiGameAtariEnv("Pong"), device="cpu")
+        assert type(loaded) is type(agent) is expected
+        assert (loaded.games, loaded.protocol) == (agent.games, agent.protocol)
+
+
+def test_random():
+    assert isinstance(load_agent("random"), RandomAgent)
+
+
+def test_dqn_zip_is_an_agent(dqn_zip):
+    observation = np.zeros((4, 84, 84), np.uint8)
+    assert load_agent(str(dqn_zip)).predict(observation)[0] in gym.spaces.Discrete(18)
+
+
+def test_unknown_names(bundle):
+    for name in ("dtt", "DT"):
+        with pytest.raises(AgentLoadError, match=f"Unknown agent '{name}'.* Did you mean 'dt'?"):
+            load_agent(name)
+    with pytest.raises(AgentLoadError, match="Did you mean 'random'"):
+        load_agent("randm")
+    with pytest.raises(AgentLoadError, match="Known names: cql-pong, dt, random"):
+        load_agent("what/is/this")
+
+
+def test_dqn_is_not_bundled(bundle):
+    with pytest.raises(AgentLoadError, match=r"`mgdt-train --agent dqn` trains one; .*model\.zip"):
+        load_agent("dqn")
+
+
+def test_folders_that_are_no_agents(tmp_path):
+    with pytest.raises(
+        AgentLoadError, match=f"saved agent at {re.escape(str(tmp_path))}: a folder"
+    ):
+        load_agent(tmp_path)
+    (tmp_path / "config.json").write_text('{"learning_rate": 1}')
+    with pytest.raises(AgentLoadError, match=r"config\.json lacks .*'agent'.* no agent's"):
+        load_agent(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(AgentLoadError, match=r"config\.json is not JSON"):
+        load_agent(tmp_path)
+
+
+def test_folder_of_unknown_kind(tmp_path):
+    make_agent("dt", "tiny").save(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text()) | {"agent": "dqt"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(AgentLoadError, match=r"unknown kind 'dqt'. Did you mean 'dt'"):
+        load_agent(tmp_path)
+
+
+def test_make_agent():
+    agent = make_agent("bc", "tiny", games=["Pong"], device="cpu")
+    assert isinstance(agent, BehavioralCloningAgent)
+    assert (agent.games, agent.config) == (("Pong",), BehavioralCloningAgent.presets["tiny"])
+    with pytest.raises(ValueError, match=r"Unknown kind of agent 'cqll'. Did you mean 'cql'"):
+        make_agent("cqll", "tiny")
+    with pytest.raises(ValueError, match=r"Unknown size 'tinny' of dt. Did you mean 'tiny'"):
+        make_agent("dt", "tinny")
+    with pytest.raises(ValueError, match=r"Unknown size 'x' of cql. Known names: 5m, 30m, 60m"):
+        make_agent("cql", "x")

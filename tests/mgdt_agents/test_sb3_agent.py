@@ -1,0 +1,132 @@
+"""Models of stable-baselines3 as agents."""
+
+import re
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3 import A2C, DQN, PPO, TD3
+
+from mgdt_agents import load_agent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.sb3_agent import SB3Agent
+
+
+class BlackEnv(gym.Env):
+    """An environment that shows nothing, with spaces to choose."""
+
+    def __init__(self, action_space=None, shape=(4, 84, 84)):
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = action_space or gym.spaces.Discrete(18)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(self.observation_space.shape, np.uint8), {}
+
+    def step(self, action):
+        return np.zeros(self.observation_space.shape, np.uint8), 0.0, False, False, {}
+
+
+def make_model(algorithm=PPO, env=None):
+    small = {"buffer_size": 10} if algorithm in (DQN, TD3) else {"n_steps": 2}
+    if algorithm is PPO:
+        small["batch_size"] = 2
+    policy_kwargs = {"net_arch": [4]}
+    return algorithm(
+        "MlpPolicy", env or BlackEnv(), policy_kwargs=policy_kwargs, device="cpu", seed=0, **small
+    )
+
+
+@pytest.fixture(scope="module")
+def observations():
+    return np.random.default_rng(0).integers(256, size=(5, 4, 84, 84)).astype(np.uint8)
+
+
+def test_dqn_acts_as_the_model_does(dqn_zip, observations):
+    agent = load_agent(dqn_zip, device="cpu")
+    assert isinstance(agent, SB3Agent)
+    expected, _ = DQN.load(dqn_zip, device="cpu").predict(observations, deterministic=True)
+    actions, state = agent.predict(observations, deterministic=True)
+    assert (actions.shape, actions.dtype, state) == ((5,), np.int64, None)
+    assert np.array_equal(actions, expected)
+    for observation, action in zip(observations, expected, strict=True):
+        single, _ = agent.predict(observation, deterministic=True)
+        assert single.shape == ()
+        assert single == action
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, DQN])
+def test_algorithm_is_recognised(tmp_path, observations, algorithm):
+    model = make_model(algorithm)
+    model.save(tmp_path / "model.zip")
+    agent = load_agent(str(tmp_path / "model.zip"), env=BlackEnv(), device="cpu")
+    assert isinstance(agent, SB3Agent)
+    assert type(agent.model) is algorithm
+    actions, _ = agent.predict(observations, deterministic=True)
+    assert np.array_equal(actions, model.predict(observations, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_draws_depend_on_the_seed(observations, algorithm):
+    agent = SB3Agent(make_model(algorithm))
+    if algorithm is DQN:
+        agent.model.exploration_rate = 1.0
+    drawn = []
+    for seed in (3, 3, 4):
+        agent.set_random_seed(seed)
+        drawn.append([agent.predict(observations)[0].tolist() for _ in range(4)])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_model_of_another_action_space(tmp_path):
+    model = make_model(PPO, BlackEnv(gym.spaces.Discrete(4)))
+    with pytest.raises(AgentLoadError, match=r"action_space is Discrete\(18\), got Discrete\(4\)"):
+        SB3Agent(model)
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(AgentLoadError, match=r"got Discrete\(4\)"):
+        load_agent(tmp_path / "model.zip", device="cpu")
+
+
+def test_model_of_another_observation_space():
+    with pytest.raises(AgentLoadError, match=r"observation_space is .*, got Box\(.*\(3, 84, 84\)"):
+        SB3Agent(make_model(PPO, BlackEnv(shape=(3, 84, 84))))
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (BlackEnv(gym.spaces.Discrete(6)), "Action spaces do not match"),
+        (BlackEnv(shape=(3, 84, 84)), "Observation spaces do not match"),
+    ],
+)
+def test_environment_of_other_spaces(dqn_zip, env, message):
+    with pytest.raises(AgentLoadError, match=message) as caught:
+        load_agent(dqn_zip, env=env, device="cpu")
+    assert str(dqn_zip) in str(caught.value)
+
+
+def test_algorithm_without_discrete_actions(tmp_path):
+    make_model(TD3, BlackEnv(gym.spaces.Box(-1, 1, (2,)))).save(tmp_path / "model.zip")
+    with pytest.raises(AgentLoadError, match="expected DQN, PPO or A2C"):
+        load_agent(tmp_path / "model.zip")
+
+
+def test_file_that_is_no_model(dqn_zip, tmp_path):
+    path = tmp_path / "model.zip"
+    for content in (b"", b"no zip file", dqn_zip.read_bytes()[:1000]):
+        path.write_bytes(content)
+        with pytest.raises(AgentLoadError, match=re.escape(f"{path} is no stable-baselines3")):
+            load_agent(path)
+    for member, content in (("another", "{}"), ("data", "no JSON")):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr(member, content)
+        with pytest.raises(AgentLoadError, match=re.escape(f"{path} is no stable-baselines3")):
+            load_agent(path)
+
+
+def test_model_without_weights(dqn_zip, tmp_path):
+    with zipfile.ZipFile(dqn_zip) as source, zipfile.ZipFile(tmp_path / "model.zip", "w") as file:
+        file.writestr("data", source.read("data"))
+    with pytest.raises(AgentLoadError, match=r"model\.zip"):
+        load_agent(tmp_path / "model.zip", device="cpu")

@@ -1,0 +1,251 @@
+"""The training loop: it learns, repeats itself, and goes on where it was stopped."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from mgdt_agents import load_agent, make_agent
+from mgdt_agents.training import TrainingConfig, train, trainer
+from mgdt_envs import AtariProtocol
+
+KINDS = pytest.mark.parametrize(
+    ("kind", "optimizer"), [("dt", "adamw"), ("cql", "lamb")], ids=["dt-adamw", "cql-lamb"]
+)
+
+
+class KilledError(Exception):
+    """What stops a training in these tests."""
+
+
+def run(config, kind="dt", output=None, kill_at=None, weights_seed=0):
+    """Train an agent that is made anew, as a new process would; return it."""
+    torch.manual_seed(weights_seed)
+    agent = make_agent(kind, "tiny", device="cpu")
+
+    def kill(figures):
+        if figures["step"] == kill_at:
+            raise KilledError
+
+    train(agent, config, output=output, on_log=kill)
+    return agent
+
+
+def weights_of(agent):
+    """Return every tensor of the networks that training changes, by name."""
+    return {
+        f"{name}.{key}": tensor.clone()
+        for name, module in agent.training_modules().items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+def assert_same_weights(first, second):
+    first, second = weights_of(first), weights_of(second)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def log_of(output):
+    """Return the lines of the log without the speed, which is another each time."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["windows_per_second"]
+    return lines
+
+
+@pytest.fixture
+def config(readable_store):
+    return TrainingConfig(
+        replay=(str(readable_store),),
+        steps=6,
+        batch_size=4,
+        optimizer="adamw",
+        learning_rate=1e-2,
+        warmup_steps=4,
+        decay="linear",
+        weight_decay=0.01,
+        log_interval=1,
+        checkpoint_interval=3,
+    )
+
+
+@KINDS
+def test_resumed_training_equals_one_run_straight(config, tmp_path, kind, optimizer):
+    config = dataclasses.replace(config, optimizer=optimizer)
+    straight = run(config, kind, tmp_path / "straight")
+    # Killed two steps after the checkpoint, whose lines are already in the log.
+    with pytest.raises(KilledError):
+        run(config, kind, tmp_path / "resumed", kill_at=5)
+    with (tmp_path / "resumed" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 6, "lo')
+    assert [path.name for path in (tmp_path / "resumed").glob("checkpoint*")] == ["checkpoint-3"]
+    # Other weights at first: all of them come from the checkpoint.
+    resumed = run(config, kind, tmp_path / "resumed", weights_seed=1)
+    assert_same_weights(straight, resumed)
+    assert [line["step"] for line in log_of(tmp_path / "straight")] == [1, 2, 3, 4, 5, 6]
+    assert log_of(tmp_path / "straight") == log_of(tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "checkpoint-3").exists()
+
+
+def test_finished_training_does_nothing_more(config, tmp_path):
+    trained = run(config, output=tmp_path)
+    log = log_of(tmp_path)
+    again = run(config, output=tmp_path, weights_seed=1)
+    assert_same_weights(trained, again)
+    assert log_of(tmp_path) == log
+
+
+@KINDS
+def test_training_is_a_function_of_its_seed(config, kind, optimizer):
+    config = dataclasses.replace(config, steps=2, optimizer=optimizer)
+    first, second = run(config, kind), run(config, kind)
+    assert_same_weights(first, second)
+    other = run(dataclasses.replace(config, seed=1), kind)
+    changed = [
+        name
+        for name, weights in weights_of(other).items()
+        if name.startswith("model") and not torch.equal(weights, weights_of(first)[name])
+    ]
+    assert len(changed) > len(list(first.model.parameters())) / 2
+
+
+def test_training_does_not_depend_on_the_global_random_stream(config):
+    config = dataclasses.replace(config, steps=2)
+    trained = []
+    for draws in (0, 5):
+        torch.manual_seed(0)
+        agent = make_agent("dt", "tiny", device="cpu")
+        torch.rand(draws)
+        train(agent, config)
+        trained.append(agent)
+    assert_same_weights(*trained)
+
+
+def test_learning_rate_schedule():
+    config = TrainingConfig(steps=20, learning_rate=0.8, warmup_steps=4)
+    rates = [config.learning_rate_at(step) for step in range(20)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6] + [0.8] * 17)
+    falling = dataclasses.replace(config, decay="linear", warmup_steps=0)
+    rates = [falling.learning_rate_at(step) for step in range(20)]
+    assert rates == pytest.approx([0.8 * (1 - step / 20) for step in range(20)])
+    both = dataclasses.replace(config, decay="linear")
+    assert both.learning_rate_at(1) == pytest.approx(0.8 * 0.5 * 0.95)
+
+
+def test_optimizer_gets_the_scheduled_rate_and_clipped_gradients(config, monkeypatch):
+    seen = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, closure=None):
+            (group,) = self.param_groups
+            norms = [parameter.grad.norm() for parameter in group["params"]]
+            norm = torch.linalg.vector_norm(torch.stack(norms)).item()
+            seen.append((group["lr"], group["weight_decay"], norm))
+
+    monkeypatch.setitem(trainer.OPTIMIZERS, "adamw", Spy)
+    run(dataclasses.replace(config, max_gradient_norm=0.01))
+    rates, decays, norms = zip(*seen, strict=True)
+    assert rates == pytest.approx([config.learning_rate_at(step) for step in range(6)])
+    assert set(decays) == {0.01}
+    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
+def test_short_training_reads_the_action_from_the_frame(config, tmp_path, kind):
+    config = dataclasses.replace(
+        config, steps=60, batch_size=16, learning_rate=5e-3, log_interval=10, decay="none"
+    )
+    run(config, kind, tmp_path)
+    name = "conservative_loss" if kind == "cql" else "action_loss"
+    losses = [line[name] for line in log_of(tmp_path)]
+    # The four actions are equally frequent: without the frame, log 4 is the least.
+    assert losses[-1] < 0.5 * np.log(4) < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures"),
+    [
+        ("dt", {"action_loss", "reward_loss", "return_loss"}),
+        ("bc", {"action_loss", "reward_loss"}),
+        ("cql", {"c51_loss", "conservative_loss", "value"}),
+    ],
+)
+def test_log(config, tmp_path, kind, figures):
+    config = dataclasses.replace(config, steps=5, log_interval=2)
+    logged = []
+    torch.manual_seed(0)
+    train(make_agent(kind, "tiny", device="cpu"), config, output=tmp_path, on_log=logged.append)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == logged
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    for line in lines:
+        assert line.keys() == {"step", "loss", "learning_rate", "windows_per_second"} | figures
+        assert line["learning_rate"] == pytest.approx(config.learning_rate_at(line["step"] - 1))
+        assert all(np.isfinite(value) for value in line.values())
+    # A line is the mean since the one before it.
+    run(dataclasses.replace(config, log_interval=1), kind, tmp_path / "each")
+    each = [line["loss"] for line in log_of(tmp_path / "each")]
+    assert [line["loss"] for line in lines] == pytest.approx(
+        [(each[0] + each[1]) / 2, (each[2] + each[3]) / 2, each[4]]
+    )
+
+
+def test_trained_folder_is_an_agent(config, tmp_path):
+    trained = run(config, "dt", tmp_path / "run")
+    loaded = load_agent(tmp_path / "run", device="cpu")
+    assert loaded.kind == "dt"
+    assert loaded.games == trained.games == ("Pong",)
+    assert_same_weights(trained, loaded)
+    observations = np.random.default_rng(0).integers(256, size=(3, 4, 84, 84)).astype(np.uint8)
+    assert np.array_equal(
+        trained.predict(observations, deterministic=True)[0],
+        loaded.predict(observations, deterministic=True)[0],
+    )
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["batch_size"] == 4
+
+
+def test_learn_trains_in_place_and_returns_the_agent(readable_store):
+    torch.manual_seed(0)
+    agent = make_agent("dt", "tiny", device="cpu")
+    before = weights_of(agent)
+    assert agent.learn([str(readable_store)], steps=1, batch_size=2, warmup_steps=0) is agent
+    assert agent.games == ("Pong",)
+    assert any(not torch.equal(before[name], now) for name, now in weights_of(agent).items())
+
+
+def test_bf16_keeps_fp32_weights(config, tmp_path):
+    run(config, output=tmp_path / "fp32")
+    agent = run(dataclasses.replace(config, precision="bf16"), output=tmp_path / "bf16")
+    assert {weights.dtype for weights in agent.model.parameters()} == {torch.float32}
+    fp32, bf16 = (log_of(tmp_path / name)[0]["loss"] for name in ("fp32", "bf16"))
+    assert fp32 != bf16
+    assert bf16 == pytest.approx(fp32, rel=0.02)
+
+
+def test_checkpoint_of_another_configuration_is_refused(config, tmp_path):
+    run(config, output=tmp_path)
+    other = dataclasses.replace(config, batch_size=8, learning_rate=0.5)
+    message = (
+        f"{tmp_path} holds a checkpoint of another training: batch_size, learning_rate "
+        "was [4, 0.01], is [8, 0.5]"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(other, output=tmp_path)
+    # What is there is whole still.
+    run(config, output=tmp_path)
+
+
+def test_replay_of_another_protocol_is_refused(config, make_random_episodes, write_store, tmp_path):
+    path = write_store(tmp_path / "store", "Pong", make_random_episodes([5]), noop_max=30)
+    config = dataclasses.replace(config, replay=(str(path),))
+    with pytest.raises(ValueError, match=r"store was recorded under another .*no-ops 30"):
+        run(config, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    torch.manual_seed(0)
+    protocol = AtariProtocol(noop_max=30)
+    train(make_agent("dt", "tiny", protocol=protocol), dataclasses.replace(config, steps=1))
