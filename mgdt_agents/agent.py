@@ -51,7 +51,7 @@ class Agent(ABC):
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: np.ndarray | dict[str, np.ndarray],
         state: State | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
@@ -64,6 +64,7 @@ class Agent(ABC):
 
         Args:
             observation: `(4, 84, 84)` or `(n, 4, 84, 84)` uint8, the last frames, oldest first.
+                A dictionary is only part of the type to be stable-baselines3's; it is refused.
             state: what the last call returned; None begins new episodes.
             episode_start: `(n,)` bool, rows that begin an episode; their state is forgotten.
             deterministic: take the likeliest action instead of drawing one.
@@ -91,9 +92,9 @@ class Agent(ABC):
         if reward is not None:
             rewards = self._as_row(reward, len(batch), "reward")
         actions, state = self._act(batch, state, starts, rewards, deterministic)
-        return (actions if batch.ndim == observation.ndim else actions[0, ...]), state
+        return (actions if batch is observation else actions[0, ...]), state
 
-    def _as_batch(self, observation: np.ndarray) -> np.ndarray:
+    def _as_batch(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         shape = self.observation_space.shape
         if isinstance(observation, tuple) and len(observation) == 2:
             raise ValueError(

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -139,23 +141,19 @@ def train(
             on_log(line)
             figures = []
         if output and (done % config.checkpoint_interval == 0 or done == config.steps):
-            _checkpoint(agent, optimizer, config, output, done)
+            _checkpoint(agent, optimizer, output, done)
     agent.model.eval()
 
 
 def _checkpoint(
-    agent: NetworkAgent,
-    optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
-    output: Path,
-    step: int,
+    agent: NetworkAgent, optimizer: torch.optim.Optimizer, output: Path, step: int
 ) -> None:
     """Save the agent and what training needs to go on; the checkpoint before it is removed."""
     agent.save(output)
-    (output / "training.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     partial = output / "checkpoint.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    dcp.save(_training_state(agent, optimizer), checkpoint_id=partial, no_dist=True)
+    with _single_process():
+        dcp.save(_training_state(agent, optimizer), checkpoint_id=partial, no_dist=True)
     partial.rename(output / f"checkpoint-{step}")
     for older in output.glob("checkpoint-*"):
         if _step_of(older) < step:
@@ -171,10 +169,13 @@ def _restore(
     """Load the last checkpoint of `output`, if any, and return its step."""
     output.mkdir(parents=True, exist_ok=True)
     checkpoints = sorted(output.glob("checkpoint-*"), key=_step_of)
+    network = {"agent": agent.kind, "network": dataclasses.asdict(agent.config)}
+    description = json.dumps(network | dataclasses.asdict(config), indent=2)
     if not checkpoints:
+        (output / "training.json").write_text(description + "\n")
         return 0
     before = json.loads((output / "training.json").read_text())
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    now = json.loads(description)
     if differing := [name for name in now if now[name] != before.get(name)]:
         raise ValueError(
             f"{output} holds a checkpoint of another training: {', '.join(differing)} "
@@ -182,7 +183,8 @@ def _restore(
             f"is {[now[name] for name in differing]}. Choose another folder."
         )
     state = _training_state(agent, optimizer)
-    dcp.load(state, checkpoint_id=checkpoints[-1], no_dist=True)
+    with _single_process():
+        dcp.load(state, checkpoint_id=checkpoints[-1], no_dist=True)
     for name, module in agent.training_modules().items():
         module.load_state_dict(state[name])
     set_optimizer_state_dict(agent.model, optimizer, state["optimizer"])
@@ -196,6 +198,14 @@ def _open_log(path: Path, first_step: int) -> TextIO:
     whole = [line for line in lines if line.endswith("\n")]
     path.write_text("".join(line for line in whole if json.loads(line)["step"] <= first_step))
     return path.open("a")
+
+
+@contextmanager
+def _single_process() -> Iterator[None]:
+    """Keep torch from warning that it saves and loads without other processes: so it shall."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def _training_state(agent: NetworkAgent, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

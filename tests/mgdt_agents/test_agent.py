@@ -185,4 +185,4 @@ def test_evaluate_policy(agent: Agent) -> None:
         agent, env, n_eval_episodes=3, return_episode_rewards=True, warn=False
     )
     assert lengths == [20, 20, 20]
-    assert len(returns) == 3
+    assert np.shape(returns) == (3,)

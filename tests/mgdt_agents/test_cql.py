@@ -67,7 +67,7 @@ def test_loss_is_its_definition(agent: CQLAgent) -> None:
     for row in range(len(batch.frames)):
         value = discount = 0.0
         for step in range(CONFIG.n_steps):
-            value += 0.5**step * np.clip(batch.rewards[row, 3 + step], -1, 1)
+            value += 0.5**step * float(np.clip(batch.rewards[row, 3 + step], -1, 1))
         if batch.valid[row, 5]:
             discount = 0.25
         logits = agent.model(frames[row, :4][None])[0]

@@ -1,6 +1,7 @@
 """The model against an independent implementation of the released one, and its masks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mgdt_agents.decision_transformer import (
     DecisionTransformer,
     DecisionTransformerConfig,
 )
+from mgdt_agents.decision_transformer.model import ConvStem
 from mgdt_agents.decision_transformer.tokens import encode_returns, encode_rewards
 
 # Random weights in the released checkpoint's layout (Haiku), and what an independent
@@ -106,7 +108,7 @@ def window(config: DecisionTransformerConfig, seed: int = 0) -> list[Tensor]:
     return inputs
 
 
-STEMS = {
+STEMS: dict[str, dict[str, Any]] = {
     "patch": {"layers": 2, "width": 64},
     "conv": {"layers": 2, "width": 64, "stem": "conv", "stem_channels": (8, 8, 8)},
 }
@@ -115,7 +117,7 @@ STEMS = {
 @pytest.mark.parametrize("return_tokens", ["single", "every", "none"])
 @pytest.mark.parametrize("stem", STEMS)
 @torch.no_grad()
-def test_outputs_see_the_past_alone(stem: str, return_tokens: str) -> None:
+def test_outputs_see_the_past_alone(stem: str, return_tokens: Any) -> None:
     config = DecisionTransformerConfig(**STEMS[stem], return_tokens=return_tokens)
     torch.manual_seed(0)
     model = DecisionTransformer(config).eval()
@@ -157,14 +159,15 @@ def test_patches_of_a_frame_see_one_another() -> None:
 def test_conv_stem_is_nature_s_convolutions_over_changes() -> None:
     config = DecisionTransformerConfig(width=64, stem="conv", stem_channels=(8, 6, 4))
     stem = DecisionTransformer(config).stem
+    assert isinstance(stem, ConvStem)
     frames, *_ = window(config)
     # The first convolution as it is published: 8x8 pixels, stride 4. Ours has weights
     # (out, y, x, channel, row, column), y and x within the square at row and column.
-    ours, *others = stem.convolutions
     published = nn.Conv2d(4, 8, 8, 4)
-    squares = ours.weight.unflatten(1, (4, 4, 4))
-    published.weight.copy_(squares.permute(0, 3, 4, 1, 5, 2).reshape(8, 4, 8, 8))
-    published.bias.copy_(ours.bias)
+    squares = stem.convolutions[0].weight.unflatten(1, (4, 4, 4))
+    weight = squares.permute(0, 3, 4, 1, 5, 2).reshape(8, 4, 8, 8)
+    bias = stem.convolutions[0].bias
+    published.load_state_dict({"weight": weight, "bias": bias})
     pixels = frames / 255
     for step in range(config.steps):
         now = pixels[:, step]
@@ -172,8 +175,7 @@ def test_conv_stem_is_nature_s_convolutions_over_changes() -> None:
         for ago in range(min(step, 3)):
             changes[2 - ago] = 4 * (pixels[:, step - ago] - pixels[:, step - ago - 1])
         x = published(torch.stack([now, *changes], 1))
-        for layer in others:
-            x = layer(x)
+        x = nn.Sequential(*list(stem.convolutions)[1:])(x)
         expected = stem.norm(stem.output(x.flatten(1)))
         torch.testing.assert_close(stem(frames)[:, step, 0], expected, atol=1e-4, rtol=1e-4)
 
