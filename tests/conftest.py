@@ -73,7 +73,7 @@ def record_breakout(num_steps: int, max_frames: int = 108_000) -> Recording:
                 ends.append((number, env, episodes[-1].rewards.sum()))
                 steps[env] = []
         begins = terminated | truncated
-    checksums.append(zlib.crc32(observations[:, -1].tobytes()))
+    checksums.append(zlib.crc32(actions.tobytes(), zlib.crc32(observations[:, -1].tobytes())))
     end_step, end_env, end_return = zip(*ends, strict=True)
     trace = Trace(
         game="Breakout",

@@ -8,7 +8,8 @@ stepped together, with NEXT_STEP autoreset (the action after an episode's end is
 - `seeds` `(N,)` int64: environment i was reset with `seeds[i]`;
 - `actions` `(T, N)` uint8: full-set ids;
 - `checksums` `(ceil(T / 1000) + 1,)` uint32: CRC-32 of the newest frames `(N, height, width)`
-  before steps 0, 1000, 2000, ... and after the last step;
+  before steps 0, 1000, 2000, ... and after the last step, where it goes on over `actions`: an
+  action that is not the recorded one is found even if no frame compared shows it;
 - `episode_end_step` int32, `episode_env` int16, `episode_return` float32: every finished episode.
 """
 
@@ -164,12 +165,15 @@ class Trace:
 
     def _compare(self, step: int, frames: np.ndarray) -> None:
         number = -(-step // CHECKSUM_INTERVAL)
-        if zlib.crc32(frames[:, -1].tobytes()) == self.checksums[number]:
+        checksum = zlib.crc32(frames[:, -1].tobytes())
+        if step == len(self.actions):
+            checksum = zlib.crc32(self.actions.tobytes(), checksum)
+        if checksum == self.checksums[number]:
             return
         since = "at the reset" if step == 0 else f"after step {(number - 1) * CHECKSUM_INTERVAL}"
         raise TraceDivergedError(
-            f"The trace of {self.game} diverged {since}, at or before step {step}: the frames are "
-            f"not those recorded. It was recorded with ale-py {self.ale_py}, this is ale-py "
+            f"The trace of {self.game} diverged {since}, at or before step {step}: the play is "
+            f"not the recorded one. It was recorded with ale-py {self.ale_py}, this is ale-py "
             f"{ale_py.__version__}; if they are the same, the file is damaged."
         )
 

@@ -164,10 +164,10 @@ def test_conv_stem_is_nature_s_convolutions_over_changes() -> None:
     # The first convolution as it is published: 8x8 pixels, stride 4. Ours has weights
     # (out, y, x, channel, row, column), y and x within the square at row and column.
     published = nn.Conv2d(4, 8, 8, 4)
-    squares = stem.convolutions[0].weight.unflatten(1, (4, 4, 4))
+    ours = stem.convolutions.state_dict()
+    squares = ours["0.weight"].unflatten(1, (4, 4, 4))
     weight = squares.permute(0, 3, 4, 1, 5, 2).reshape(8, 4, 8, 8)
-    bias = stem.convolutions[0].bias
-    published.load_state_dict({"weight": weight, "bias": bias})
+    published.load_state_dict({"weight": weight, "bias": ours["0.bias"]})
     pixels = frames / 255
     for step in range(config.steps):
         now = pixels[:, step]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +142,18 @@ def test_changed_action_diverges_at_the_end_of_its_episode(recording, tmp_path):
 def test_changed_action_diverges_at_the_next_checksum(recording, tmp_path):
     trace = change_actions(recording.trace, 980, 1)
     assert not ((trace.episode_end_step >= 950) & (trace.episode_end_step < 1000)).any()
-    named = assert_diverges(trace, tmp_path, "after step 0, .* the frames are not those recorded")
+    named = assert_diverges(trace, tmp_path, "after step 0, .* the play is not the recorded one")
     assert named == 1000
+
+
+def test_changed_action_that_moves_nothing_is_found(truncated_recording, tmp_path):
+    # What is pressed while an environment begins an episode is ignored.
+    trace = truncated_recording.trace
+    step, env = trace.episode_end_step[0] + 1, trace.episode_env[0]
+    actions = trace.actions.copy()
+    actions[step, env] = 3 if actions[step, env] != 3 else 4
+    changed = dataclasses.replace(trace, actions=actions)
+    assert assert_diverges(changed, tmp_path, "not the recorded one") == len(actions)
 
 
 def test_first_and_last_frames_are_checked(truncated_recording, tmp_path):
@@ -287,11 +298,12 @@ def test_bundled_traces():
 def test_bundled_trace_plays(name):
     trace = bundled_trace(name)
     played = trace.episode_end_step < 1000
-    # The checksum before step 1000 is that after the last of 1000 steps.
+    # The frames before step 1000 are those after the last of 1000 steps.
+    actions, (first, last, *_) = trace.actions[:1000], trace.checksums.tolist()
     trace = dataclasses.replace(
         trace,
-        actions=trace.actions[:1000],
-        checksums=trace.checksums[:2],
+        actions=actions,
+        checksums=np.array([first, zlib.crc32(actions.tobytes(), last)], np.uint32),
         episode_end_step=trace.episode_end_step[played],
         episode_env=trace.episode_env[played],
         episode_return=trace.episode_return[played],
