@@ -52,7 +52,8 @@ class SB3Agent(Agent):
         """
         algorithm = _algorithm_of(Path(path))
         try:
-            model = algorithm.load(path, env=env, device=device)
+            # Whoever only plays needs no replay buffer, which can take gigabytes.
+            model = algorithm.load(path, env, device, custom_objects={"buffer_size": 1})
         except (KeyError, RuntimeError, ValueError) as error:
             raise AgentLoadError(f"Cannot load {path}: {error}") from error
         return cls(model)
@@ -77,14 +78,20 @@ def _algorithm_of(path: Path) -> type[BaseAlgorithm]:
     """Return the class that wrote a zip; it does not say so itself, its hyper-parameters do."""
     try:
         with zipfile.ZipFile(path) as file:
-            names = set(json.loads(file.read("data")))
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+            data = json.loads(file.read("data"))
+            policy = data["policy_class"]["__module__"]
+    except (KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise AgentLoadError(f"{path} is no stable-baselines3 model: {error}") from error
-    if "exploration_fraction" in names:
+    if policy.startswith("sb3_contrib"):
+        raise AgentLoadError(
+            f"{path} was written by sb3_contrib. Load it with its own class, then wrap it: "
+            "mgdt_agents.sb3_agent.SB3Agent(model)."
+        )
+    if "exploration_fraction" in data:
         return stable_baselines3.DQN
-    if "clip_range" in names:
+    if "clip_range" in data:
         return stable_baselines3.PPO
-    if "gae_lambda" in names:
+    if "gae_lambda" in data:
         return stable_baselines3.A2C
     raise AgentLoadError(
         f"{path} is of an algorithm without discrete actions; expected DQN, PPO or A2C."

@@ -1,5 +1,6 @@
 """Models of stable-baselines3 as agents."""
 
+import json
 import re
 import zipfile
 
@@ -130,3 +131,19 @@ def test_model_without_weights(dqn_zip, tmp_path):
         file.writestr("data", source.read("data"))
     with pytest.raises(AgentLoadError, match=r"model\.zip"):
         load_agent(tmp_path / "model.zip", device="cpu")
+
+
+def test_model_of_sb3_contrib(dqn_zip, tmp_path):
+    # Its QRDQN has the hyper-parameters of DQN, and another network.
+    with zipfile.ZipFile(dqn_zip) as source:
+        data = json.loads(source.read("data"))
+    data["policy_class"]["__module__"] = "sb3_contrib.qrdqn.policies"
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as file:
+        file.writestr("data", json.dumps(data))
+    with pytest.raises(AgentLoadError, match=r"written by sb3_contrib.*SB3Agent\(model\)"):
+        load_agent(tmp_path / "model.zip")
+
+
+def test_replay_buffer_is_not_made(dqn_zip):
+    agent = load_agent(dqn_zip, device="cpu")
+    assert agent.model.replay_buffer.buffer_size == 1
