@@ -31,8 +31,8 @@ class BenchArguments:
     stable-baselines3."""
     games: Names = ()
     """Games or suites; by default those of the bundled agents."""
-    episodes: int = 32
-    """Whole episodes of each game, for each agent."""
+    episodes: int = 16
+    """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
     seed: int = 0
     """Of the first episode of each game, and of the agents' draws."""
     protocol: Literal["default", "mgdt_release"] = "default"

@@ -29,6 +29,8 @@ class TrainArguments:
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")]
     size: str = "small"
     """Preset of the network: small trains on two cores; dt and bc: 10m, 40m, 200m; cql: 5m, ..."""
+    init: Path | None = None
+    """Begin with the weights of this saved agent, of the same kind; its size counts."""
     games: Names = field(default=("bundled",))
     """Games or suites that dqn plays."""
     output: Path | None = None
@@ -58,9 +60,12 @@ def start(arguments: TrainArguments) -> None:
         )
     name = "dqn" if arguments.agent == "dqn" else f"{arguments.agent}-{arguments.size}"
     output = arguments.output or Path("runs") / name
+    holds_training = (output / "training.json").exists()
     if output.exists() and arguments.overwrite:
+        if not holds_training and not (output / "model.zip").exists():
+            raise FileExistsError(f"{output} holds no training, so it is not overwritten.")
         shutil.rmtree(output)
-    if output.exists() and (arguments.agent == "dqn" or not (output / "training.json").exists()):
+    if output.exists() and (arguments.agent == "dqn" or not holds_training):
         raise FileExistsError(
             f"{output} exists and holds no training to go on with; choose another --output "
             "or add --overwrite."
@@ -77,7 +82,10 @@ def start(arguments: TrainArguments) -> None:
 def start_offline(arguments: TrainArguments, output: Path) -> None:
     """Train a network agent on replay."""
     torch.manual_seed(arguments.training.seed)  # of the first weights
-    agent = make_agent(arguments.agent, arguments.size, device=arguments.device)
+    if arguments.init:
+        agent = NETWORK_AGENTS[arguments.agent].load(arguments.init, device=arguments.device)
+    else:
+        agent = make_agent(arguments.agent, arguments.size, device=arguments.device)
     with progress_bar() as progress:
         task = progress.add_task(arguments.agent, total=arguments.training.steps, note="")
 

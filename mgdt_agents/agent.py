@@ -185,7 +185,7 @@ class NetworkAgent(Agent):
         return 0
 
     def after_step(self, step: int) -> None:
-        """Do what the agent does after gradient step number `step`, counted from 1."""
+        """Do what the agent does after `step` gradient steps; 0 is before the first."""
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the networks that training must keep to be resumed."""

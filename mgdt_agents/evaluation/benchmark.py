@@ -28,7 +28,7 @@ class BenchmarkConfig:
 
     games: tuple[str, ...]
     """Names of games."""
-    episodes: int = 32
+    episodes: int = 16
     """Whole episodes of each game, for each agent."""
     seed: int = 0
     """Of the first episode of each game; the others count up from it."""

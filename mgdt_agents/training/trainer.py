@@ -111,6 +111,8 @@ def train(
         config.precision == "auto" and agent.device.type == "cuda"
     )
     agent.model.train()
+    if first_step == 0:
+        agent.after_step(0)
     for step in range(first_step, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step)

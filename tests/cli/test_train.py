@@ -71,6 +71,20 @@ def test_training_is_a_function_of_its_seed(monkeypatch, offline, tmp_path):
     assert weights["a"] == weights["b"] != weights["c"]
 
 
+@pytest.mark.parametrize("kind", ["dt", "cql"])
+def test_init_goes_on_from_saved_weights(monkeypatch, offline, tmp_path, capsys, kind):
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ["--agent", kind, *offline, "--optimizer", "adamw"]
+    run(monkeypatch, *options, "--output", first)
+    still = ["--seed", 7, "--learning-rate", 0, "--output", second]
+    run(monkeypatch, *options, *still, "--init", first)
+    for name in ("config.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    # Another kind of agent has other weights.
+    error = refused(monkeypatch, capsys, "--agent", "bc", *offline, "--init", first)
+    assert f"holds an agent of kind '{kind}', expected 'bc'" in error
+
+
 def test_another_training_of_the_same_name(monkeypatch, offline, tmp_path, capsys):
     arguments = ["--agent", "dt", *offline, "--output", tmp_path / "run"]
     run(monkeypatch, *arguments)
@@ -92,6 +106,10 @@ def test_folder_of_something_else_is_kept(monkeypatch, offline, tmp_path, capsys
     for agent in ("dt", "dqn"):
         error = refused(monkeypatch, capsys, "--agent", agent, *offline, "--output", tmp_path)
         assert f"{tmp_path} exists and holds no training" in error
+        error = refused(
+            monkeypatch, capsys, "--agent", agent, *offline, "--output", tmp_path, "--overwrite"
+        )
+        assert f"{tmp_path} holds no training, so it is not overwritten" in error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -92,6 +92,10 @@ def test_target_is_copied_every_period() -> None:
     agent = CQLAgent("tiny", device="cpu")
     with torch.no_grad():
         agent.model.output.bias.add_(1)
+    agent.after_step(0)  # before the first step: weights may have been loaded
+    assert torch.equal(agent.model.output.bias, agent.target.output.bias)
+    with torch.no_grad():
+        agent.model.output.bias.add_(1)
     agent.after_step(1)
     assert not torch.equal(agent.model.output.bias, agent.target.output.bias)
     agent.after_step(agent.config.target_period)

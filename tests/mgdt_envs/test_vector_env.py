@@ -168,7 +168,8 @@ def test_autoreset_and_statistics():
 
 def test_infos_have_gymnasiums_vector_form():
     vector = MultiGameAtariVectorEnv(2, ["Pong", "Breakout"], SHORT)
-    _, infos = DictInfoToList(vector).reset(seed=0)
+    listed = DictInfoToList(vector)
+    _, infos = listed.reset(seed=0)
     assert [info["game"] for info in infos] == ["Pong", "Breakout"]
     assert [info["lives"] for info in infos] == [0, 5]
     # Of the infos of an end it is the mask that counts: before Gymnasium 1.2.2, DictInfoToList
