@@ -47,11 +47,6 @@ class WindowSampler:
             (Lee et al. 2022, section 4.8, train on the top tenth).
         seed: of the draws.
         rank: number of this process among those that draw different windows.
-
-    Example:
-        >>> sampler = WindowSampler(["replay/Pong"], steps=4)  # doctest: +SKIP
-        >>> sampler.sample(32, step=0).frames.shape  # doctest: +SKIP
-        (32, 4, 84, 84)
     """
 
     def __init__(
