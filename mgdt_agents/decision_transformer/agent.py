@@ -57,6 +57,8 @@ class DecisionTransformerAgent(NetworkAgent):
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean of the cross-entropies of return, action and reward (section 3.1).
 
+        `config.loss_weights` says how they are weighed.
+
         Actions and rewards count at the steps of the episode, not at padded ones. With a single
         return token only the first return is learned, as released; padded steps count there,
         because that is where the first returns of an episode are predicted from.
@@ -80,7 +82,14 @@ class DecisionTransformerAgent(NetworkAgent):
             terms["return_loss"] = F.cross_entropy(
                 logits["return"][:, trained].float().flatten(0, 1), returns[:, trained].flatten()
             )
-        return torch.stack(list(terms.values())).mean(), terms
+        if self.config.loss_weights == "equal":
+            return torch.stack(list(terms.values())).mean(), terms
+        sizes = {
+            "action_loss": self.config.actions,
+            "reward_loss": self.config.rewards,
+            "return_loss": self.config.returns,
+        }
+        return torch.stack([term / sizes[name] for name, term in terms.items()]).mean(), terms
 
     @torch.no_grad()
     def _act(

@@ -36,6 +36,9 @@ class DecisionTransformerConfig:
     """Number of actions."""
     rewards: int = 4
     """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
+    loss_weights: Literal["equal", "vocabulary"] = "equal"
+    """Weigh the cross-entropies of return, action and reward alike, or divide each by the size of
+    its vocabulary, as the release's code does: actions then count 7 times as much as returns."""
     dropout: float = 0.1
     """On the outputs of attention and of the MLP."""
 
@@ -61,6 +64,10 @@ class DecisionTransformerConfig:
         if self.return_tokens not in ("single", "every", "none"):
             raise ValueError(
                 f"return_tokens must be 'single', 'every' or 'none', got {self.return_tokens!r}"
+            )
+        if self.loss_weights not in ("equal", "vocabulary"):
+            raise ValueError(
+                f"loss_weights must be 'equal' or 'vocabulary', got {self.loss_weights!r}"
             )
         if self.max_return <= self.min_return:
             raise ValueError(
