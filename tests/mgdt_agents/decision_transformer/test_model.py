@@ -63,7 +63,7 @@ def released_weights(arrays: dict[str, np.ndarray], layers: int) -> dict[str, Te
     return weights
 
 
-def test_logits_are_the_released_model_s() -> None:
+def test_logits_and_loss_are_the_released_model_s() -> None:
     with np.load(RELEASED) as file:
         arrays = dict(file)
     model = DecisionTransformer(RELEASED_CONFIG).eval()
@@ -75,10 +75,22 @@ def test_logits_are_the_released_model_s() -> None:
             torch.from_numpy(encode_rewards(arrays["rewards"])),
             torch.from_numpy(encode_returns(arrays["returns_to_go"], -20, 99)),
         )
-    for name in ("return", "action", "reward"):
+    losses = []
+    for name, targets in [
+        ("return", encode_returns(arrays["returns_to_go"], -20, 99)),
+        ("action", arrays["actions"]),
+        ("reward", encode_rewards(arrays["rewards"])),
+    ]:
+        trained = slice(0, 1 if name == "return" else None)
+        loss = nn.functional.cross_entropy(
+            logits[name][:, trained].flatten(0, 1), torch.from_numpy(targets)[:, trained].flatten()
+        )
+        # The release averages over the vocabulary's axis too.
+        losses.append(loss.item() / logits[name].shape[-1])
         torch.testing.assert_close(
             logits[name], torch.from_numpy(arrays[f"{name}_logits"]), atol=1e-4, rtol=1e-4
         )
+    assert np.mean(losses) == pytest.approx(arrays["loss"].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +201,7 @@ def test_conv_stem_is_nature_s_convolutions_over_changes() -> None:
         {"layers": 0},
         {"stem": "mlp"},
         {"return_tokens": "two"},
+        {"loss_weights": "none"},
         {"min_return": 5, "max_return": 5},
     ],
     ids=str,
