@@ -35,15 +35,15 @@ def test_agents_know_their_games_and_what_made_them(name: str) -> None:
 @pytest.mark.parametrize("name", ["bc", "cql", "dt"])
 def test_agents_move_up_in_freeway(name: str) -> None:
     # In 400 steps of Freeway the random policy hardly ever crosses the road; whoever learned
-    # anything from the traces does.
+    # anything from the traces does, on average over a few episodes.
     protocol = AtariProtocol(max_frames=1600)
     env = gym.make("MultiGameAtari-v0", games="Freeway", protocol=protocol)
     env.reset(seed=0)
     agent = load_agent(name, device="cpu")
     agent.set_random_seed(0)
-    mean_return, _ = evaluate_policy(agent, env, 1, deterministic=False, warn=False)
+    mean_return, _ = evaluate_policy(agent, env, 4, deterministic=False, warn=False)
     assert isinstance(mean_return, float)
-    assert mean_return >= 1
+    assert mean_return >= 0.5
 
 
 @pytest.mark.slow
