@@ -6,17 +6,19 @@ TORCH_ARGS ?=
 # Options added to the command of the target, as in: make bench BENCH_ARGS="--games Pong"
 BENCH_ARGS ?=
 TEST_ARGS ?=
+PERF_ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup bench test test-all check format clean
+.PHONY: help setup bench test test-all perf check format clean
 
 help:
 	@echo "make setup     make .venv and install mgdt into it"
 	@echo "make bench     benchmark the bundled agents (BENCH_ARGS=...)"
 	@echo "make test      run the tests and the examples in docstrings (TEST_ARGS=...)"
 	@echo "make test-all  the same, slow tests included"
+	@echo "make perf      measure speed against peers, write perf.json (PERF_ARGS=...)"
 	@echo "make check     check format, lint and types, then run the tests"
 	@echo "make format    format the code and fix what can be fixed by itself"
 	@echo "make clean     remove .venv and caches; replay stores, runs and results stay"
@@ -32,6 +34,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "" $(TEST_ARGS)
+
+perf: $(STAMP)
+	$(BIN)/python -m tests.perf.run $(PERF_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
