@@ -104,7 +104,12 @@ PRESETS = {
     "2m": DecisionTransformerConfig(layers=3, width=256, dropout=0.0),
     # One token a frame, for two cores; the bundled agents are of this size.
     "small": DecisionTransformerConfig(
-        layers=2, width=192, stem="conv", stem_channels=(16, 32, 32), dropout=0.0
+        layers=2,
+        width=192,
+        stem="conv",
+        stem_channels=(16, 32, 32),
+        return_tokens="every",
+        dropout=0.0,
     ),
     # For tests.
     "tiny": DecisionTransformerConfig(layers=1, width=64, stem="conv", stem_channels=(8, 8, 8)),

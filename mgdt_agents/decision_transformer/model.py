@@ -65,6 +65,9 @@ class ConvStem(nn.Module):
         side = (config.frame_size // self.SQUARE - 1 - 4) // 2 + 1 - 2
         self.output = nn.Linear(third * side * side, config.width)
         self.norm = nn.LayerNorm(config.width)
+        # Near the scale of positions and embeddings; at 1, the frames' positions are lost beside
+        # their content, and a return token is slow to find the newest frame.
+        nn.init.constant_(self.norm.weight, 0.05)
 
     def forward(self, frames_BTYX: Tensor) -> Tensor:
         """Return `(B, T, 1, D)` tokens of uint8 frames."""
