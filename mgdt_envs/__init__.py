@@ -5,12 +5,13 @@ Importing this registers `MultiGameAtari-v0` and `MultiGameAtari/<Game>-v0` with
 
 from mgdt_envs.env import MultiGameAtariEnv
 from mgdt_envs.games import GAMES, SUITES, Game, game, resolve_games, suite
-from mgdt_envs.protocol import AtariProtocol
+from mgdt_envs.protocol import PROTOCOLS, AtariProtocol
 from mgdt_envs.registration import register_envs
 from mgdt_envs.vector_env import MultiGameAtariVectorEnv
 
 __all__ = [
     "GAMES",
+    "PROTOCOLS",
     "SUITES",
     "AtariProtocol",
     "Game",

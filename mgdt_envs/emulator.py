@@ -1,6 +1,6 @@
-"""One game in one emulator, from raw frames to stacked observations.
+"""One game in one emulator, from raw frames to stacked observations, and ale-py's arguments.
 
-This is ale-py's C++ preprocessing of its vector environment, step for step
+`Emulator` is ale-py's C++ preprocessing of its vector environment, step for step
 (ale-py 0.12.1, `src/ale/vector/preprocessed_env.cpp`), so that a single environment and a
 vector environment give the same pixels for the same seed and actions.
 """
@@ -11,9 +11,10 @@ import ale_py
 import cv2
 import numpy as np
 from ale_py import roms
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from mgdt_envs.games import Game
+from mgdt_envs.games import ALL_ACTIONS, Game
 from mgdt_envs.protocol import AtariProtocol
 
 NOOP = 0
@@ -21,6 +22,18 @@ FIRE = 1
 NUM_ACTIONS = 18
 MAX_SEED = 2**31 - 1
 JPEG_QUALITY = 95
+SKIING_ACTIONS = (0, 2, 3, 4, 5, 6, 7, 8, 9)
+"""All that the emulator takes in Skiing; it makes NOOP of the actions with FIRE."""
+
+
+def emulator_action_set(game: Game, protocol: AtariProtocol) -> tuple[int, ...]:
+    """Return the full-set ids of the actions that `AtariVectorEnv` has, in its order.
+
+    They are the game's minimal set, or the full one where the protocol says "native".
+    """
+    if protocol.outside_action == "noop":
+        return game.minimal_actions
+    return SKIING_ACTIONS if game.name == "Skiing" else ALL_ACTIONS
 
 
 def emulator_actions(game: Game, protocol: AtariProtocol) -> NDArray[np.int64]:
@@ -29,9 +42,42 @@ def emulator_actions(game: Game, protocol: AtariProtocol) -> NDArray[np.int64]:
     An action outside the game's minimal set becomes NOOP, unless the protocol says "native".
     """
     actions = np.arange(NUM_ACTIONS)
-    if protocol.outside_action == "noop":
-        actions[~np.isin(actions, game.minimal_actions)] = NOOP
+    actions[~np.isin(actions, emulator_action_set(game, protocol))] = NOOP
     return actions
+
+
+def minimal_action_index(game: Game, protocol: AtariProtocol) -> NDArray[np.int64]:
+    """Return the index that `AtariVectorEnv` takes for each of the 18 actions, (18,) int64."""
+    action_set = emulator_action_set(game, protocol)
+    return np.array([action_set.index(action) for action in emulator_actions(game, protocol)])
+
+
+def emulator_arguments(protocol: AtariProtocol) -> dict[str, Any]:
+    """Return the keyword arguments that make `ale_py.AtariVectorEnv` follow `protocol`.
+
+    All but JPEG, which the emulator does not know; see `jpeg_round_trip`.
+
+    Example:
+        >>> from ale_py import AtariVectorEnv
+        >>> env = AtariVectorEnv("pong", 2, **emulator_arguments(AtariProtocol()))
+    """
+    return {
+        "max_num_frames_per_episode": protocol.max_frames,
+        "repeat_action_probability": protocol.sticky,
+        "full_action_space": protocol.outside_action == "native",
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "img_height": protocol.screen_size,
+        "img_width": protocol.screen_size,
+        "grayscale": True,
+        "stack_num": protocol.stack,
+        "frameskip": protocol.frame_skip,
+        "maxpool": protocol.max_pool,
+        "noop_max": protocol.noop_max,
+        "episodic_life": protocol.life_loss_ends,
+        "life_loss_info": False,
+        "reward_clipping": False,
+        "use_fire_reset": protocol.fire_reset,
+    }
 
 
 def jpeg_round_trip(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -77,8 +123,7 @@ class Emulator:
         self._noop_random = np.random.Generator(bits)
 
         self._actions = emulator_actions(game, protocol).tolist()
-        has_fire = protocol.outside_action == "native" or FIRE in game.minimal_actions
-        self._presses_fire = protocol.fire_reset and has_fire
+        self._presses_fire = protocol.fire_reset and FIRE in emulator_action_set(game, protocol)
         height, width = self.ale.getScreenDims()
         self._raw = np.zeros((2, height, width), np.uint8)
         size = protocol.screen_size

@@ -53,19 +53,19 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
     def __init__(
         self,
         games: str | Iterable[str] = "atari57",
-        protocol: AtariProtocol | dict[str, Any] | None = None,
+        protocol: AtariProtocol | str | dict[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Create the environment; emulators start when their game is first played.
 
         Args:
             games: a suite, a game, or several of either; see `mgdt_envs.resolve_games`.
-            protocol: preprocessing and episode rules, or their fields; `AtariProtocol()` by
-                default.
+            protocol: preprocessing and episode rules: an `AtariProtocol`, the name of one in
+                `mgdt_envs.PROTOCOLS`, or its fields; `AtariProtocol()` by default.
             render_mode: "rgb_array", or `None` to render nothing.
 
         Raises:
-            ValueError: for an unknown game, suite or render mode.
+            ValueError: for an unknown game, suite, protocol or render mode.
         """
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mgdt_envs.games import did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AtariProtocol:
@@ -12,13 +14,16 @@ class AtariProtocol:
 
     The default is the protocol that DQN Replay was recorded with (Agarwal et al. 2020, and
     Dopamine's `AtariPreprocessing`): sticky actions, no no-op starts, whole games.
-    Rewards are the game's own; clipping is a learner's business.
+    `PROTOCOLS` has the published ones by name. Rewards are the game's own; clipping is a
+    learner's business, see `mgdt_envs.sb3.LearnerRewards`.
 
     Example:
         >>> from mgdt_envs import AtariProtocol
         >>> protocol = AtariProtocol(sticky=0.0)
         >>> AtariProtocol.from_json(protocol.to_json()) == protocol
         True
+        >>> AtariProtocol.nature().noop_max
+        31
     """
 
     frame_skip: int = 4
@@ -28,9 +33,10 @@ class AtariProtocol:
     sticky: float = 0.25
     """Probability that the emulator repeats the previous action, drawn at each frame."""
     noop_max: int = 0
-    """A reset presses NOOP for 0 to `noop_max` - 1 frames."""
+    """A reset presses NOOP for 0 to `noop_max` - 1 frames, drawn uniformly, as ale-py does; so
+    31 is the published "up to 30"."""
     fire_reset: bool = False
-    """A reset presses FIRE once in games that have it."""
+    """A reset presses FIRE once in games that have it; it takes the place of one of the NOOPs."""
     life_loss_ends: bool = False
     """A lost life ends the episode. Scores of such episodes are not scores of games."""
     max_frames: int = 108_000
@@ -68,6 +74,25 @@ class AtariProtocol:
         """Return the protocol of the released evaluator of Lee et al. 2022."""
         return cls(sticky=0.0, jpeg=True)
 
+    @classmethod
+    def nature(cls) -> "AtariProtocol":
+        """Return the protocol of DQN (Mnih et al. 2015): no-op starts and no sticky actions.
+
+        It is dqn_zoo's (`dqn_zoo/dqn/run_atari.py`): up to 30 NOOPs, 108,000 frames. There every
+        start has at least one NOOP, here it may have none. In learning, a lost life ended an
+        episode and rewards were clipped, but scores are of whole games: that is
+        `mgdt_envs.sb3.LearnerRewards`.
+        """
+        return cls(sticky=0.0, noop_max=31)
+
+    @classmethod
+    def machado(cls) -> "AtariProtocol":
+        """Return the protocol that Machado et al. 2018 recommend: sticky actions, all 18 actions.
+
+        Frame skip and frame limit are those of ale-py's v5 environments, which follow that paper.
+        """
+        return cls(outside_action="native")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
         return dataclasses.asdict(self)
@@ -101,7 +126,7 @@ class AtariProtocol:
         return " · ".join(
             [
                 f"sticky {self.sticky:g}",
-                f"no-ops {self.noop_max}",
+                f"no-ops {f'0-{self.noop_max - 1}' if self.noop_max > 1 else 0}",
                 f"FIRE reset {'on' if self.fire_reset else 'off'}",
                 f"life loss {'ends' if self.life_loss_ends else 'goes on'}",
                 f"frame skip {self.frame_skip}{', max of last 2' if self.max_pool else ''}",
@@ -114,12 +139,28 @@ class AtariProtocol:
         )
 
 
-def as_protocol(protocol: AtariProtocol | dict[str, Any] | None) -> AtariProtocol:
-    """Return `protocol`; a dictionary holds its fields, and `None` is the default.
+PROTOCOLS: dict[str, AtariProtocol] = {
+    "default": AtariProtocol(),
+    "mgdt_release": AtariProtocol.mgdt_release(),
+    "nature": AtariProtocol.nature(),
+    "machado": AtariProtocol.machado(),
+}
 
-    Gymnasium writes the arguments of an environment as JSON, so that they come back as
-    dictionaries.
+
+def as_protocol(protocol: AtariProtocol | str | dict[str, Any] | None) -> AtariProtocol:
+    """Return `protocol`; a name is looked up in `PROTOCOLS`, and `None` is the default.
+
+    A dictionary holds the fields: Gymnasium writes the arguments of an environment as JSON, so
+    that protocols come back as dictionaries.
+
+    Raises:
+        ValueError: for an unknown name or field.
     """
-    if protocol is None:
-        return AtariProtocol()
-    return protocol if isinstance(protocol, AtariProtocol) else AtariProtocol.from_dict(protocol)
+    if isinstance(protocol, AtariProtocol):
+        return protocol
+    if isinstance(protocol, dict):
+        return AtariProtocol.from_dict(protocol)
+    name = "default" if protocol is None else protocol
+    if name not in PROTOCOLS:
+        raise ValueError(f"Unknown protocol {name!r}. {did_you_mean(name, PROTOCOLS)}")
+    return PROTOCOLS[name]

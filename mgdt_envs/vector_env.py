@@ -2,9 +2,9 @@
 
 import dataclasses
 import operator
-import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,53 +15,23 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mgdt_envs.emulator import MAX_SEED, NUM_ACTIONS, emulator_actions, jpeg_round_trip
-from mgdt_envs.games import Game, game, resolve_games
+from mgdt_envs.emulator import (
+    MAX_SEED,
+    NUM_ACTIONS,
+    emulator_action_set,
+    emulator_arguments,
+    jpeg_round_trip,
+    minimal_action_index,
+)
+from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.scoring import human_normalised_score, reason_without_score
+from mgdt_envs.shares import share_out
 
 KEEP_STREAM = -1
 """The seed that tells an emulator to go on with its random stream."""
+AUTORESET_MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
 COUNTERS = ("lives", "frame_number", "episode_frame_number")
-
-
-def emulator_arguments(protocol: AtariProtocol) -> dict[str, Any]:
-    """Return the keyword arguments that make `ale_py.AtariVectorEnv` follow `protocol`.
-
-    All but JPEG, which the emulator does not know; see `jpeg_round_trip`.
-
-    Example:
-        >>> from ale_py import AtariVectorEnv
-        >>> env = AtariVectorEnv("pong", 2, **emulator_arguments(AtariProtocol()))
-    """
-    return {
-        "max_num_frames_per_episode": protocol.max_frames,
-        "repeat_action_probability": protocol.sticky,
-        "full_action_space": protocol.outside_action == "native",
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-        "img_height": protocol.screen_size,
-        "img_width": protocol.screen_size,
-        "grayscale": True,
-        "stack_num": protocol.stack,
-        "frameskip": protocol.frame_skip,
-        "maxpool": protocol.max_pool,
-        "noop_max": protocol.noop_max,
-        "episodic_life": protocol.life_loss_ends,
-        "life_loss_info": False,
-        "reward_clipping": False,
-        "use_fire_reset": protocol.fire_reset,
-    }
-
-
-def minimal_action_index(game: Game, protocol: AtariProtocol) -> NDArray[np.int64]:
-    """Return the index that `AtariVectorEnv` takes for each of the 18 actions, (18,) int64.
-
-    It indexes the game's minimal action set, or the full one where the protocol says "native".
-    """
-    actions = emulator_actions(game, protocol)
-    if protocol.outside_action == "native":
-        return actions
-    return np.array([game.minimal_actions.index(action) for action in actions])
 
 
 class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], NDArray[Any]]):
@@ -69,15 +39,21 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
 
     There is one C++ emulator pool per game, and all of them work at the same time. Spaces,
     rewards and `info` are those of `MultiGameAtariEnv`, with an axis of environments in front.
-    On the step after an episode's end an environment ignores its action, resets and gives
-    reward 0 (Gymnasium's NEXT_STEP autoreset).
+
+    Environments whose episode has ended reset by themselves, as Gymnasium has it: with NEXT_STEP
+    in the step after, which ignores their action and gives reward 0; with SAME_STEP at once, so
+    that their observation and `infos` are the new episode's, and `infos["final_obs"]` and
+    `infos["final_info"]` the old one's last.
 
     `infos["episode"]` is there when an episode ended, with arrays "r", "l", "t" and "hns" (NaN
     where there is none); `infos["_episode"]` says in which environments it ended.
 
+    An environment plays what `MultiGameAtariEnv` plays with its seed and actions, whatever the
+    others do.
+
     Attributes:
-        games: the games, in the order given.
-        games_of_envs: the game of each environment; those of one game are neighbors.
+        games: the games that are played, in the order given.
+        games_of_envs: the game of each environment.
 
     Example:
         >>> from mgdt_envs import MultiGameAtariVectorEnv
@@ -99,41 +75,49 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self,
         num_envs: int | None = None,
         games: str | Iterable[str] = "atari57",
-        protocol: AtariProtocol | dict[str, Any] | None = None,
+        protocol: AtariProtocol | str | dict[str, Any] | None = None,
         num_threads: int = 0,
         render_mode: None = None,
         max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        shares: Mapping[str, float] | Sequence[str] | None = None,
     ) -> None:
         """Start the emulators.
 
         Args:
-            num_envs: number of environments, shared out to the games equally, the rest to the
-                first ones; by default one a game.
+            num_envs: number of environments; by default one a game.
             games: a suite, a game, or several of either; see `mgdt_envs.resolve_games`.
-            protocol: preprocessing and episode rules, or their fields; `AtariProtocol()` by
-                default.
-            num_threads: threads of all emulators together, though at least one a game; 0 for
-                one a core.
+            protocol: preprocessing and episode rules: an `AtariProtocol`, the name of one in
+                `mgdt_envs.PROTOCOLS`, or its fields; `AtariProtocol()` by default.
+            num_threads: threads of all emulators together, though at least one a game; 0 for as
+                many as there are cores in each game, the best where other programs run too.
             render_mode: `None`; only `MultiGameAtariEnv` renders.
             max_episode_steps: agent steps after which an episode is truncated, if before the
                 protocol's `max_frames`.
+            autoreset_mode: NEXT_STEP or SAME_STEP.
+            shares: how the environments are shared out to the games: equally, the rest to the
+                first games, by weights such as {"Pong": 2} (1 for the other games), or the game
+                of each environment.
 
         Raises:
-            ValueError: for an unknown game or suite, fewer environments than games, or a render
-                mode.
+            ValueError: for an unknown game, suite, protocol or share, fewer environments than
+                games, a render mode, or another autoreset mode.
         """
-        self._pools: list[tuple[slice, AtariVectorEnv]] = []
+        self._pools: list[tuple[slice | NDArray[np.intp], AtariVectorEnv]] = []
         if render_mode is not None:
             raise ValueError(
                 f"render_mode must be None, got {render_mode!r}; MultiGameAtariEnv renders"
             )
-        self.games = resolve_games(games)
-        self.num_envs = len(self.games) if num_envs is None else num_envs
-        if self.num_envs < len(self.games):
+        modes = {name: mode for mode in AUTORESET_MODES for name in (mode, mode.value)}
+        if autoreset_mode not in modes:
             raise ValueError(
-                f"num_envs must be at least {len(self.games)}, one environment a game, "
-                f"got {self.num_envs}; give more environments or fewer games"
+                "autoreset_mode must be AutoresetMode.NEXT_STEP ('NextStep') or "
+                f"AutoresetMode.SAME_STEP ('SameStep'), got {autoreset_mode!r}"
             )
+        self.metadata = self.metadata | {"autoreset_mode": modes[autoreset_mode]}
+        self.games_of_envs = share_out(resolve_games(games), num_envs, shares)
+        self.games = tuple(dict.fromkeys(self.games_of_envs))
+        self.num_envs = len(self.games_of_envs)
         self.protocol = as_protocol(protocol)
         if max_episode_steps is not None:
             frames = min(self.protocol.max_frames, max_episode_steps * self.protocol.frame_skip)
@@ -143,32 +127,36 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self.single_action_space = Discrete(NUM_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-        share, rest = divmod(self.num_envs, len(self.games))
-        counts = [share + (position < rest) for position in range(len(self.games))]
-        self.games_of_envs = tuple(np.repeat(self.games, counts).tolist())
         self._action_index = np.stack(
             [minimal_action_index(game(name), self.protocol) for name in self.games_of_envs]
         )
-        self._start_pools(counts, num_threads or available_cores())
+        self._start_pools(num_threads)
 
-        self._observations = np.zeros((self.num_envs, self.protocol.stack, size, size), np.uint8)
-        self._counters = {name: np.zeros(self.num_envs, np.int64) for name in COUNTERS}
+        reasons = [reason_without_score(name, self.protocol) for name in self.games_of_envs]
+        self._hns_missing = np.array(reasons, object)
+        self._has_hns = np.array([reason is None for reason in reasons])
+        self._batch_shape = (self.num_envs, self.protocol.stack, size, size)
+        self._jpeg_stacks = np.zeros(self._batch_shape, np.uint8)
         self._started = False
-        self._ended = np.zeros(self.num_envs, bool)
+        self._resets_next = np.zeros(self.num_envs, bool)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)  # agent steps
         self._starts = np.zeros(self.num_envs)  # seconds
 
-    def _start_pools(self, counts: list[int], num_threads: int) -> None:
-        """Start one pool of emulators per game, with threads in proportion to its `counts`."""
+    def _start_pools(self, num_threads: int) -> None:
+        """Start one pool of emulators per game, with threads in proportion to its environments."""
         arguments = emulator_arguments(self.protocol)
-        first = 0
-        for name, count in zip(self.games, counts, strict=True):
-            threads = max(1, num_threads * count // self.num_envs)
-            pool = AtariVectorEnv(game(name).rom, count, num_threads=threads, **arguments)
-            self._pools.append((slice(first, first + count), pool))
-            first += count
+        for name in self.games:
+            rows = np.flatnonzero(np.array(self.games_of_envs) == name)
+            threads = num_threads and max(1, num_threads * len(rows) // self.num_envs)
+            pool = AtariVectorEnv(game(name).rom, len(rows), num_threads=threads, **arguments)
+            # A worker of ale-py that is sent an action that it does not have fails, and then
+            # `recv` waits for it forever.
+            known = emulator_action_set(game(name), self.protocol)
+            found = tuple(action.value for action in pool.ale.get_action_set())
+            assert found == known, f"ale-py has the actions {found} in {name}, expected {known}"
+            neighbors = rows[-1] - rows[0] + 1 == len(rows)
+            self._pools.append((slice(rows[0], rows[-1] + 1) if neighbors else rows, pool))
 
     def reset(
         self,
@@ -196,19 +184,11 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self._check_open()
         mask = self._checked_mask(options or {})
         seeds = self._checked_seeds(seed)
-        for rows, pool in self._pools:
-            chosen = mask[rows]
-            if chosen.any():
-                observations, info = pool.reset(
-                    seed=seeds[rows][chosen],
-                    options=None if chosen.all() else {"reset_mask": chosen},
-                )
-                self._store(np.arange(rows.start, rows.stop)[chosen], observations[chosen], mask)
-                self._store_counters(rows, info)
+        observations, counters = self._reset_pools(mask, seeds)
         self._started = True
-        self._ended[mask] = False
+        self._resets_next[mask] = False
         self._begin_episodes(mask)
-        return self._observations.copy(), self._infos()
+        return observations, self._infos(counters, np.ones(self.num_envs, bool))
 
     def step(
         self, actions: NDArray[np.integer] | Sequence[int]
@@ -234,23 +214,32 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         if not self._started:
             raise ResetNeeded("step() was called before the first reset(); call reset() first")
         indices = self._action_index[np.arange(self.num_envs), self._checked_actions(actions)]
-        for rows, pool in self._pools:
-            pool.send(indices[rows])
-        rewards = np.zeros(self.num_envs)
-        terminated, truncated = np.zeros((2, self.num_envs), bool)
-        for rows, pool in self._pools:
-            observations, rewards[rows], terminated[rows], truncated[rows], info = pool.recv()
-            self._store(np.arange(rows.start, rows.stop), observations, self._ended)
-            self._store_counters(rows, info)
-        self._begin_episodes(self._ended)
+        observations, counters = self._empty_batch()
+        rewards = np.empty(self.num_envs)
+        terminated, truncated = np.empty((2, self.num_envs), bool)
+        with self._closing_on_failure():
+            for rows, pool in self._pools:
+                pool.send(indices[rows])
+            for rows, pool in self._pools:
+                observations[rows], rewards[rows], terminated[rows], truncated[rows], info = (
+                    pool.recv()
+                )
+                for name in COUNTERS:
+                    counters[name][rows] = info[name]
+        everywhere = np.ones(self.num_envs, bool)
+        observations = self._through_jpeg(observations, everywhere, self._resets_next)
+        self._begin_episodes(self._resets_next)
         self._returns += rewards
-        self._lengths += ~self._ended
-        self._ended = terminated | truncated
-        infos = self._infos()
-        if self._ended.any():
-            infos["episode"] = self._episodes(self._ended)
-            infos["_episode"] = self._ended.copy()
-        return self._observations.copy(), rewards, terminated, truncated, infos
+        self._lengths += ~self._resets_next
+        ended = terminated | truncated
+        infos = self._infos(counters, everywhere)
+        if ended.any():
+            infos |= {"episode": self._episodes(ended), "_episode": ended.copy()}
+        if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
+            self._resets_next = ended
+        elif ended.any():
+            observations, infos = self._reset_ended(ended, observations, infos)
+        return observations, rewards, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the emulators; `close` calls this."""
@@ -291,7 +280,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
                 f"seed must be an integer or have {self.num_envs} entries, got {len(seeds)}"
             )
         for entry in seeds:
-            if entry is not None and not 0 <= entry <= MAX_SEED:
+            if entry is not None and not 0 <= operator.index(entry) <= MAX_SEED:
                 raise ValueError(
                     f"seeds must be in 0..{MAX_SEED}, the emulator's range, got {entry}"
                 )
@@ -313,52 +302,108 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             raise InvalidAction(f"{expected}, got {array.tolist()}")
         return array
 
-    def _store(
-        self, rows: NDArray[np.integer], observations: NDArray[np.uint8], began: NDArray[np.bool_]
-    ) -> None:
-        """Keep the observations of `rows`; `began`, (num_envs,), says whose episode is new."""
-        if not self.protocol.jpeg:
-            self._observations[rows] = observations
-            return
-        for row, frames in zip(rows, observations, strict=True):
-            stack = self._observations[row]
-            stack[:-1] = 0 if began[row] else stack[1:]
-            stack[-1] = jpeg_round_trip(frames[-1])
+    def _empty_batch(self) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
+        """Return arrays to be filled with observations and counters, the caller's to keep."""
+        counters = np.empty((len(COUNTERS), self.num_envs), np.int64)
+        observations = np.empty(self._batch_shape, np.uint8)
+        return observations, dict(zip(COUNTERS, counters, strict=True))
 
-    def _store_counters(self, rows: slice, info: dict[str, Any]) -> None:
-        for name, counter in self._counters.items():
-            counter[rows] = info[name]
+    def _reset_pools(
+        self, mask: NDArray[np.bool_], seeds: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
+        """Reset where `mask`, (num_envs,), is true; return what is seen in all environments."""
+        observations, counters = self._empty_batch()
+        with self._closing_on_failure():
+            for rows, pool in self._pools:
+                chosen = mask[rows]
+                options = None if chosen.all() else {"reset_mask": chosen}
+                observations[rows], info = pool.reset(seed=seeds[rows][chosen], options=options)
+                for name in COUNTERS:
+                    counters[name][rows] = info[name]
+        return self._through_jpeg(observations, mask, mask), counters
+
+    def _reset_ended(
+        self, ended: NDArray[np.bool_], observations: NDArray[np.uint8], infos: dict[str, Any]
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Reset environments in the step in which they `ended`; return observations and `infos`.
+
+        ale-py's own SAME_STEP would do, but it loses the last `lives` and frame numbers.
+        """
+        final_observations = np.full(self.num_envs, None, object)
+        for row in np.flatnonzero(ended):
+            final_observations[row] = observations[row].copy()
+        for name in infos:
+            if name.startswith("_"):
+                infos[name] = ended.copy()
+        observations, counters = self._reset_pools(ended, np.full(self.num_envs, KEEP_STREAM))
+        self._begin_episodes(ended)
+        return observations, self._infos(counters, np.ones(self.num_envs, bool)) | {
+            "episode": infos["episode"],
+            "_episode": ended.copy(),
+            "final_obs": final_observations,
+            "_final_obs": ended.copy(),
+            "final_info": infos,
+            "_final_info": ended.copy(),
+        }
+
+    @contextmanager
+    def _closing_on_failure(self) -> Iterator[None]:
+        """Close the environments if what is inside fails: some of them are then a step ahead."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _through_jpeg(
+        self,
+        observations: NDArray[np.uint8],
+        moved: NDArray[np.bool_],
+        began: NDArray[np.bool_],
+    ) -> NDArray[np.uint8]:
+        """Return `observations` as the protocol has them, with each frame sent through JPEG once.
+
+        Args:
+            observations: of all environments, from the emulators.
+            moved: which have a new frame, (num_envs,).
+            began: of these, which begin an episode with it, (num_envs,).
+        """
+        if not self.protocol.jpeg:
+            return observations
+        for row in np.flatnonzero(moved):
+            stack = self._jpeg_stacks[row]
+            stack[:-1] = 0 if began[row] else stack[1:]
+            stack[-1] = jpeg_round_trip(observations[row, -1])
+        return self._jpeg_stacks.copy()
 
     def _begin_episodes(self, mask: NDArray[np.bool_]) -> None:
         self._returns[mask] = 0
         self._lengths[mask] = 0
         self._starts[mask] = time.perf_counter()
 
-    def _infos(self) -> dict[str, Any]:
+    def _infos(
+        self, counters: dict[str, NDArray[np.int64]], mask: NDArray[np.bool_]
+    ) -> dict[str, Any]:
         """Return the arrays of `infos` and, as Gymnasium has it, a mask for each."""
-        infos: dict[str, Any] = {"game": np.array(self.games_of_envs, object)}
-        infos |= {name: counter.copy() for name, counter in self._counters.items()}
-        return infos | {f"_{name}": np.ones(self.num_envs, bool) for name in infos}
+        infos: dict[str, Any] = {"game": np.array(self.games_of_envs, object), **counters}
+        return infos | {f"_{name}": mask.copy() for name in infos}
 
     def _episodes(self, ended: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """Return the statistics of the episodes that have just `ended`."""
+        """Return the statistics of the episodes that have just `ended`, and their masks."""
+        scored, unscored = ended & self._has_hns, ended & ~self._has_hns
         scores = np.full(self.num_envs, np.nan)
-        for row in np.flatnonzero(ended):
-            name = self.games_of_envs[row]
-            if reason_without_score(name, self.protocol) is None:
-                scores[row] = human_normalised_score(name, self._returns[row])
+        for row in np.flatnonzero(scored):
+            scores[row] = human_normalised_score(self.games_of_envs[row], self._returns[row])
         seconds = np.round(time.perf_counter() - self._starts, 6)
-        episodes = {
+        episodes: dict[str, NDArray[Any]] = {
             "r": np.where(ended, self._returns, 0.0),
             "l": np.where(ended, self._lengths, 0),
             "t": np.where(ended, seconds, 0.0),
             "hns": scores,
         }
-        return episodes | {f"_{name}": ended.copy() for name in episodes}
-
-
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        episodes |= {f"_{name}": ended.copy() for name in episodes} | {"_hns": scored}
+        if unscored.any():
+            reasons = self._hns_missing.copy()
+            reasons[~unscored] = None
+            episodes |= {"hns_missing": reasons, "_hns_missing": unscored}
+        return episodes

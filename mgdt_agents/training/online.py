@@ -4,14 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
 from stable_baselines3 import DQN
-from stable_baselines3.common.atari_wrappers import ClipRewardEnv
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
-from mgdt_envs import AtariProtocol, MultiGameAtariEnv
+from mgdt_envs.sb3 import LearnerRewards, MultiGameAtariVecEnv
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,11 +16,11 @@ class DQNConfig:
     """How to train DQN; the defaults are rl-baselines3-zoo's for Atari (`hyperparams/dqn.yml`)."""
 
     games: tuple[str, ...]
-    """Games to play; each reset draws one."""
+    """Games to play, with equally many environments each."""
     steps: int
     """Agent steps."""
     num_envs: int = 8
-    """Environments stepped in turn."""
+    """Environments stepped together; one a game where that is more."""
     buffer_size: int = 100_000
     """Agent steps that the replay buffer holds, 28 kB each."""
     learning_starts: int = 100_000
@@ -51,9 +48,8 @@ def train_dqn(
         device: where to compute.
         on_step: called with the number of steps taken and the mean return of the last episodes.
     """
-
-    def make_env() -> gym.Env:
-        return ClipRewardEnv(Monitor(MultiGameAtariEnv(config.games, AtariProtocol())))
+    num_envs = max(config.num_envs, len(config.games))
+    env = LearnerRewards(MultiGameAtariVecEnv(num_envs, config.games), life_loss_ends=False)
 
     class Report(BaseCallback):
         def _on_step(self) -> bool:
@@ -61,9 +57,17 @@ def train_dqn(
             on_step(self.num_timesteps, sum(returns) / len(returns) if returns else None)
             return True
 
-    model = DQN(
+    model = make_dqn(config, env, device)
+    model.learn(config.steps, callback=Report())
+    output.mkdir(parents=True, exist_ok=True)
+    model.save(output / "model.zip")
+
+
+def make_dqn(config: DQNConfig, env: VecEnv, device: str) -> DQN:
+    """Return a DQN that knows nothing yet."""
+    return DQN(
         "CnnPolicy",
-        DummyVecEnv([make_env] * config.num_envs),
+        env,
         learning_rate=config.learning_rate,
         buffer_size=config.buffer_size,
         learning_starts=config.learning_starts,
@@ -79,6 +83,3 @@ def train_dqn(
         seed=config.seed,
         device=device,
     )
-    model.learn(config.steps, callback=Report())
-    output.mkdir(parents=True, exist_ok=True)
-    model.save(output / "model.zip")

@@ -60,6 +60,8 @@ def test_spec_survives_json():
     again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json())).unwrapped
     assert again.protocol == SHORT
     assert again.games == ("Pong", "Breakout")
+    named = gym.make("MultiGameAtari/Pong-v0", protocol="machado").unwrapped
+    assert named.protocol == AtariProtocol.machado()
 
 
 def test_stack_is_zero_padded_and_oldest_first():

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mgdt_envs import AtariProtocol
+from mgdt_envs import PROTOCOLS, AtariProtocol
 from mgdt_envs.protocol import as_protocol
 
 
@@ -25,9 +25,14 @@ def test_default_is_that_of_dqn_replay():
     }
 
 
-def test_mgdt_release():
-    changed = {"sticky": 0.0, "jpeg": True}
-    assert AtariProtocol.mgdt_release() == AtariProtocol(**changed)
+def test_named_protocols():
+    assert {
+        "default": AtariProtocol(),
+        "mgdt_release": AtariProtocol(sticky=0.0, jpeg=True),
+        "nature": AtariProtocol(sticky=0.0, noop_max=31),
+        "machado": AtariProtocol(sticky=0.25, outside_action="native"),
+    } == PROTOCOLS
+    assert len({protocol.sheet() for protocol in PROTOCOLS.values()}) == len(PROTOCOLS)
 
 
 def test_frozen():
@@ -85,8 +90,17 @@ def test_sheet_shows_every_switch():
         assert AtariProtocol(**{field: value}).sheet() != default, field
 
 
+def test_sheet_says_how_many_no_ops_there_are():
+    assert " no-ops 0 " in AtariProtocol().sheet()
+    assert " no-ops 0 " in AtariProtocol(noop_max=1).sheet()
+    assert " no-ops 0-30 " in AtariProtocol.nature().sheet()
+
+
 def test_as_protocol():
     protocol = AtariProtocol(sticky=0.0)
     assert as_protocol(protocol) is protocol
     assert as_protocol(protocol.to_dict()) == protocol
     assert as_protocol(None) == AtariProtocol()
+    assert as_protocol("machado") == AtariProtocol.machado()
+    with pytest.raises(ValueError, match=r"Unknown protocol 'mgdt'\. .*mgdt_release"):
+        as_protocol("mgdt")

@@ -1,75 +1,21 @@
 """The vector environment: the single one's pixels, games side by side, its errors."""
 
+import os
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from ale_py import AtariVectorEnv
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
 
-from mgdt_envs import GAMES, AtariProtocol, MultiGameAtariEnv, MultiGameAtariVectorEnv, game
-from mgdt_envs.vector_env import emulator_arguments, minimal_action_index
+from mgdt_envs import AtariProtocol, MultiGameAtariEnv, MultiGameAtariVectorEnv, suite
 
-NUM_STEPS = 500
 SHORT = AtariProtocol(max_frames=40)
 """Ten agent steps an episode."""
-
-
-def assert_same_play(name, protocol, *, seed=3, num_steps=NUM_STEPS):
-    """Play random actions in both environments and return the number of episodes' ends."""
-    single = MultiGameAtariEnv(name, protocol)
-    vector = MultiGameAtariVectorEnv(1, name, protocol)
-    observation, info = single.reset(seed=seed)
-    observations, infos = vector.reset(seed=seed)
-    random = np.random.default_rng(seed)
-    done, ends = False, 0
-    for step in range(num_steps):
-        assert np.array_equal(observation, observations[0]), step
-        for key in ("game", "lives", "frame_number", "episode_frame_number"):
-            assert info[key] == infos[key][0], (step, key)
-        action = random.integers(18)
-        observations, rewards, terminations, truncations, infos = vector.step([action])
-        if done:
-            (observation, info), outcome = single.reset(), (0.0, False, False)
-        else:
-            observation, *outcome, info = single.step(action)
-        assert tuple(outcome) == (rewards[0], terminations[0], truncations[0]), step
-        done = outcome[1] or outcome[2]
-        assert ("episode" in info) == ("episode" in infos) == done
-        if done:
-            ends += 1
-            for key in ("r", "l"):
-                assert info["episode"][key] == infos["episode"][key][0]
-            hns = info["episode"].get("hns", np.nan)
-            assert np.array_equal(hns, infos["episode"]["hns"][0], equal_nan=True)
-    return ends
-
-
-@pytest.mark.parametrize("name", ["Pong", "Breakout", "Freeway", "Asterix", "Carnival"])
-def test_single_equals_vector_under_the_default_protocol(name):
-    steps = 1000 if name == "Pong" else NUM_STEPS
-    ends = assert_same_play(name, AtariProtocol(), num_steps=steps)
-    # Freeway's and Carnival's games are longer.
-    assert (ends > 0) == (name in {"Pong", "Breakout", "Asterix"})
-
-
-@pytest.mark.parametrize(
-    ("name", "switches"),
-    [
-        ("Freeway", {"max_frames": 501}),  # truncated in the middle of a skip
-        ("Breakout", {"noop_max": 30, "max_frames": 200}),  # many draws of no-ops
-        ("Breakout", {"noop_max": 30, "fire_reset": True, "life_loss_ends": True}),
-        ("Breakout", {"outside_action": "native", "fire_reset": True}),
-        ("Riverraid", {"jpeg": True, "sticky": 0.0, "max_frames": 400}),
-        ("Pong", {"frame_skip": 1, "stack": 2, "screen_size": 96}),
-        ("Breakout", {"frame_skip": 3, "max_pool": False, "max_frames": 100}),
-    ],
-    ids=str,
-)
-def test_single_equals_vector_under_other_protocols(name, switches):
-    ends = assert_same_play(name, AtariProtocol(**switches), seed=11)
-    assert ends > 0 or name == "Pong"
+STATM = Path("/proc/self/statm")
 
 
 def test_default_is_what_the_emulator_does_with_these_arguments():
@@ -114,35 +60,65 @@ def test_games_side_by_side_play_as_they_do_alone():
         assert not terminated.any()
 
 
-def test_action_mapping():
-    index = minimal_action_index(game("Freeway"), AtariProtocol())
-    assert index.tolist() == [0, 0, 1, 0, 0, 2] + [0] * 12
-    native = minimal_action_index(game("Freeway"), AtariProtocol(outside_action="native"))
-    assert native.tolist() == list(range(18))
-    for entry in GAMES:
-        index = minimal_action_index(entry, AtariProtocol())
-        assert index.shape == (18,)
-        for action in range(18):
-            played = entry.minimal_actions[index[action]]
-            assert played == (action if action in entry.minimal_actions else 0)
+def assert_same_infos(ours, theirs):
+    """Check that all `infos` of Gymnasium's are ours too, and that we have no others."""
+    assert {name for name, mask in ours.items() if name[0] == "_" and mask.any()} == {
+        name for name in theirs if name[0] == "_"
+    }
+    for name, mask in theirs.items():
+        if name[0] != "_":
+            continue
+        assert np.array_equal(ours[name], mask), name
+        our_values, their_values = ours[name[1:]], theirs[name[1:]]
+        if isinstance(their_values, dict):
+            assert_same_infos(our_values, their_values)
+        elif name == "_final_obs":
+            for row in range(len(mask)):
+                assert np.array_equal(our_values[row], their_values[row])
+        elif name != "_t":  # seconds
+            assert np.array_equal(our_values[mask], their_values[mask]), name
 
 
-def test_emulator_arguments_name_every_switch():
-    default = emulator_arguments(AtariProtocol())
-    for switches in (
-        {"sticky": 0.5},
-        {"noop_max": 3},
-        {"fire_reset": True},
-        {"life_loss_ends": True},
-        {"frame_skip": 2},
-        {"max_pool": False},
-        {"max_frames": 10},
-        {"screen_size": 10},
-        {"stack": 1},
-        {"outside_action": "native"},
-    ):
-        assert emulator_arguments(AtariProtocol(**switches)) != default, switches
-    assert emulator_arguments(AtariProtocol(jpeg=True)) == default
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        AtariProtocol(max_frames=41),
+        AtariProtocol(max_frames=90, noop_max=10, jpeg=True),
+        AtariProtocol(life_loss_ends=True, max_frames=300),
+    ],
+    ids=["short", "jpeg", "life loss"],
+)
+def test_autoreset_is_that_of_gymnasiums_sync_vector_env(protocol, mode):
+    games = ["Breakout", "AirRaid", "Breakout", "Pong"]
+    vector = MultiGameAtariVectorEnv(
+        games="all", protocol=protocol, shares=games, autoreset_mode=mode
+    )
+    assert vector.metadata["autoreset_mode"] is mode
+    sync = SyncVectorEnv(
+        [lambda name=name: MultiGameAtariEnv(name, protocol) for name in games],
+        autoreset_mode=mode,
+    )
+    random = np.random.default_rng(0)
+    ends = np.zeros(2, int)
+    ours, theirs = vector.reset(seed=5), sync.reset(seed=5)
+    for step in range(100):
+        *our_arrays, our_infos = ours
+        *their_arrays, their_infos = theirs
+        for mine, expected in zip(our_arrays, their_arrays, strict=True):
+            assert mine.dtype == expected.dtype
+            assert np.array_equal(mine, expected), step
+        if mode is AutoresetMode.SAME_STEP and "final_info" in our_infos:
+            # Where Gymnasium's vector RecordEpisodeStatistics puts them.
+            assert our_infos["_episode"].tolist() == our_infos["_final_info"].tolist()
+            del our_infos["_episode"]
+            assert our_infos.pop("episode") is our_infos["final_info"]["episode"]
+        assert_same_infos(our_infos, their_infos)
+        actions = random.integers(18, size=4)
+        ours, theirs = vector.step(actions), sync.step(actions)
+        ends += ours[2].sum(), ours[3].sum()
+    assert ends[1] > 0
+    assert (ends[0] > 0) == protocol.life_loss_ends
 
 
 def test_autoreset_and_statistics():
@@ -240,14 +216,15 @@ def test_seeds():
     assert not np.array_equal(frames(), first)
     assert np.array_equal(frames(seed=1), first)
     assert np.array_equal(frames(seed=np.array([2, 1]))[:, ::-1], first)
+    assert np.array_equal(frames(seed=[1, 70])[:, 0], first[:, 0])
 
 
-@pytest.mark.parametrize("seed", [None, [None, None]])
+@pytest.mark.parametrize("seed", [None, [None] * 8])
 def test_unseeded_environments_differ(seed):
-    vector = MultiGameAtariVectorEnv(2, "Pong")
+    vector = MultiGameAtariVectorEnv(8, "Pong")
     vector.reset(seed=seed)
-    frames = np.stack([vector.step([2 + step % 2] * 2)[0] for step in range(40)])
-    assert not np.array_equal(frames[:, 0], frames[:, 1])
+    frames = np.stack([vector.step([2 + step % 2] * 8)[0] for step in range(40)])
+    assert (frames != frames[:, :1]).any()  # two of them can play alike
 
 
 def test_returned_arrays_are_the_callers_to_keep():
@@ -271,6 +248,23 @@ def test_make_vec():
     assert vector.observation_space.contains(observations)
     assert gym.make_vec("MultiGameAtari/Hero-v0", num_envs=2).games_of_envs == ("Hero", "Hero")
     assert MultiGameAtariVectorEnv(games=["Pong", "Hero"]).num_envs == 2
+
+
+def test_make_vec_passes_everything_on():
+    vector = gym.make_vec(
+        "MultiGameAtari-v0",
+        num_envs=4,
+        games=["Pong", "Breakout", "Hero"],
+        protocol="nature",
+        shares={"Hero": 2},
+        autoreset_mode="SameStep",
+    )
+    assert vector.games_of_envs == ("Pong", "Breakout", "Hero", "Hero")
+    assert vector.protocol == AtariProtocol.nature()
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert MultiGameAtariVectorEnv.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    again = gym.make_vec(gym.envs.registration.EnvSpec.from_json(vector.spec.to_json()))
+    assert again.games_of_envs == vector.games_of_envs
 
 
 def test_max_episode_steps():
@@ -329,11 +323,58 @@ def test_reset_comes_first():
         vector.reset(options={"reset_mask": np.array([True, False])})
 
 
-def test_refused_constructions():
-    with pytest.raises(ValueError, match="at least 57, one environment a game, got 1"):
-        MultiGameAtariVectorEnv(1)
-    with pytest.raises(ValueError, match="render_mode must be None, got 'rgb_array'"):
-        MultiGameAtariVectorEnv(1, "Pong", render_mode="rgb_array")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_envs": 1}, "at least 57, one environment a game, got 1"),
+        ({"games": []}, "at least one game, got none"),
+        ({"games": "Pong", "shares": {"Pang": 2}}, "Unknown game 'Pang'"),
+        ({"games": "Pong", "render_mode": "rgb_array"}, "must be None, got 'rgb_array'"),
+        ({"games": "Pong", "autoreset_mode": "Disabled"}, r"\('SameStep'\), got 'Disabled'"),
+        ({"games": "Pong", "protocol": "natura"}, "Unknown protocol 'natura'. .*'nature'"),
+        ({"games": "Pong", "protocol": {"frame_skip": 0}}, "at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_refused_constructions(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiGameAtariVectorEnv(**arguments)
+
+
+def test_failure_in_a_thread_of_the_emulators_reaches_the_caller(monkeypatch):
+    vector = MultiGameAtariVectorEnv(2, ["Pong", "Breakout"])
+    vector.reset(seed=0)
+    _, pool = vector._pools[1]
+    send = pool.send
+    monkeypatch.setattr(pool, "send", lambda actions: send(actions + 18))
+    # The thread fails and answers nothing, so recv() would wait; what reset() gets is its failure.
+    monkeypatch.setattr(pool, "recv", pool.reset)
+    with pytest.raises(IndexError, match="Invalid action_id: 18"):
+        vector.step([0, 0])
+    # Pong is now a step ahead of Breakout.
+    with pytest.raises(ClosedEnvironmentError, match="closed"):
+        vector.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATM.exists(), reason="this system does not say how much memory is used")
+def test_memory_does_not_grow():
+    vector = MultiGameAtariVectorEnv(games=suite("all")[::4])
+    assert vector.num_envs == 16
+    random = np.random.default_rng(0)
+
+    def mebibytes_after(num_steps):
+        for _ in range(num_steps):
+            vector.step(random.integers(18, size=16))
+            if random.random() < 0.05:
+                seeds = random.integers(2**31, size=16)
+                vector.reset(seed=seeds, options={"reset_mask": random.random(16) < 0.3})
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    vector.reset(seed=0)
+    before = mebibytes_after(100)
+    # 400 batches of observations are 172 MiB.
+    assert mebibytes_after(400) - before < 50
 
 
 def test_closed():

@@ -5,23 +5,21 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mgdt_agents.training import online
 from mgdt_agents.training.online import DQNConfig, train_dqn
-from mgdt_envs import AtariProtocol
 
 EPISODE_STEPS = 10
 
 
 class TenStepsEnv(gym.Env):
-    """Episodes of ten steps that bring 7 each; the suite's spaces."""
+    """Episodes of ten steps that bring 7 each; the suite's spaces and its `info["episode"]`."""
 
     observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
     action_space = gym.spaces.Discrete(18)
 
-    def __init__(self, games, protocol):
-        assert (games, protocol) == (("Pong", "Breakout"), AtariProtocol())
-        self.steps = 0
+    steps = 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -30,7 +28,14 @@ class TenStepsEnv(gym.Env):
 
     def step(self, action):
         self.steps += 1
-        return np.zeros((4, 84, 84), np.uint8), 7.0, self.steps == EPISODE_STEPS, False, {}
+        done = self.steps == EPISODE_STEPS
+        info = {"episode": {"r": 7.0 * self.steps, "l": self.steps, "t": 0.0}} if done else {}
+        return np.zeros((4, 84, 84), np.uint8), 7.0, done, False, info
+
+
+def ten_steps_envs(num_envs, games):
+    assert games == ("Pong", "Breakout")
+    return DummyVecEnv([TenStepsEnv] * num_envs)
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def models(monkeypatch):
             made.append(self)
 
     monkeypatch.setattr(online, "DQN", KeptDQN)
-    monkeypatch.setattr(online, "MultiGameAtariEnv", TenStepsEnv)
+    monkeypatch.setattr(online, "MultiGameAtariVecEnv", ten_steps_envs)
     return made
 
 
@@ -85,6 +90,11 @@ def test_saved_model_is_the_trained_one(models, tmp_path):
     loaded = DQN.load(tmp_path / "new" / "folder" / "model.zip", device="cpu")
     trained = models[0].policy.state_dict()
     assert all(torch.equal(trained[name], w) for name, w in loaded.policy.state_dict().items())
+
+
+def test_every_game_is_played_where_environments_are_fewer(models, tmp_path):
+    train_dqn(config(num_envs=1), tmp_path, device="cpu")
+    assert models[0].n_envs == 2
 
 
 def test_dqn_trains_on_the_suite(dqn_zip):
