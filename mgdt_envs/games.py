@@ -10,7 +10,7 @@ Sources of the columns of `GAMES`:
 - `mgdt_role`: Lee et al. 2022, section 3.3: trained on, held out for fine-tuning, or not used.
 - `rom_match`: atari-py 0.2.5 (the ROMs that DQN Replay was recorded with) against ale-py 0.12.1:
   "same_hash"; "identical_in_test" (other hash, the same pixels and rewards over 400 steps);
-  "small_shift" and "large_shift" (differing pixels or dynamics); "not_recorded".
+  "small_shift" and "large_shift" (differing pixels or dynamics); "not_recorded". See docs/roms.md.
 """
 
 import difflib
@@ -42,11 +42,17 @@ class Game:
     rom_match: Literal[
         "same_hash", "identical_in_test", "small_shift", "large_shift", "not_recorded"
     ]
+    """How ale-py's ROM compares with the one that DQN Replay was recorded with."""
 
     @property
     def has_human_reference(self) -> bool:
         """Whether `human` is a published score, fit for normalising."""
         return self.human_source == "dqn_zoo"
+
+    @property
+    def has_faithful_rom(self) -> bool:
+        """Whether ale-py's ROM is DQN Replay's, or one that played alike wherever it was tested."""
+        return self.rom_match in ("same_hash", "identical_in_test")
 
 
 # fmt: off
@@ -119,20 +125,6 @@ GAMES = (
 _BY_NAME = {game.name: game for game in GAMES}
 _BY_LOOSE_NAME = {game.name.lower(): game for game in GAMES} | {game.rom: game for game in GAMES}
 
-SUITES: dict[str, tuple[str, ...]] = {
-    "all": tuple(_BY_NAME),
-    # The 57 games with a published human score.
-    "atari57": tuple(game.name for game in GAMES if game.has_human_reference),
-    # The 60 games of DQN Replay (Agarwal et al. 2020).
-    "dqn_replay60": tuple(game.name for game in GAMES if game.dqn is not None),
-    # Lee et al. 2022: the games trained on, those held out, and both.
-    "mgdt41": tuple(game.name for game in GAMES if game.mgdt_role == "train"),
-    "mgdt5": tuple(game.name for game in GAMES if game.mgdt_role == "heldout"),
-    "mgdt46": tuple(game.name for game in GAMES if game.mgdt_role != "excluded"),
-    # The games of the agents that come with the package.
-    "bundled": ("Breakout", "Freeway", "Pong"),
-}
-
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the members of `known` nearest to `name`, or all of them."""
@@ -156,34 +148,76 @@ def game(name: str) -> Game:
     return found
 
 
-def suite(name: str) -> tuple[str, ...]:
+class Suite(tuple[str, ...]):
+    """Names of games: a tuple that can select among its own.
+
+    Example:
+        >>> from mgdt_envs import suite
+        >>> len(suite("mgdt41")), len(suite("mgdt41").rom_faithful())
+        (41, 25)
+    """
+
+    __slots__ = ()
+
+    def rom_faithful(self) -> "Suite":
+        """Return the games whose ROM in ale-py is the one that DQN Replay was recorded with.
+
+        They are those of equal hash, and those whose ROM differs but gave the same pixels and
+        rewards in a test of 400 steps of random play; `Game.rom_match` tells the two apart.
+        """
+        return Suite(name for name in self if game(name).has_faithful_rom)
+
+
+SUITES = {
+    "all": Suite(_BY_NAME),
+    # The 57 games with a published human score.
+    "atari57": Suite(game.name for game in GAMES if game.has_human_reference),
+    # The 60 games of DQN Replay (Agarwal et al. 2020).
+    "dqn_replay60": Suite(game.name for game in GAMES if game.dqn is not None),
+    # Lee et al. 2022: the games trained on, those held out, and both.
+    "mgdt41": Suite(game.name for game in GAMES if game.mgdt_role == "train"),
+    "mgdt5": Suite(game.name for game in GAMES if game.mgdt_role == "heldout"),
+    "mgdt46": Suite(game.name for game in GAMES if game.mgdt_role != "excluded"),
+    # The games of the agents that come with the package.
+    "bundled": Suite(("Breakout", "Freeway", "Pong")),
+}
+_SUITE_BY_NAME = SUITES | {
+    f"{name}:rom_faithful": games.rom_faithful() for name, games in SUITES.items()
+}
+
+
+def suite(name: str) -> Suite:
     """Return the names of the games of the suite called `name`, in alphabetical order.
+
+    Args:
+        name: a key of `SUITES`; "mgdt41:rom_faithful" is `suite("mgdt41").rom_faithful()`.
 
     Raises:
         ValueError: if there is no such suite. The message suggests the nearest names.
     """
-    if name not in SUITES:
-        raise ValueError(f"Unknown suite {name!r}. {did_you_mean(name, SUITES)}")
-    return SUITES[name]
+    if name not in _SUITE_BY_NAME:
+        raise ValueError(f"Unknown suite {name!r}. {did_you_mean(name, _SUITE_BY_NAME)}")
+    return _SUITE_BY_NAME[name]
 
 
 def resolve_games(games: str | Iterable[str]) -> tuple[str, ...]:
     """Return the canonical names of `games`: a suite, a game, or several of either.
 
     Args:
-        games: a name such as "mgdt41" or "Pong", or several. Each game counts once.
+        games: a name such as "mgdt41", "mgdt41:rom_faithful" or "Pong", or several. Each game
+            counts once.
 
     Raises:
         ValueError: for an unknown name, or if there is no game at all.
     """
     names: dict[str, None] = {}
     for entry in [games] if isinstance(games, str) else games:
-        if entry in SUITES:
-            names.update(dict.fromkeys(SUITES[entry]))
+        if entry in _SUITE_BY_NAME:
+            names.update(dict.fromkeys(_SUITE_BY_NAME[entry]))
         elif entry in _BY_NAME or entry.lower() in _BY_LOOSE_NAME:
             names[game(entry).name] = None
         else:
-            near = did_you_mean(entry, [*_BY_NAME, *SUITES])
+            near = did_you_mean(entry, [*_BY_NAME, *_SUITE_BY_NAME])
             raise ValueError(f"Unknown game or suite {entry!r}. {near}")
     if not names:
         raise ValueError(

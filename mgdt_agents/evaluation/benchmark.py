@@ -13,13 +13,15 @@ import numpy as np
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.rollout import RolloutStep, rollout
 from mgdt_envs import AtariProtocol, __version__
-from mgdt_envs.scoring import (
-    human_normalised_score,
-    iqm,
-    iqm_interval,
-    mean_interval,
-    reason_without_score,
+from mgdt_envs.aggregates import (
+    AGGREGATES,
+    CONFIDENCE,
+    RESAMPLES,
+    Metric,
+    interval_over_episodes,
+    mean,
 )
+from mgdt_envs.scoring import human_normalised_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +53,10 @@ def run_benchmark(
         on_step: called with the agent's name and every step, for a progress bar.
 
     Returns:
-        "protocol", "versions", the configuration, and "agents": for each its "games" with the
-        score and length of every episode and their summary, and its "iqm" over games.
+        "protocol", "versions", the configuration, what the "intervals" are, and "agents": for
+        each its "games" with the score and length of every episode and their summary; the
+        "iqm", "mean", "median" and "optimality_gap" of its human-normalised scores over games
+        (None if no game has one); and the games that are "left_out" of them, with the reason.
     """
     return {
         "format": "mgdt-results",
@@ -62,6 +66,7 @@ def run_benchmark(
         "seed": config.seed,
         "deterministic": config.deterministic,
         "versions": _versions(),
+        "intervals": {"over": "episodes", "confidence": CONFIDENCE, "resamples": RESAMPLES},
         "agents": {
             name: _scores(agent, config, partial(on_step, name)) for name, agent in agents.items()
         },
@@ -85,18 +90,15 @@ def _scores(
             scores[name][seed - config.seed] += reward
             lengths[name][seed - config.seed] += 1
         on_step(step)
-    normalised = {
-        name: human_normalised_score(name, scores[name])
-        for name in config.games
-        if reason_without_score(name, config.protocol) is None
-    }
+    normalised, left_out = human_normalised_scores(scores, config.protocol)
     return {
         "trained_on": list(agent.games),
         "games": {
             name: _summary(scores[name], lengths[name], normalised.get(name))
             for name in config.games
         },
-        "iqm": _iqm(normalised),
+        "left_out": left_out,
+        **{name: _aggregate(metric, normalised) for name, metric in AGGREGATES.items()},
     }
 
 
@@ -106,28 +108,29 @@ def _summary(
     """Return the scores and lengths (agent steps) of one game's episodes, and their means."""
     return {
         "mean": float(scores.mean()),
-        "interval": _interval(mean_interval(scores)),
+        "interval": _interval(mean, {"": scores}),
         "human_normalised": None if normalised is None else float(normalised.mean()),
         "scores": scores.tolist(),
         "lengths": lengths.tolist(),
     }
 
 
-def _iqm(normalised: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Return the IQM over games of their episodes' human-normalised scores."""
+def _aggregate(metric: Metric, normalised: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the metric of the games' mean scores; `None` if there is no game."""
     if not normalised:
         return None
-    means = [float(values.mean()) for values in normalised.values()]
+    means = [values.mean() for values in normalised.values()]
     return {
-        "value": iqm(means),
-        "interval": _interval(iqm_interval(normalised)),
+        "value": float(metric(means)),
+        "interval": _interval(metric, normalised),
         "games": len(means),
     }
 
 
-def _interval(bounds: tuple[float, float]) -> list[float] | None:
-    """Return the bounds as JSON has them; a single episode has none."""
-    return None if math.isnan(bounds[0]) else list(bounds)
+def _interval(metric: Metric, episodes_by_game: Mapping[str, np.ndarray]) -> list[float] | None:
+    """Return the interval over episodes as JSON has it; a single episode has none."""
+    low, high = interval_over_episodes(metric, episodes_by_game)
+    return None if math.isnan(low) else [float(low), float(high)]
 
 
 def _versions() -> dict[str, str]:

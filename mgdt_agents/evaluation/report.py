@@ -6,9 +6,12 @@ from rich.table import Table
 
 from mgdt_envs import AtariProtocol, game
 
+# Beside the IQM; they go without intervals, which are in the results.
+FURTHER_AGGREGATES = ("mean", "median", "optimality_gap")
+
 
 def results_table(results: dict[str, Any]) -> Table:
-    """Return a table of every game and agent, with the agents' IQM below.
+    """Return a table of every game and agent, with the agents' aggregates over games below.
 
     Args:
         results: what `run_benchmark` returned.
@@ -45,7 +48,12 @@ def results_table(results: dict[str, Any]) -> Table:
                 "",
                 _with_interval(scores["iqm"]["value"], scores["iqm"]["interval"], "{:.1%}"),
                 "",
+                end_section=row == len(agents) - 1,
             )
+    for row, (agent, scores) in enumerate(agents.items()):
+        if scores["iqm"]:
+            figures = [f"{scores[name]['value']:.1%}" for name in FURTHER_AGGREGATES]
+            table.add_row("mean, median, gap" if row == 0 else "", agent, "", ", ".join(figures))
     return table
 
 
@@ -73,6 +81,10 @@ def results_lines(results: dict[str, Any]) -> list[str]:
 def protocol_sheet(results: dict[str, Any]) -> str:
     """Return under which rules and with which versions the results were made."""
     versions = results["versions"]
+    games = next(iter(results["agents"].values()))["games"]
+    left_out = [name for name, summary in games.items() if summary["human_normalised"] is None]
+    if len(left_out) == len(games):
+        left_out = ["any game"]
     return " · ".join(
         [
             f"mgdt {versions['mgdt']}",
@@ -82,6 +94,7 @@ def protocol_sheet(results: dict[str, Any]) -> str:
             f"seeds from {results['seed']}",
             "one training run an agent",
             "references: dqn_zoo",
+            *([f"not human-normalised: {', '.join(left_out)}"] if left_out else []),
         ]
     )
 

@@ -1,6 +1,8 @@
 """The table of games and the suites."""
 
+import json
 import math
+import pickle
 
 import ale_py
 import gymnasium
@@ -62,6 +64,40 @@ def test_suites_fit_together():
     assert not set(suite("atari57")) & WITHOUT_HUMAN
 
 
+def test_rom_match():
+    # Lists of the comparison of atari-py 0.2.5 with ale-py 0.12.1; docs/roms.md shows it whole.
+    matches = {entry.name: entry.rom_match for entry in GAMES}
+    assert {name for name in matches if matches[name] == "not_recorded"} == {"Defender", "Surround"}
+    assert {name for name in matches if matches[name] == "small_shift"} == {
+        *("BattleZone", "Berzerk", "IceHockey", "Krull", "NameThisGame", "Pitfall", "Riverraid")
+    }
+    assert {name for name in matches if matches[name] == "identical_in_test"} == {
+        *("Atlantis", "DemonAttack", "Gravitar", "KungFuMaster", "MsPacman", "SpaceInvaders"),
+        *("Venture", "YarsRevenge"),
+    }
+    assert sum(match == "large_shift" for match in matches.values()) == 14
+    assert sum(match == "same_hash" for match in matches.values()) == 31
+
+
+def test_rom_faithful():
+    faithful = suite("mgdt41").rom_faithful()
+    assert len(faithful) == 25
+    assert {"Breakout", "Atlantis"} < set(faithful) < set(suite("mgdt41"))
+    assert not set(faithful) & {"Amidar", "Krull"}
+    assert suite("mgdt5").rom_faithful() == suite("mgdt5")
+    assert len(suite("dqn_replay60").rom_faithful()) == 39
+    # There is no recording to be faithful to.
+    assert "Defender" not in suite("atari57").rom_faithful()
+    assert faithful.rom_faithful() == faithful
+
+
+def test_suites_are_tuples():
+    games = suite("bundled")
+    assert games == ("Breakout", "Freeway", "Pong")
+    assert json.loads(json.dumps(games)) == list(games)
+    assert pickle.loads(pickle.dumps(games)).rom_faithful() == games
+
+
 def test_loose_names():
     assert game("ms_pacman") is game("mspacman") is game("MsPacman")
 
@@ -69,6 +105,9 @@ def test_loose_names():
 def test_resolve_games():
     assert resolve_games("Pong") == ("Pong",)
     assert resolve_games("mgdt5") == suite("mgdt5")
+    assert resolve_games("mgdt41:rom_faithful") == suite("mgdt41").rom_faithful()
+    assert suite("mgdt41:rom_faithful") == suite("mgdt41").rom_faithful()
+    assert resolve_games(suite("mgdt41").rom_faithful()) == suite("mgdt41").rom_faithful()
     assert resolve_games(["pong", "bundled", "Pong"]) == ("Pong", "Breakout", "Freeway")
 
 
@@ -78,6 +117,8 @@ def test_resolve_games():
         (lambda: game("Pang"), "Unknown game 'Pang'.*'Pong'"),
         (lambda: game("xyzzy"), "Unknown game 'xyzzy'. Known names: AirRaid, .*Zaxxon"),
         (lambda: suite("mgdt40"), "Unknown suite 'mgdt40'.*'mgdt4[16]'"),
+        (lambda: suite("mgdt41:rom_faithfull"), "Unknown suite.*'mgdt41:rom_faithful'"),
+        (lambda: suite("mgdt41:rom"), "Unknown suite 'mgdt41:rom'.*'mgdt41:rom_faithful'"),
         (lambda: resolve_games(["Pong", "atari58"]), "game or suite 'atari58'.*'atari57'"),
         (lambda: resolve_games([]), "at least one game, got none.*bundled"),
     ],

@@ -1,4 +1,4 @@
-"""Scores, their aggregate and their intervals."""
+"""Normalised scores."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,7 @@ from mgdt_envs import GAMES, AtariProtocol
 from mgdt_envs.scoring import (
     dqn_normalised_score,
     human_normalised_score,
-    iqm,
-    iqm_interval,
-    mean_interval,
+    human_normalised_scores,
     reason_without_score,
 )
 
@@ -42,6 +40,12 @@ def test_scores_without_reference():
         human_normalised_score("Pang", 1.0)
 
 
+def test_self_played_reference():
+    assert human_normalised_score("Pooyan", [371.2, 3004.3], self_played=True).tolist() == [0, 1]
+    assert human_normalised_score("Pong", -20.7, self_played=True) == 0
+    assert reason_without_score("Pooyan", AtariProtocol(), self_played=True) is None
+
+
 def test_reason_without_score():
     assert reason_without_score("Pong", AtariProtocol()) is None
     assert reason_without_score("AirRaid", AtariProtocol()) == (
@@ -50,86 +54,19 @@ def test_reason_without_score():
     assert "lost life" in reason_without_score("Pong", AtariProtocol(life_loss_ends=True))
 
 
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ([7], 7),
-        ([1, 2, 6], 3),  # a quarter of three is less than one value
-        ([100, 2, 3, -50], 2.5),
-        ([1, 2, 3, 4, 1000], 3),
-        ([8, 1, 7, 2, 6, 3, 5, 4], 4.5),
-        ([[0, 10, 20, 30], [1, 11, 21, 31]], 15.5),  # 10, 11, 20, 21
-    ],
-)
-def test_iqm(scores, expected):
-    assert iqm(scores) == pytest.approx(expected)
-
-
-def test_iqm_needs_a_score():
-    with pytest.raises(ValueError, match="at least one score, got none"):
-        iqm([])
-
-
-def test_iqm_is_rliables():
-    metrics = pytest.importorskip("rliable.metrics")
-    random = np.random.default_rng(0)
-    for shape in ((1, 7), (3, 41), (5, 26)):
-        scores = random.lognormal(size=shape)
-        assert iqm(scores) == pytest.approx(metrics.aggregate_iqm(scores))
-
-
-def test_mean_interval_is_the_normal_one_for_many_episodes():
-    scores = np.random.default_rng(0).normal(10, 2, size=400)
-    low, high = mean_interval(scores)
-    half = 1.96 * scores.std() / 20
-    assert low == pytest.approx(scores.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(scores.mean() + half, abs=0.1 * half)
-    narrow = mean_interval(scores, confidence=0.5)
-    assert low < narrow[0] < narrow[1] < high
-
-
-def test_intervals_depend_on_the_seed_alone():
-    scores = np.random.default_rng(0).normal(size=20)
-    assert mean_interval(scores) == mean_interval(scores)
-    assert mean_interval(scores, seed=1) != mean_interval(scores)
-
-
-def test_iqm_interval_resamples_within_games():
-    # No game has any noise, so there is none, however far the games lie apart.
-    constant = {f"game {value}": [value] * 5 for value in range(8)}
-    assert iqm_interval(constant) == (3.5, 3.5)
-    # Noise in the games that the interquartile mean drops does not count.
-    noisy = constant | {"game 7": [100, 0, 300, 50], "game 0": [-9, 0, -7]}
-    assert iqm_interval(noisy) == (3.5, 3.5)
-    noisy = constant | {"game 3": [2.5, 3.5, 2.5, 3.5]}
-    low, high = iqm_interval(noisy)
-    assert 3.375 <= low < 3.5 < high <= 3.625
-
-
-def test_iqm_interval_covers():
-    random = np.random.default_rng(0)
-    covered = 0
-    for trial in range(100):
-        episodes = {str(game): random.normal(1, 1, size=20) for game in range(4)}
-        low, high = iqm_interval(episodes, resamples=300, seed=trial)
-        covered += low <= 1 <= high
-    assert 85 <= covered <= 100
-
-
-def test_one_episode_shows_no_noise():
-    assert np.isnan(mean_interval([3.0])).all()
-    assert np.isnan(iqm_interval({"Pong": [1.0, 2.0], "Breakout": [1.0]})).all()
-
-
-@pytest.mark.parametrize(
-    ("episodes", "confidence", "message"),
-    [
-        ({}, 0.95, r"at least one episode, got \[\]"),
-        ({"Pong": []}, 0.95, r"at least one episode, got \[\(0,\)\]"),
-        ({"Pong": [[1.0]]}, 0.95, r"at least one episode, got \[\(1, 1\)\]"),
-        ({"Pong": [1.0, 2.0]}, 95, r"confidence must be in \(0, 1\), got 95"),
-    ],
-)
-def test_refused_episodes(episodes, confidence, message):
-    with pytest.raises(ValueError, match=message):
-        iqm_interval(episodes, confidence=confidence)
+def test_scores_of_many_games():
+    raw = {entry.name: np.array([entry.random, entry.human]) for entry in GAMES}
+    normalised = human_normalised_scores(raw)
+    assert len(normalised.scores) == 57
+    for game, scores in normalised.scores.items():
+        assert scores.tolist() == [0, 1], game
+    assert normalised.left_out == {
+        game: f"{game} has no published human score"
+        for game in ("AirRaid", "Carnival", "ElevatorAction", "JourneyEscape", "Pooyan")
+    }
+    everything = human_normalised_scores(raw, self_played=True)
+    assert list(everything.scores) == list(raw)
+    assert everything.left_out == {}
+    lives = human_normalised_scores(raw, AtariProtocol(life_loss_ends=True), self_played=True)
+    assert lives.scores == {}
+    assert list(lives.left_out) == list(raw)

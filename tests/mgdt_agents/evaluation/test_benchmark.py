@@ -10,7 +10,14 @@ from mgdt_agents import load_agent
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation import BenchmarkConfig, rollout, run_benchmark
 from mgdt_envs import AtariProtocol, __version__
-from mgdt_envs.scoring import human_normalised_score, iqm, iqm_interval, mean_interval
+from mgdt_envs.aggregates import (
+    interval_over_episodes,
+    iqm,
+    mean,
+    median,
+    optimality_gap,
+)
+from mgdt_envs.scoring import human_normalised_score
 
 # Sixty steps an episode.
 PROTOCOL = AtariProtocol(max_frames=240)
@@ -63,7 +70,7 @@ def test_summaries(results):
         for game, summary in agent["games"].items():
             scores = np.array(summary["scores"])
             assert summary["mean"] == scores.mean()
-            assert summary["interval"] == list(mean_interval(scores))
+            assert summary["interval"] == interval_over_episodes(mean, {game: scores}).tolist()
             assert summary["interval"][0] <= summary["mean"] <= summary["interval"][1]
             if game == "Carnival":
                 assert summary["human_normalised"] is None
@@ -74,17 +81,27 @@ def test_summaries(results):
             game: human_normalised_score(game, agent["games"][game]["scores"])
             for game in ("Riverraid", "Boxing")
         }
-        assert agent["iqm"] == {
-            "value": iqm([scores.mean() for scores in normalised.values()]),
-            "interval": list(iqm_interval(normalised)),
-            "games": 2,
+        means = [scores.mean() for scores in normalised.values()]
+        metrics = {
+            "iqm": iqm,
+            "mean": mean,
+            "median": median,
+            "optimality_gap": optimality_gap,
         }
+        for name, metric in metrics.items():
+            assert agent[name] == {
+                "value": metric(means),
+                "interval": interval_over_episodes(metric, normalised).tolist(),
+                "games": 2,
+            }
+        assert agent["left_out"] == {"Carnival": "Carnival has no published human score"}
 
 
 def test_what_the_results_say_of_themselves(results):
     assert (results["format"], results["version"]) == ("mgdt-results", 1)
     assert AtariProtocol.from_dict(results["protocol"]) == PROTOCOL
     assert (results["episodes"], results["seed"], results["deterministic"]) == (2, 20, False)
+    assert results["intervals"]["over"] == "episodes"
     assert results["versions"]["mgdt"] == __version__
     assert results["versions"]["ale-py"] == version("ale-py")
     assert results["agents"]["fire"]["trained_on"] == ["Boxing"]
@@ -107,13 +124,15 @@ def test_single_episode_has_no_interval():
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     agent = results["agents"]["fire"]
     assert [summary["interval"] for summary in agent["games"].values()] == [None, None]
-    assert agent["iqm"]["interval"] is None
+    for name in ("iqm", "mean", "median", "optimality_gap"):
+        assert agent[name]["interval"] is None
     assert agent["iqm"]["value"] == agent["games"]["Riverraid"]["human_normalised"]
 
 
 def test_games_without_reference_have_no_iqm():
     config = BenchmarkConfig(games=("Carnival",), episodes=1, protocol=PROTOCOL)
-    assert run_benchmark({"fire": OneActionAgent(1)}, config)["agents"]["fire"]["iqm"] is None
+    agent = run_benchmark({"fire": OneActionAgent(1)}, config)["agents"]["fire"]
+    assert agent["iqm"] is agent["mean"] is agent["median"] is agent["optimality_gap"] is None
 
 
 def test_episodes_that_end_with_a_life_are_not_normalised():
@@ -123,6 +142,7 @@ def test_episodes_that_end_with_a_life_are_not_normalised():
     assert agent["games"]["Breakout"]["lengths"][0] < 60
     assert agent["games"]["Breakout"]["human_normalised"] is None
     assert agent["iqm"] is None
+    assert "lost life" in agent["left_out"]["Breakout"]
 
 
 def test_on_step_sees_every_step():

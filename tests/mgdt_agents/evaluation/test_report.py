@@ -26,6 +26,9 @@ def results():
                 },
             },
             "iqm": {"value": iqm, "interval": [iqm - 0.25, iqm + 0.5], "games": 1},
+            "mean": {"value": iqm + 0.125, "interval": None, "games": 1},
+            "median": {"value": iqm + 0.25, "interval": None, "games": 1},
+            "optimality_gap": {"value": 0.375, "interval": None, "games": 1},
         }
 
     return {
@@ -103,6 +106,8 @@ def test_table(results):
     assert line_with(text, "1,000,000.0 [1,000,000.0, 1,000,000.0]", "no reference")
     assert line_with(text, "IQM of 1 games", "dt", "50.0% [25.0%, 100.0%]")
     assert line_with(text, "runs/my[run]", "125.0% [100.0%, 175.0%]")
+    assert line_with(text, "mean, median, gap", "dt", "62.5%, 75.0%, 37.5%")
+    assert line_with(text, "runs/my[run]", "137.5%, 150.0%, 37.5%")
     assert "sticky 0.125" in text
 
 
@@ -119,7 +124,9 @@ def test_table_without_intervals(results):
 def test_table_without_iqm(results):
     for agent in results["agents"].values():
         agent["iqm"] = None
-    assert "IQM" not in rendered(results)
+    text = rendered(results)
+    assert "IQM" not in text
+    assert "median" not in text
 
 
 def test_protocol_sheet(results):
@@ -135,3 +142,14 @@ def test_protocol_sheet(results):
         assert part in sheet
     assert "\n" not in sheet
     assert "likeliest actions" in protocol_sheet(results | {"deterministic": True})
+
+
+def test_games_left_out_are_listed(results):
+    assert protocol_sheet(results).endswith("not human-normalised: AirRaid")
+    for agent in results["agents"].values():
+        agent["games"]["Pong"]["human_normalised"] = None
+    assert protocol_sheet(results).endswith("not human-normalised: any game")
+    for agent in results["agents"].values():
+        for summary in agent["games"].values():
+            summary["human_normalised"] = 0.5
+    assert "not human-normalised" not in protocol_sheet(results)

@@ -4,7 +4,6 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-import torch
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation import rollout
@@ -142,18 +141,34 @@ def test_deterministic_is_handed_on():
         assert {call["deterministic"] for call in agent.calls} == {deterministic}
 
 
+class DrawingAgent(ScriptedAgent):
+    """Acts at random."""
+
+    def _act(self, observations, state, starts, rewards, deterministic):
+        return (self.draws.uniform() * 18).astype(np.int64), None
+
+
+def drawn_actions(games, **options):
+    """Return the actions of each episode by game and seed."""
+    actions = defaultdict(list)
+    for step in rollout(DrawingAgent(), games, **options):
+        for game, seed, action in zip(step.games, step.seeds.tolist(), step.actions, strict=True):
+            actions[game, seed].append(int(action))
+    return actions
+
+
+def test_an_episode_draws_the_same_in_any_company():
+    together = drawn_actions(GAMES, episodes=3, seed=SEED)
+    alone = drawn_actions(GAMES[1:], episodes=3, seed=SEED, batch_size=1)
+    assert {key: together[key] for key in alone} == alone
+    # And no two episodes draw the same.
+    assert len({tuple(actions[:10]) for actions in together.values()}) == len(together) == 6
+
+
 def test_draws_of_the_agent_depend_on_the_seed():
-    class DrawingAgent(ScriptedAgent):
-        def _act(self, observations, state, starts, rewards, deterministic):
-            return torch.randint(18, (len(observations),), generator=self.generator).numpy(), None
-
-    agent = DrawingAgent()
-
-    def actions(seed):
-        steps = rollout(agent, ["Breakout"], episodes=1, seed=seed)
-        return [step.actions.tolist() for step in steps]
-
-    assert actions(1) == actions(1) != actions(2)
+    first, again, other = (drawn_actions(["Breakout"], episodes=1, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first["Breakout", 1] != other["Breakout", 2]
 
 
 def test_protocol_defaults_to_the_agent_s():
