@@ -1,15 +1,20 @@
-"""Work with recorded play: `mgdt-replay expand TRACE... --output DIR`."""
+"""Work with recorded play: `mgdt-replay expand|info|verify|trim ...`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from mgdt_agents.replay import ReplayStore, Trace, expand
+from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import ReplayStore, Trace, expand, trim
+from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import progress_bar, run, say
+from mgdt_cli.replay_import import ImportArguments, import_all
+from mgdt_cli.replay_info import InfoArguments, show_info
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +37,20 @@ class VerifyArguments:
     """Folders of replay stores."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrimArguments:
+    """Make stores of the whole episodes that were safe when their writing was cut off."""
+
+    stores: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that the replay stores were to get."""
+
+
 Command = (
     Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
+    | Annotated[ImportArguments, tyro.conf.subcommand("import")]
+    | Annotated[InfoArguments, tyro.conf.subcommand("info")]
     | Annotated[VerifyArguments, tyro.conf.subcommand("verify")]
+    | Annotated[TrimArguments, tyro.conf.subcommand("trim")]
 )
 
 
@@ -43,15 +59,16 @@ def main() -> None:
     run(lambda: replay(tyro.cli(Command, description=__doc__)))
 
 
-def replay(arguments: ExpandArguments | VerifyArguments) -> None:
-    """Do what the arguments say."""
-    if isinstance(arguments, ExpandArguments):
-        expand_all(arguments)
-    else:
-        for path in arguments.stores:
-            store = ReplayStore(path)
-            store.verify()
-            print(f"{store}: whole")
+def replay(arguments: Any) -> None:
+    """Do what the arguments of a command say."""
+    commands: dict[type, Callable[[Any], None]] = {
+        ExpandArguments: expand_all,
+        ImportArguments: import_all,
+        InfoArguments: show_info,
+        VerifyArguments: verify_all,
+        TrimArguments: trim_all,
+    }
+    commands[type(arguments)](arguments)
 
 
 def expand_all(arguments: ExpandArguments) -> None:
@@ -81,6 +98,34 @@ def expand_all(arguments: ExpandArguments) -> None:
                 on_step=partial(progress.advance, task, len(trace.seeds)),
             )
             say(str(ReplayStore(output)))
+
+
+def verify_all(arguments: VerifyArguments) -> None:
+    """Verify every store.
+
+    Raises:
+        ReplayError: when all were looked at, saying what is wrong with those that are not whole.
+    """
+    errors = []
+    for path in arguments.stores:
+        try:
+            verify(path)
+            print(f"{ReplayStore(path)}: whole")
+        except ReplayError as error:
+            errors.append(str(error))
+    if errors:
+        raise ReplayError("\n".join(errors))
+
+
+def trim_all(arguments: TrimArguments) -> None:
+    """Trim every store.
+
+    Raises:
+        ReplayError: if one has no rest of a writing, or is being written.
+    """
+    for path in arguments.stores:
+        trim(path)
+        print(ReplayStore(path))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,16 @@
 """Recorded play: stores of frames, windows drawn from them, and traces that regenerate them."""
 
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
-from mgdt_agents.replay.store import ReplayStore, ReplayWriter
+from mgdt_agents.replay.store import ReplayStore
 from mgdt_agents.replay.trace import Trace, expand
+from mgdt_agents.replay.writer import ReplayWriter, trim
 
-__all__ = ["ReplayStore", "ReplayWriter", "Trace", "WindowBatch", "WindowSampler", "expand"]
+__all__ = [
+    "ReplayStore",
+    "ReplayWriter",
+    "Trace",
+    "WindowBatch",
+    "WindowSampler",
+    "expand",
+    "trim",
+]

@@ -1,14 +1,16 @@
 """Windows of steps drawn at random across stores."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mgdt_agents.replay.store import ReplayStore
+from mgdt_envs.games import did_you_mean
 
 # Lee et al. 2022, footnote 2: returns are kept in -20..100, in bins of 1.
 MIN_RETURN, MAX_RETURN = -20, 100
+_ROWS_PER_MARK = 64
 
 
 class WindowBatch(NamedTuple):
@@ -36,17 +38,29 @@ class WindowSampler:
     """Draw windows that end, but for `future` rows, at uniformly drawn steps.
 
     Windows never cross the end of an episode. What is drawn is a pure function of the seed, the
-    batch's number and the rank, so training resumes from one integer.
+    batch's number and the rank, so training resumes from one integer. Memory does not grow with
+    the stores but for some bytes an episode and every `_ROWS_PER_MARK` steps.
+
+    A pickled sampler holds the stores' paths, so handing one to another process costs little.
 
     Args:
-        stores: stores, or their folders. Each game is drawn equally often, and the stores of one
-            game in proportion to their steps.
+        stores: stores, or their folders. The stores of one game are drawn in proportion to their
+            steps.
         steps: rows up to and including the drawn step.
         future: rows after the drawn step.
-        top_fraction: draw only from this share of each store's episodes, those of highest return
-            (Lee et al. 2022, section 4.8, train on the top tenth).
+        weights: how often each game is drawn: "uniform", "size" (in proportion to its steps), or
+            weights by game, which need not sum to 1.
+        split: draw from the episodes to train on, or from those held out.
+        heldout_fraction: share of each store's episodes that is held out. Which ones follows from
+            an episode's index alone, so a longer store holds out the same ones and more.
+        top_fraction: draw only from this share of each store's episodes of the split, those of
+            highest return (Lee et al. 2022, section 4.8, train on the top tenth).
         seed: of the draws.
         rank: number of this process among those that draw different windows.
+
+    Raises:
+        ValueError: if an argument is out of range, a store has no episodes to draw from, or the
+            stores' frames differ in size.
     """
 
     def __init__(
@@ -55,6 +69,9 @@ class WindowSampler:
         *,
         steps: int = 4,
         future: int = 0,
+        weights: Literal["uniform", "size"] | Mapping[str, float] = "uniform",
+        split: Literal["train", "heldout"] = "train",
+        heldout_fraction: float = 0.0,
         top_fraction: float = 1.0,
         seed: int = 0,
         rank: int = 0,
@@ -66,6 +83,10 @@ class WindowSampler:
             raise ValueError(f"Expected steps >= 1 and future >= 0, got {steps} and {future}.")
         if not 0 < top_fraction <= 1:
             raise ValueError(f"Expected top_fraction in (0, 1], got {top_fraction}.")
+        if not 0 <= heldout_fraction < 1:
+            raise ValueError(f"Expected heldout_fraction in [0, 1), got {heldout_fraction}.")
+        if split not in ("train", "heldout"):
+            raise ValueError(f"Expected split 'train' or 'heldout', got {split!r}.")
         self.stores = [
             store if isinstance(store, ReplayStore) else ReplayStore(store) for store in stores
         ]
@@ -74,15 +95,41 @@ class WindowSampler:
         if len(shapes) > 1:
             raise ValueError(f"Expected stores of one frame size, got {sorted(shapes)}.")
         self._frame_shape = shapes.pop()
-        self._episodes = [_Episodes(store, top_fraction) for store in self.stores]
+        self._sums = [_ClippedSums(store) for store in self.stores]
+        self._episodes = [
+            _Episodes(store, sums, _in_split(store, split, heldout_fraction), top_fraction)
+            for store, sums in zip(self.stores, self._sums, strict=True)
+        ]
         sizes = np.array([episodes.total for episodes in self._episodes], np.float64)
         if not sizes.all():
-            empty = [str(store.path) for store in self.stores if not len(store)]
-            raise ValueError(f"Expected steps in every store; there are none in {empty}.")
+            empty = [str(s.path) for s, size in zip(self.stores, sizes, strict=True) if not size]
+            raise ValueError(
+                f"Expected steps in the {split} split of every store; there are none in {empty}."
+            )
+        self._weights = self._store_weights(sizes, weights)
+
+    def _store_weights(
+        self, sizes: np.ndarray, weights: Literal["uniform", "size"] | Mapping[str, float]
+    ) -> np.ndarray:
+        """Return the probability of each store, `(stores,)`."""
+        if isinstance(weights, str) and weights not in ("uniform", "size"):
+            raise ValueError(f"Expected weights 'uniform', 'size' or by game, got {weights!r}.")
+        if weights == "size":
+            return sizes / sizes.sum()
         games = np.array([store.game for store in self.stores])
-        for name in np.unique(games):
-            sizes[games == name] /= sizes[games == name].sum()
-        self._weights = sizes / sizes.sum()
+        by_game = dict.fromkeys(self.games, 1.0) if isinstance(weights, str) else weights
+        if unknown := set(by_game) - set(self.games):
+            name = sorted(unknown)[0]
+            raise ValueError(f"No store is of {name!r}. {did_you_mean(name, self.games)}")
+        if missing := set(self.games) - set(by_game):
+            raise ValueError(f"Expected a weight for each game, got none for {sorted(missing)}.")
+        given = [by_game[name] for name in self.games]
+        if min(given) < 0 or not 0 < sum(given) < np.inf:
+            raise ValueError(f"Expected weights >= 0 with a positive sum, got {dict(by_game)}.")
+        sizes = sizes.copy()
+        for name in self.games:
+            sizes[games == name] *= by_game[name] / sizes[games == name].sum()
+        return sizes / sizes.sum()
 
     @property
     def games(self) -> tuple[str, ...]:
@@ -101,63 +148,101 @@ class WindowSampler:
         places = rng.random(batch_size)
         shape = (batch_size, self.steps + self.future)
         batch = WindowBatch(
-            frames=np.zeros((*shape, *self._frame_shape), np.uint8),
-            actions=np.zeros(shape, np.int64),
-            rewards=np.zeros(shape, np.float32),
-            returns_to_go=np.zeros(shape, np.int64),
-            terminated=np.zeros(shape, bool),
-            valid=np.zeros(shape, bool),
+            frames=np.empty((*shape, *self._frame_shape), np.uint8),
+            actions=np.empty(shape, np.int64),
+            rewards=np.empty(shape, np.float32),
+            returns_to_go=np.empty(shape, np.int64),
+            terminated=np.empty(shape, bool),
+            valid=np.empty(shape, bool),
         )
-        for row, (pick, place) in enumerate(zip(picks, places, strict=True)):
-            self._fill(batch, row, self.stores[pick], self._episodes[pick], place)
+        for pick in np.unique(picks):
+            windows = np.flatnonzero(picks == pick)
+            self._fill(batch, windows, int(pick), places[windows])
+        batch.frames[~batch.valid] = 0
         return batch
 
-    def _fill(
-        self,
-        batch: WindowBatch,
-        row: int,
-        store: ReplayStore,
-        episodes: "_Episodes",
-        place: float,
-    ) -> None:
-        start, step, end = episodes.locate(place)
-        first = step - self.steps + 1
-        source = slice(max(first, start), min(step + self.future + 1, end))
-        target = slice(source.start - first, source.stop - first)
-        batch.frames[row, target] = store.frames[source]
-        batch.actions[row, target] = store.actions[source]
-        batch.rewards[row, target] = store.rewards[source]
-        batch.terminated[row, target] = store.terminated[source]
-        batch.valid[row, target] = True
-        batch.returns_to_go[row, target] = episodes.returns_to_go[source]
-        batch.returns_to_go[row, : target.start] = episodes.returns_to_go[start]
+    def _fill(self, batch: WindowBatch, windows: np.ndarray, pick: int, places: np.ndarray) -> None:
+        """Fill the `windows` of the batch from one store."""
+        store, sums, episodes = self.stores[pick], self._sums[pick], self._episodes[pick]
+        picked, drawn = episodes.locate(places)
+        starts, stops = episodes.starts[picked], episodes.stops[picked]
+        first = drawn - self.steps + 1
+        begin = np.maximum(first, starts)
+        end = np.minimum(drawn + self.future + 1, stops)
+        rows = first[:, None] + np.arange(self.steps + self.future)
+        valid = (begin[:, None] <= rows) & (rows < end[:, None])
+        rows = np.where(valid, rows, drawn[:, None])  # any row of the store
+        rewards = np.where(valid, store.rewards[rows], 0)
+        batch.valid[windows] = valid
+        batch.actions[windows] = np.where(valid, store.actions[rows], 0)
+        batch.rewards[windows] = rewards
+        batch.terminated[windows] = store.terminated[rows] & valid
+        clipped = np.clip(rewards.astype(np.float64), -1, 1)
+        before = clipped.cumsum(1) - clipped
+        left = (episodes.sums[picked] - sums.before(begin))[:, None] - before
+        batch.returns_to_go[windows] = np.clip(np.rint(left), MIN_RETURN, MAX_RETURN)
+        for window, begins, ends, first_row in np.stack([windows, begin, end, first], 1).tolist():
+            target = batch.frames[window, begins - first_row : ends - first_row]
+            store.read_frames(begins, ends, out=target)
 
 
 class _Episodes:
-    """The drawn episodes of a store, and the return-to-go of each of its steps."""
+    """The drawn episodes of a store."""
 
-    def __init__(self, store: ReplayStore, top_fraction: float) -> None:
-        lengths = store.episode_lengths
-        count = int(np.ceil(top_fraction * len(lengths)))
-        chosen = np.sort(np.argsort(-store.episode_returns, kind="stable")[:count])
-        self.starts = np.asarray(store.episode_starts)[chosen]
-        self.lengths = lengths[chosen]
-        self.ends = np.cumsum(self.lengths)  # in steps of the chosen episodes alone
-        self.total = int(self.ends[-1]) if count else 0
-        self.returns_to_go = _returns_to_go(store)
+    def __init__(
+        self, store: ReplayStore, sums: "_ClippedSums", chosen: np.ndarray, top_fraction: float
+    ) -> None:
+        if top_fraction < 1:
+            count = int(np.ceil(top_fraction * len(chosen)))
+            best = np.argsort(-store.episode_returns[chosen], kind="stable")[:count]
+            chosen = np.sort(chosen[best])
+        lengths = store.episode_lengths[chosen]
+        self.starts = store.episode_starts[chosen]
+        self.stops = self.starts + lengths
+        self.ends = np.cumsum(lengths)  # in steps of the chosen episodes alone
+        self.total = int(lengths.sum())
+        # Piece by piece, for `before` takes half a kilobyte a row.
+        pieces = np.array_split(self.stops, len(chosen) // 4096 + 1)
+        self.sums = np.concatenate([sums.before(piece) for piece in pieces])
 
-    def locate(self, place: float) -> tuple[int, int, int]:
-        """Return the episode's first row, the drawn row, and the episode's end, for [0, 1)."""
-        number = int(place * self.total)
-        episode = int(np.searchsorted(self.ends, number, side="right"))
-        start, length = int(self.starts[episode]), int(self.lengths[episode])
-        return start, start + number - int(self.ends[episode]) + length, start + length
+    def locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the episodes, numbered among the chosen, and the drawn rows, for [0, 1)."""
+        numbers = (places * self.total).astype(np.int64)
+        picked = np.searchsorted(self.ends, numbers, side="right")
+        return picked, self.stops[picked] + numbers - self.ends[picked]
 
 
-def _returns_to_go(store: ReplayStore) -> np.ndarray:
-    """Return `(steps,)` int8: see `WindowBatch.returns_to_go`."""
-    if not len(store):
-        return np.zeros(0, np.int8)
-    before = np.concatenate([[0], np.cumsum(np.clip(store.rewards, -1, 1), dtype=np.float64)])
-    ends = np.repeat(store.episode_starts + store.episode_lengths, store.episode_lengths)
-    return np.clip(np.rint(before[ends] - before[:-1]), MIN_RETURN, MAX_RETURN).astype(np.int8)
+class _ClippedSums:
+    """Sums of the rewards clipped to [-1, 1] over any range of rows, without a table of all."""
+
+    def __init__(self, store: ReplayStore) -> None:
+        self.store = store
+        marks = [np.zeros(1)]
+        rows = _ROWS_PER_MARK << 13
+        for start in range(0, len(store), rows):
+            piece = np.clip(store.rewards[start : start + rows], -1, 1)
+            whole = piece[: len(piece) // _ROWS_PER_MARK * _ROWS_PER_MARK]
+            sums = whole.reshape(-1, _ROWS_PER_MARK).sum(1, dtype=np.float64)
+            marks.append(marks[-1][-1] + sums.cumsum())
+        self.marks = np.concatenate(marks)  # of the rows before 0, 64, 128, ...
+
+    def before(self, rows: np.ndarray) -> np.ndarray:
+        """Return the sum of all rows before each of `rows`, `(B,)` float64."""
+        number, rest = np.divmod(rows[:, None], _ROWS_PER_MARK)
+        places = np.arange(_ROWS_PER_MARK)
+        near = np.minimum(rows[:, None] - rest + places, len(self.store) - 1)
+        clipped = np.clip(self.store.rewards[near], -1, 1) * (places < rest)
+        return self.marks[number[:, 0]] + clipped.sum(1, np.float64)
+
+
+def _in_split(
+    store: ReplayStore, split: Literal["train", "heldout"], heldout_fraction: float
+) -> np.ndarray:
+    """Return the indices of the episodes of a split.
+
+    Multiples of the golden ratio, modulo 1, fill [0, 1) evenly from any index on, so each stretch
+    of a learner's progress gives its share (Knuth, TAOCP 3, section 6.4).
+    """
+    indices = np.arange(len(store.episode_starts), dtype=np.uint64)
+    places = (indices * np.uint64(0x9E3779B97F4A7C15)) / 2.0**64
+    return np.flatnonzero((places < heldout_fraction) == (split == "heldout"))

@@ -2,48 +2,56 @@
 
 A store is a folder:
 
-- `meta.json`: format version, game, protocol, source, number of steps and episodes, checksums;
+- `meta.json`: format version, game, protocol, source, number of steps and episodes, CRC-32 of each
+  file; where its writer kept one, its `progress`;
 - `frames.b2nd`: a blosc2 array of all steps' frames, `(steps, height, width)` uint8, the frame
   that the step's action answers to. Single frames, never stacks;
 - `actions.npy` uint8 full-set ids, `rewards.npy` float32, `terminated.npy` and `truncated.npy`
   bool, each `(steps,)`;
 - `episode_starts.npy` int64 `(episodes,)`: the row of each episode's first step. Episodes are
-  whole and stand in the order in which they ended.
+  whole and stand in the order in which they ended;
+- `checksums.npy` `(chunks,)`: for each chunk of frames the row after its last, the bytes of
+  `frames.b2nd` where it begins and ends, and the CRC-32 of these and of its rows of the four
+  columns, so that damage is found where it is. The first stores lack it.
 
-`meta.json` is written last and the folder gets its name when it is whole, so a folder of that name
-is a whole store.
+The folder gets its name when it is whole, so a folder of that name is a whole store. Until then it
+is `<name>.partial`; see `mgdt_agents.replay.writer`.
 """
 
 import json
-import shutil
 import zlib
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import blosc2
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay.files import file_checksum
 from mgdt_envs import AtariProtocol
 
 FORMAT = "mgdt-replay"
 VERSION = 1
-# 16 frames a block: the best of the measured trade-offs between size and speed of random access.
-FRAMES_PER_BLOCK = 16
-FRAMES_PER_CHUNK = 64
-COLUMNS = {
+STEP_COLUMNS = {
     "actions": np.uint8,
     "rewards": np.float32,
     "terminated": np.bool_,
     "truncated": np.bool_,
-    "episode_starts": np.int64,
 }
+COLUMNS = {**STEP_COLUMNS, "episode_starts": np.int64}
+CHECKSUMS = [
+    *((name, np.int64) for name in ("stop", "frames_begin", "frames_end")),
+    *((name, np.uint32) for name in ("frames", *STEP_COLUMNS)),
+]
+# Of a .npy file with one dimension of any length, by numpy's format 1.0.
+HEADER_BYTES = 128
 
 
 class ReplayStore:
-    """Read a store. The frames stay on disk, memory-mapped.
+    """Read a store. Frames and columns stay on disk, memory-mapped.
+
+    A pickled store is its path, so handing one to another process costs nothing.
 
     Args:
         path: the store's folder.
@@ -60,10 +68,12 @@ class ReplayStore:
     def __init__(self, path: str | Path) -> None:
         """Open the store at `path`."""
         self.path = Path(path)
-        self.meta = _read_meta(self.path)
+        self.meta = _read_whole_meta(self.path)
         self.game: str = self.meta["game"]
         self.protocol = AtariProtocol.from_dict(self.meta["protocol"])
         self.frames = self._open_frames()
+        self._frame_size = int(np.prod(self.frames.shape[1:]))  # bytes
+        self._frames_per_block: int = self.frames.blocks[0]
         self.actions = self._column("actions")
         self.rewards = self._column("rewards")
         self.terminated = self._column("terminated")
@@ -82,12 +92,25 @@ class ReplayStore:
                 f"found {len(self.episode_starts)}."
             )
 
+    def __reduce__(self) -> tuple[type["ReplayStore"], tuple[Path]]:
+        """Return what opens the store in another process."""
+        return ReplayStore, (self.path,)
+
     def _open_frames(self) -> blosc2.NDArray:
         path = self.path / "frames.b2nd"
         try:
-            return blosc2.open(str(path), mode="r", mmap_mode="r")
-        except (OSError, RuntimeError, ValueError) as error:
+            # A window is one or two blocks: threads would cost more than they bring.
+            frames = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        except Exception as error:  # for a damaged file, blosc2 raises several kinds
             raise ReplayError(f"Cannot read the frames {path}: {error}") from error
+        if not isinstance(frames, blosc2.NDArray):
+            raise ReplayError(f"Cannot read the frames {path}: they are no array.")
+        if frames.dtype != np.uint8 or frames.chunks[1:] != frames.shape[1:]:
+            raise ReplayError(
+                f"Expected uint8 frames in chunks of whole frames in {path}, found {frames.dtype} "
+                f"of shape {frames.shape} in chunks of {frames.chunks}."
+            )
+        return frames
 
     def _column(self, name: str) -> np.ndarray:
         path = self.path / f"{name}.npy"
@@ -100,7 +123,7 @@ class ReplayStore:
                 f"Expected one-dimensional {np.dtype(COLUMNS[name])} in {path}, "
                 f"found {column.dtype} of shape {column.shape}."
             )
-        return column
+        return np.asarray(column)  # still mapped; slicing a memmap takes ten times as long
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -121,184 +144,127 @@ class ReplayStore:
     @cached_property
     def episode_returns(self) -> np.ndarray:
         """Sum of each episode's rewards as stored, `(episodes,)` float64."""
-        if not len(self):
-            return np.zeros(0)
-        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
+        returns = np.zeros(len(self.episode_starts))
+        bounds = np.append(self.episode_starts, len(self))
+        # Piece by piece, for numpy makes float64 of all that it is given at once.
+        for first in range(0, len(returns), 256):
+            piece = bounds[first : first + 257]
+            rewards = self.rewards[piece[0] : piece[-1]]
+            sums = np.add.reduceat(rewards, piece[:-1] - piece[0], dtype=np.float64)
+            returns[first : first + 256] = sums
+        return returns
+
+    def read_frames(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Decompress the frames of rows `start` to `stop`, at twice the speed of slicing `frames`.
+
+        Args:
+            start: the first row.
+            stop: the row after the last.
+            out: `(stop - start, height, width)` uint8, contiguous; gets the frames.
+        """
+        # A chunk holds its frames one after another, so rows are a range of bytes.
+        size = self._frame_size
+        if stop - start == self._frames_per_block:
+            # Of a range as long as a block, blosc2 3.3 to 4.14 may give the block that follows.
+            self.frames.schunk.get_slice(start * size, (start + 1) * size, out=out[:1])
+            start, out = start + 1, out[1:]
+        self.frames.schunk.get_slice(start * size, stop * size, out=out)
 
     def verify(self) -> None:
-        """Compare every file with its checksum.
-
-        Raises:
-            ReplayError: naming the first file that differs.
-        """
-        for name, expected in self.meta["checksums"].items():
-            if (found := _file_checksum(self.path / name)) != expected:
-                raise ReplayError(
-                    f"{self.path / name} is damaged: CRC-32 {found:08x}, expected {expected:08x}."
-                )
+        """Compare every file with its checksum; see `verify`."""
+        verify(self.path)
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    """Return the content of `meta.json` of the store in `folder`."""
+def verify(folder: Path) -> None:
+    """Compare every file of a store with its checksum, without making sense of any.
+
+    Raises:
+        ReplayError: naming the first file that differs, and its first rows that do.
+    """
+    meta = _read_whole_meta(folder)
+    for name, expected in meta["checksums"].items():
+        path = folder / name
+        if not path.exists():
+            raise ReplayError(f"{path} is missing.")
+        if (found := file_checksum(path)) != expected:
+            raise ReplayError(
+                f"{path} is damaged{_damaged_rows(path, meta['checksums'])}: "
+                f"CRC-32 {found:08x}, expected {expected:08x}."
+            )
+
+
+def _damaged_rows(path: Path, checksums: dict[str, int]) -> str:
+    """Return where a damaged file is so, for a message; nothing if it cannot be told."""
+    table_path = path.with_name("checksums.npy")
+    if path.stem not in ("frames", *STEP_COLUMNS) or not table_path.exists():
+        return ""
+    if file_checksum(table_path) != checksums["checksums.npy"]:
+        return ""
+    start = 0
+    with path.open("rb") as file:
+        for chunk in np.load(table_path, allow_pickle=False):
+            stop = int(chunk["stop"])
+            if path.stem == "frames":
+                begin, end = int(chunk["frames_begin"]), int(chunk["frames_end"])
+            else:
+                size = np.dtype(STEP_COLUMNS[path.stem]).itemsize
+                begin, end = HEADER_BYTES + start * size, HEADER_BYTES + stop * size
+            file.seek(begin)
+            if zlib.crc32(file.read(end - begin)) != chunk[path.stem]:
+                return f" in rows {start} to {stop - 1}"
+            start = stop
+    return " outside of its rows"
+
+
+def partial_folder(path: Path) -> Path:
+    """Return the folder that the store at `path` is in while it is written."""
+    return path.with_name(path.name + ".partial")
+
+
+def read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return the content of `meta.json` in `folder`, of a whole store or of a partial one.
+
+    Returns:
+        None if there is no such file.
+
+    Raises:
+        ReplayError: if it is not that of a store of a known version.
+    """
     path = folder / "meta.json"
     try:
         meta = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise ReplayError(
-            f"Expected a replay store at {folder}: a folder with meta.json, and there is "
-            "none. `mgdt-replay expand` makes a store from a trace."
-        ) from None
+        return None
     except ValueError as error:
         raise ReplayError(f"{path} is not JSON: {error}") from error
     found = (meta.get("format"), meta.get("version")) if isinstance(meta, dict) else (None, None)
     if found != (FORMAT, VERSION):
+        newer = found[0] == FORMAT and isinstance(found[1], int) and found[1] > VERSION
         raise ReplayError(
             f"Expected {FORMAT} version {VERSION} at {folder}, found {found[0]} version {found[1]}."
+            f"{' Update mgdt to read it.' if newer else ''}"
         )
-    if missing := {"game", "protocol", "steps", "episodes", "checksums"} - set(meta):
+    if missing := {"game", "protocol", "steps", "episodes"} - set(meta):
         raise ReplayError(f"{path} lacks {sorted(missing)}.")
     return meta
 
 
-class ReplayWriter:
-    """Write a store, episode by episode; a context manager.
-
-    The store appears under its name when the `with` block ends. If the block fails, nothing is
-    left; a killed writer leaves `<path>.partial`, which the next writer to `path` replaces.
-
-    Args:
-        path: the folder to make. Must not exist.
-        game: name of the game.
-        protocol: the rules the play was recorded under.
-        source: JSON types that say where the play comes from.
-
-    Raises:
-        FileExistsError: if `path` exists.
-    """
-
-    def __init__(
-        self, path: str | Path, game: str, protocol: AtariProtocol, source: dict[str, Any]
-    ) -> None:
-        """Begin the store that will be at `path`."""
-        self.path = Path(path)
-        if self.path.exists():
-            raise FileExistsError(f"{self.path} exists; choose another folder or remove it first.")
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
-        self.partial.mkdir(parents=True)
-        self.game, self.protocol, self.source = game, protocol, source
-        side = protocol.screen_size
-        self._frames = blosc2.zeros(
-            # Before blosc2 4.1 an array cannot grow from nothing.
-            (FRAMES_PER_CHUNK, side, side),
-            dtype=np.uint8,
-            chunks=(FRAMES_PER_CHUNK, side, side),
-            blocks=(FRAMES_PER_BLOCK, side, side),
-            # Consecutive frames are alike byte for byte, so no filter helps zstd.
-            cparams=blosc2.CParams(
-                codec=blosc2.Codec.ZSTD, clevel=5, filters=[blosc2.Filter.NOFILTER], nthreads=1
-            ),
-            urlpath=str(self.partial / "frames.b2nd"),
-            contiguous=True,
-            mode="w",
+def _read_whole_meta(folder: Path) -> dict[str, Any]:
+    """Return the content of `meta.json` of the store in `folder`, if that is whole."""
+    meta = read_meta(folder)
+    if meta is None:
+        partial = read_meta(partial_folder(folder))
+        if partial is None:
+            raise ReplayError(
+                f"Expected a replay store at {folder}: a folder with meta.json, and there is "
+                "none. `mgdt-replay expand` makes a store from a trace."
+            )
+        raise ReplayError(
+            f"{folder} is not whole: it is being written, or the writing was cut off. "
+            f"{partial['episodes']:,} episodes of {partial['steps']:,} steps are safe. Repeat the "
+            f"command that wrote it, and it goes on from there; or `mgdt-replay trim {folder}` "
+            "makes a store of what is safe."
         )
-        self._num_frames = 0
-        self._pending = np.empty((FRAMES_PER_CHUNK, side, side), np.uint8)
-        self._num_pending = 0
-        self._columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
-        self._steps = 0
-
-    def __enter__(self) -> "ReplayWriter":
-        """Return the writer."""
-        return self
-
-    def add_episode(
-        self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, *, truncated: bool
-    ) -> None:
-        """Append one whole episode of T steps.
-
-        Args:
-            frames: `(T, height, width)` uint8, the frame before each action.
-            actions: `(T,)` full-set ids.
-            rewards: `(T,)`, what each action brought.
-            truncated: whether a time limit ended the episode; otherwise the game did.
-
-        Raises:
-            ReplayError: if the arrays do not fit one another.
-        """
-        steps = len(actions)
-        expected = (steps, *self._frames.shape[1:])
-        if not steps or frames.shape != expected or len(rewards) != steps:
-            raise ReplayError(
-                f"Expected frames of shape {expected} and {steps} rewards for {steps} actions, "
-                f"got {frames.shape} and {len(rewards)}."
-            )
-        if frames.dtype != np.uint8 or np.max(actions) > 17 or np.min(actions) < 0:
-            raise ReplayError(
-                f"Expected uint8 frames and actions in 0..17, got {frames.dtype} "
-                f"and {np.min(actions)}..{np.max(actions)}."
-            )
-        last = np.arange(steps) == steps - 1
-        columns = {
-            "actions": actions,
-            "rewards": rewards,
-            "terminated": last & (not truncated),
-            "truncated": last & truncated,
-            "episode_starts": [self._steps],
-        }
-        for name, column in columns.items():
-            self._columns[name].append(np.asarray(column, COLUMNS[name]))
-        self._steps += steps
-        while len(frames):
-            taken = min(len(frames), FRAMES_PER_CHUNK - self._num_pending)
-            self._pending[self._num_pending : self._num_pending + taken] = frames[:taken]
-            self._num_pending += taken
-            frames = frames[taken:]
-            if self._num_pending == FRAMES_PER_CHUNK:
-                self._flush()
-
-    def _flush(self) -> None:
-        start, end = self._num_frames, self._num_frames + self._num_pending
-        self._frames.resize((end, *self._frames.shape[1:]))
-        self._frames[start:end] = self._pending[: self._num_pending]
-        self._num_frames, self._num_pending = end, 0
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Make the store whole, or remove what was written if the block failed."""
-        if kind is not None:
-            shutil.rmtree(self.partial)
-            return
-        # Of a store without steps, too: the array begins with a chunk.
-        if self._num_pending or not self._num_frames:
-            self._flush()
-        for name, parts in self._columns.items():
-            column = np.concatenate(parts) if parts else np.zeros(0, COLUMNS[name])
-            np.save(self.partial / f"{name}.npy", column)
-        files = ["frames.b2nd", *(f"{name}.npy" for name in COLUMNS)]
-        meta = {
-            "format": FORMAT,
-            "version": VERSION,
-            "game": self.game,
-            "protocol": self.protocol.to_dict(),
-            "source": self.source,
-            "steps": self._steps,
-            "episodes": len(self._columns["episode_starts"]),
-            "checksums": {name: _file_checksum(self.partial / name) for name in files},
-        }
-        (self.partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-        self.partial.rename(self.path)
-
-
-def _file_checksum(path: Path) -> int:
-    """Return the CRC-32 of a file, read a megabyte at a time."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
+    if "checksums" not in meta:
+        raise ReplayError(f"{folder / 'meta.json'} lacks ['checksums'].")
+    return meta

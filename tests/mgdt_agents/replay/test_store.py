@@ -1,28 +1,49 @@
-"""Stores: what the writer is given is what the reader gives, and nothing half-made passes."""
+"""Stores: what the writer is given is what the reader gives, and damage is found where it is."""
 
 import json
+import pickle
 import re
+import zlib
 
+import blosc2
 import numpy as np
 import pytest
 
 from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay import ReplayStore, ReplayWriter
+from mgdt_agents.replay import ReplayStore
+from mgdt_agents.replay.store import verify
 from mgdt_envs import AtariProtocol
 
-# Chunks are of 64 frames: episodes shorter than one, of exactly one, of several and a part.
-LENGTHS = (1, 40, 23, 64, 150, 5, 128, 63)
+# Chunks are of 1024 frames: episodes shorter than one, of exactly one, of several and a part.
+LENGTHS = (1, 40, 983, 1024, 2400, 5, 2048, 63)
+STEPS = sum(LENGTHS)
+SIDE = 12
 COLUMNS = ("actions", "rewards", "terminated", "truncated", "episode_starts")
 
 
 @pytest.fixture(scope="module")
 def episodes(make_random_episodes):
-    return make_random_episodes(LENGTHS, side=20)
+    return make_random_episodes(LENGTHS, side=SIDE)
 
 
 @pytest.fixture
 def store_path(episodes, write_store, tmp_path):
-    return write_store(tmp_path / "store", "Pong", episodes, screen_size=20)
+    return write_store(tmp_path / "store", "Pong", episodes, screen_size=SIDE)
+
+
+@pytest.fixture
+def old_store_path(store_path, edit_meta):
+    """The same store as the first versions wrote it: chunks of 64 frames, no checksums.npy."""
+    path = store_path / "frames.b2nd"
+    frames = ReplayStore(store_path).frames[:]
+    path.unlink()
+    chunks, blocks = (64, SIDE, SIDE), (16, SIDE, SIDE)
+    blosc2.asarray(frames, chunks=chunks, blocks=blocks, urlpath=str(path), contiguous=True)
+    (store_path / "checksums.npy").unlink()
+    checksums = json.loads((store_path / "meta.json").read_text())["checksums"]
+    del checksums["checksums.npy"]
+    edit_meta(store_path, checksums=checksums | {path.name: zlib.crc32(path.read_bytes())})
+    return store_path
 
 
 def flip_byte(path, place):
@@ -33,11 +54,11 @@ def flip_byte(path, place):
 
 def test_round_trip(episodes, store_path):
     store = ReplayStore(store_path)
-    assert len(store) == sum(LENGTHS)
+    assert len(store) == STEPS
     for name in ("frames", "actions", "rewards"):
         expected = np.concatenate([getattr(episode, name) for episode in episodes])
         assert np.array_equal(getattr(store, name)[:], expected), name
-    assert store.frames.shape == (sum(LENGTHS), 20, 20)
+    assert store.frames.shape == (STEPS, SIDE, SIDE)
     assert store.frames.dtype == store.actions.dtype == np.uint8
     assert store.rewards.dtype == np.float32
     ends = np.cumsum(LENGTHS)
@@ -49,111 +70,47 @@ def test_round_trip(episodes, store_path):
     store.verify()
 
 
-def test_slices_across_chunks(episodes, store_path):
+@pytest.mark.parametrize("fixture", ["store_path", "old_store_path"])
+def test_reading_across_blocks_and_chunks(episodes, fixture, request):
     frames = np.concatenate([episode.frames for episode in episodes])
-    store = ReplayStore(store_path)
-    for start, stop in [(0, 1), (63, 65), (60, 200), (127, 128), (470, 474)]:
-        assert np.array_equal(store.frames[start:stop], frames[start:stop])
+    store = ReplayStore(request.getfixturevalue(fixture))
+    store.verify()
+    for length in (1, 4, 15, 16, 17, 32, 64, 65, 1023, 1024, 1025, 3000):
+        near = [edge - offset for edge in (16, 64, 1024, 2048) for offset in (0, 1, 5, length)]
+        for start in {max(0, start) for start in (*near, STEPS - length)}:
+            expected = frames[start : start + length]
+            assert np.array_equal(store.frames[start : start + length], expected)
+            out = np.zeros_like(expected)
+            store.read_frames(start, start + length, out)
+            assert np.array_equal(out, expected), (start, length)
+
+
+def test_returns_of_many_episodes(make_random_episodes, write_store, tmp_path):
+    episodes = make_random_episodes([1, 2, 3] * 300, side=4)
+    store = ReplayStore(write_store(tmp_path / "store", "Pong", episodes, screen_size=4))
+    assert store.episode_returns.tolist() == [episode.rewards.sum() for episode in episodes]
+
+
+def test_a_pickled_store_is_its_path(store_path):
+    content = pickle.dumps(ReplayStore(store_path))
+    assert len(content) < 500
+    store = pickle.loads(content)
+    assert (store.path, len(store)) == (store_path, STEPS)
 
 
 def test_meta(store_path):
     store = ReplayStore(store_path)
-    assert (store.game, store.protocol) == ("Pong", AtariProtocol(screen_size=20))
+    assert (store.game, store.protocol) == ("Pong", AtariProtocol(screen_size=SIDE))
     meta = json.loads((store_path / "meta.json").read_text())
     assert meta == store.meta
     assert (meta["format"], meta["version"]) == ("mgdt-replay", 1)
-    assert (meta["steps"], meta["episodes"]) == (sum(LENGTHS), len(LENGTHS))
+    assert (meta["steps"], meta["episodes"]) == (STEPS, len(LENGTHS))
     assert meta["source"] == {"kind": "test"}
-    assert set(meta["checksums"]) == {"frames.b2nd", *(f"{name}.npy" for name in COLUMNS)}
+    columns = {f"{name}.npy" for name in COLUMNS}
+    assert set(meta["checksums"]) == {"frames.b2nd", "checksums.npy", *columns}
     files = {path.name for path in store_path.iterdir()}
     assert files == {"meta.json", *meta["checksums"]}
-    assert repr(store) == f"ReplayStore({str(store_path)!r}: Pong, 474 steps, 8 episodes)"
-
-
-def test_store_without_episodes(tmp_path):
-    with ReplayWriter(tmp_path / "store", "Pong", AtariProtocol(), {}):
-        pass
-    store = ReplayStore(tmp_path / "store")
-    assert len(store) == len(store.episode_lengths) == len(store.episode_returns) == 0
-    store.verify()
-
-
-def test_same_play_gives_the_same_bytes(episodes, store_path, write_store, tmp_path):
-    again = write_store(tmp_path / "again", "Pong", episodes, screen_size=20)
-    for path in store_path.iterdir():
-        assert (again / path.name).read_bytes() == path.read_bytes(), path.name
-
-
-def test_store_appears_when_it_is_whole(episodes, tmp_path):
-    path = tmp_path / "deep" / "store"
-    with ReplayWriter(path, "Pong", AtariProtocol(screen_size=20), {}) as writer:
-        writer.add_episode(*episodes[0][:3], truncated=False)
-        assert [entry.name for entry in path.parent.iterdir()] == ["store.partial"]
-    assert [entry.name for entry in path.parent.iterdir()] == ["store"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_failed_block_leaves_nothing(episodes, tmp_path, error):
-    def write_and_fail():
-        with ReplayWriter(tmp_path / "store", "Pong", AtariProtocol(screen_size=20), {}) as writer:
-            writer.add_episode(*episodes[4][:3], truncated=False)
-            raise error
-
-    with pytest.raises(error):
-        write_and_fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_partial_store_of_a_killed_writer_is_replaced(episodes, write_store, tmp_path):
-    # A writer that is never left, as if the process had been killed.
-    ReplayWriter(tmp_path / "store", "Pong", AtariProtocol(screen_size=20), {})
-    (tmp_path / "store.partial" / "rest").write_text("of the killed one")
-    path = write_store(tmp_path / "store", "Pong", episodes, screen_size=20)
-    assert list(tmp_path.iterdir()) == [path]
-    assert not (path / "rest").exists()
-    ReplayStore(path).verify()
-
-
-def test_existing_store_is_not_overwritten(episodes, store_path, write_store):
-    with pytest.raises(FileExistsError, match=f"{re.escape(str(store_path))} exists"):
-        write_store(store_path, "Pong", episodes[:1], screen_size=20)
-    assert len(ReplayStore(store_path)) == sum(LENGTHS)
-    assert list(store_path.parent.iterdir()) == [store_path]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"frames": np.zeros((4, 20, 20), np.uint8)}, r"frames of shape \(3, 20, 20\)"),
-        ({"frames": np.zeros((3, 84, 84), np.uint8)}, r"frames of shape \(3, 20, 20\)"),
-        ({"frames": np.zeros((3, 20, 20))}, "uint8 frames .* got float64"),
-        ({"rewards": np.zeros(2)}, "3 rewards for 3 actions, got .* and 2"),
-        ({"actions": np.array([0, 1, 18])}, r"actions in 0\.\.17, got .* 0\.\.18"),
-        ({"actions": np.array([-1, 1, 2])}, r"actions in 0\.\.17, got .* -1\.\.2"),
-        (
-            {
-                "frames": np.zeros((0, 20, 20), np.uint8),
-                "actions": np.zeros(0, int),
-                "rewards": np.zeros(0),
-            },
-            "0 actions",
-        ),
-    ],
-    ids=str,
-)
-def test_writer_refuses_arrays_that_do_not_fit(tmp_path, changes, message):
-    arrays = {
-        "frames": np.zeros((3, 20, 20), np.uint8),
-        "actions": np.zeros(3, int),
-        "rewards": np.zeros(3),
-    }
-    protocol = AtariProtocol(screen_size=20)
-    with ReplayWriter(tmp_path / "store", "Pong", protocol, {}) as writer:
-        with pytest.raises(ReplayError, match=message):
-            writer.add_episode(**arrays | changes, truncated=False)
-        writer.add_episode(**arrays, truncated=False)
-    store = ReplayStore(tmp_path / "store")
-    assert (len(store), len(store.episode_starts)) == (3, 1)
+    assert repr(store) == f"ReplayStore({str(store_path)!r}: Pong, {STEPS:,} steps, 8 episodes)"
 
 
 def assert_refused(path, message):
@@ -185,12 +142,13 @@ def test_malformed_meta(store_path, content, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": 2}, "Expected mgdt-replay version 1 at .*, found mgdt-replay version 2"),
+        ({"version": 2}, "version 1 at .*, found mgdt-replay version 2. Update mgdt"),
         ({"format": "mgdt-trace"}, "found mgdt-trace version 1"),
         ({"protocol": None}, "lacks .*protocol"),
         ({"steps": None, "game": None}, "lacks .*game.*steps"),
-        ({"steps": 475}, r"Expected 475 steps in each column .* found \[474\]"),
+        ({"steps": 475}, rf"Expected 475 steps in each column .* found \[{STEPS}\]"),
         ({"episodes": 7}, "Expected 7 episodes .* found 8"),
+        ({"checksums": None}, "lacks .*checksums"),
     ],
 )
 def test_meta_that_does_not_fit(store_path, edit_meta, fields, message):
@@ -224,23 +182,60 @@ def test_frames_that_cannot_be_read(store_path):
     assert_refused(store_path, "Cannot read the frames .*frames.b2nd")
 
 
-@pytest.mark.parametrize("name", [f"{name}.npy" for name in COLUMNS])
-def test_verify_finds_a_flipped_bit_of_a_column(store_path, name):
-    flip_byte(store_path / name, -1)
-    store = ReplayStore(store_path)
-    with pytest.raises(ReplayError, match=f"{name} is damaged: CRC-32"):
-        store.verify()
-
-
-def test_opening_reads_no_frames_and_verify_reads_all(store_path):
-    path = store_path / "frames.b2nd"
-    # Of the chunks, which are most of the file; its head and tail say where they are.
-    places = range(500, path.stat().st_size - 500, 20_000)
-    for place in places:
-        flip_byte(path, place)
-        store = ReplayStore(store_path)
-        with pytest.raises(ReplayError, match=r"frames\.b2nd is damaged: CRC-32"):
-            store.verify()
-        flip_byte(path, place)
-    assert len(places) > 5
+@pytest.mark.parametrize("name", ["actions", "rewards", "terminated", "truncated"])
+def test_verify_finds_the_rows_of_a_flipped_bit_of_a_column(store_path, name):
+    path = store_path / f"{name}.npy"
+    size = (path.stat().st_size - 128) // STEPS
+    for row, rows in [(0, "0 to 1023"), (2048, "2048 to 3071"), (STEPS - 1, "6144 to 6563")]:
+        flip_byte(path, 128 + row * size)
+        with pytest.raises(ReplayError, match=f"{name}.npy is damaged in rows {rows}: CRC-32"):
+            ReplayStore(store_path).verify()
+        flip_byte(path, 128 + row * size)
     ReplayStore(store_path).verify()
+
+
+def test_verify_finds_the_rows_of_a_flipped_bit_of_the_frames(store_path):
+    path = store_path / "frames.b2nd"
+    content = path.read_bytes()
+    whole = ReplayStore(store_path)
+    chunks = [whole.frames.schunk.get_chunk(number) for number in range(7)]
+    for number, chunk in enumerate(chunks):
+        for place in (content.index(chunk), content.index(chunk) + len(chunk) - 1):
+            flip_byte(path, place)
+            rows = f"{number * 1024} to {min(number * 1024 + 1023, STEPS - 1)}"
+            # Opening reads no frames.
+            store = ReplayStore(store_path)
+            with pytest.raises(ReplayError, match=rf"frames\.b2nd is damaged in rows {rows}: CRC"):
+                store.verify()
+            flip_byte(path, place)
+    ReplayStore(store_path).verify()
+
+
+def test_verify_finds_damage_that_is_not_in_a_row(store_path):
+    for name in ("episode_starts.npy", "checksums.npy"):
+        flip_byte(store_path / name, -1)
+        with pytest.raises(ReplayError, match=f"{name} is damaged: CRC-32"):
+            ReplayStore(store_path).verify()
+        flip_byte(store_path / name, -1)
+    flip_byte(store_path / "actions.npy", 120)  # in the header
+    with pytest.raises(ReplayError, match=r"actions\.npy is damaged outside of its rows: CRC-32"):
+        verify(store_path)
+    (store_path / "actions.npy").unlink()
+    with pytest.raises(ReplayError, match=r"actions\.npy is missing"):
+        verify(store_path)
+
+
+def test_verify_finds_damage_to_the_head_and_the_index_of_the_frames(store_path):
+    path = store_path / "frames.b2nd"
+    size = path.stat().st_size
+    for place in (0, 15, 60, 150, size - 40, size - 1):
+        flip_byte(path, place)
+        with pytest.raises(ReplayError, match=r"frames\.b2nd is damaged outside of its rows: CRC-"):
+            verify(store_path)
+        flip_byte(path, place)
+
+
+def test_verify_of_an_old_store_names_the_file(old_store_path):
+    flip_byte(old_store_path / "rewards.npy", -1)
+    with pytest.raises(ReplayError, match=r"rewards\.npy is damaged: CRC-32"):
+        ReplayStore(old_store_path).verify()

@@ -1,0 +1,90 @@
+"""Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay SRC ...`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.progress import Progress, TaskID
+
+from mgdt_agents.replay import ReplayStore
+from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay
+from mgdt_cli.common import Names, progress_bar, say
+from mgdt_envs import AtariProtocol, game
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportArguments:
+    """Import DQN Replay's logged buffers; a killed import goes on when it is run again."""
+
+    format: tyro.conf.Positional[Literal["dqn-replay"]]
+    """What SOURCE holds."""
+    source: tyro.conf.Positional[str]
+    """Folder of all games, a game, a run or its files; gs://atari-replay-datasets/dqn reads the
+    public bucket (pip install 'mgdt[gcs]')."""
+    game: str
+    """Name of the game."""
+    runs: Names = ("1",)
+    """Runs of the game, 1 to 5; each gets a store."""
+    output: Path = Path("replay")
+    """Folder of the stores, which are called <game>-<run>."""
+    limit_steps: int | None = None
+    """Import the first episodes of each run that have no more steps than that together."""
+    threads: int = 0
+    """Threads that decompress files; 0 takes one a core. The stores do not depend on it."""
+
+
+def import_all(arguments: ImportArguments) -> None:
+    """Import every run to a store in the output folder.
+
+    Raises:
+        ValueError: for an unknown game, or a run or limit that is none.
+        ReplayError: if files are missing or do not fit one another, before anything is imported;
+            if files are damaged; if a store is not of this import.
+    """
+    played = game(arguments.game)
+    if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
+        raise ValueError(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
+    if arguments.limit_steps is not None and arguments.limit_steps < 1:
+        raise ValueError(f"Expected at least one step, got {arguments.limit_steps}.")
+    outputs = {run: arguments.output / f"{played.name}-{run}" for run in arguments.runs}
+    runs = {
+        run: DQNReplayRun(
+            arguments.source,
+            played.name,
+            int(run),
+            protocol=AtariProtocol(),
+            downloads=output.with_name(output.name + ".downloads"),
+        )
+        for run, output in outputs.items()
+    }
+    faithful = "plays like" if played.has_faithful_rom else "differs from"
+    say(
+        f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; see "
+        "docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
+    )
+    with progress_bar() as progress:
+        for run, output in outputs.items():
+            rows = runs[run].num_rows
+            total = min(rows, arguments.limit_steps or rows)
+            task = progress.add_task(output.name, total=total, note="")
+            if missing := runs[run].missing_passes:
+                numbers = ", ".join(map(str, missing))
+                say(
+                    f"{output.name}: no file holds pass {numbers} over the replay buffer; episodes "
+                    "that reach into it are left out."
+                )
+            import_dqn_replay(
+                runs[run],
+                output,
+                limit_steps=arguments.limit_steps,
+                num_threads=arguments.threads,
+                on_steps=partial(_show, progress, task),
+            )
+            progress.update(task, completed=total)
+            say(str(ReplayStore(output)))
+
+
+def _show(progress: Progress, task: TaskID, steps: int) -> None:
+    progress.update(task, completed=steps)

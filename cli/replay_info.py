@@ -1,0 +1,127 @@
+"""Say what replay stores hold: `mgdt-replay info DIR... --plot FILE.png`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import ReplayStore
+
+# Of the curve: short enough to show how a short run went, long enough to be read.
+MAX_EPISODES_PER_MEAN = 100
+MEANS_PER_STORE = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InfoArguments:
+    """Print what replay stores hold, and draw how their returns grew."""
+
+    stores: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of replay stores."""
+    plot: Path | None = None
+    """Picture to draw, such as returns.png: returns over steps (pip install 'mgdt[plot]')."""
+
+
+def show_info(arguments: InfoArguments) -> None:
+    """Print a table of the stores, then what each was recorded under and comes from.
+
+    Raises:
+        ReplayError: after the table, if some are no whole stores.
+        FileExistsError: if the picture exists.
+        ValueError: if there is no matplotlib to draw it with.
+    """
+    if arguments.plot:
+        _check_plot(arguments.plot)
+    stores, errors = [], []
+    for path in arguments.stores:
+        try:
+            stores.append(ReplayStore(path))
+        except ReplayError as error:
+            errors.append(str(error))
+    console = Console()
+    if stores:
+        console.print(info_table(stores))
+    for line in _origins(stores):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if arguments.plot and stores:
+        plot_returns(stores, arguments.plot)
+    if errors:
+        raise ReplayError("\n".join(errors))
+
+
+def info_table(stores: list[ReplayStore]) -> Table:
+    """Return a table with a row for each store: counts, returns as stored, size."""
+    table = Table()
+    table.add_column("store", overflow="fold")
+    table.add_column("game")
+    for name in ("steps", "episodes", "returns:\nmin, quartiles, max", "bytes a\nframe"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for store in stores:
+        returns = store.episode_returns
+        quartiles = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]) if len(returns) else []
+        size = (store.path / "frames.b2nd").stat().st_size
+        table.add_row(
+            str(store.path),
+            store.game,
+            f"{len(store):,}",
+            f"{len(returns):,}",
+            ", ".join(f"{value:.6g}" for value in quartiles),
+            f"{size / len(store):.1f}" if len(store) else "",
+        )
+    return table
+
+
+def plot_returns(stores: list[ReplayStore], path: Path) -> None:
+    """Draw each episode's return, and their running mean, over the steps; a panel for each game."""
+    from matplotlib.figure import Figure  # an extra
+
+    games = list(dict.fromkeys(store.game for store in stores))
+    figure = Figure(figsize=(7, 3 * len(games)), layout="constrained")
+    for number, game in enumerate(games):
+        axes = figure.add_subplot(len(games), 1, number + 1)
+        axes.set(title=game, xlabel="steps (millions)", ylabel="return")
+        for store in stores:
+            if store.game != game:
+                continue
+            returns = store.episode_returns
+            ends = (store.episode_starts + store.episode_lengths) / 1e6
+            dots = axes.plot(ends, returns, ".", markersize=2, alpha=0.3)[0]
+            if len(returns):
+                window = min(MAX_EPISODES_PER_MEAN, len(returns) // MEANS_PER_STORE + 1)
+                mean = np.convolve(returns, np.full(window, 1 / window), "valid")
+                label = f"{store.path.name}, mean of {window} episodes"
+                axes.plot(ends[window - 1 :], mean, color=dots.get_color(), label=label)
+        axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _check_plot(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another --plot or remove it first.")
+    if path.suffix != ".png":
+        raise ValueError(f"Expected --plot to name a .png file, got {path}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ValueError("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
+
+
+def _origins(stores: list[ReplayStore]) -> list[str]:
+    """Return lines that say under which protocol and from what the stores were made."""
+    lines = []
+    sheets = [store.protocol.sheet() for store in stores]
+    for sheet in dict.fromkeys(sheets):
+        names = [str(s.path) for s, other in zip(stores, sheets, strict=True) if other == sheet]
+        whose = f" of {', '.join(names)}" if len(names) < len(stores) else ""
+        lines.append(f"protocol{whose}: {sheet}")
+    return lines + [f"source of {store.path}: {_text(store.meta['source'])}" for store in stores]
+
+
+def _text(source: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in source.items())

@@ -1,0 +1,1 @@
+"""Recorded play in the formats of others, brought into replay stores."""

@@ -1,0 +1,327 @@
+"""Writing stores: whole, or recognised as not whole and resumable.
+
+The store that will be at `<path>` is written in the folder `<path>.partial`:
+
+- the frames in a log, see `mgdt_agents.replay.frame_log`;
+- the columns as in the store, their headers blank;
+- `meta.json`: the state at the last flush. What the other files hold beyond it does not count, and
+  is cut off when the writing is resumed.
+
+At the end the log becomes `frames.b2nd`, the headers are filled in, `meta.json` is replaced by the
+store's, and the folder gets its name. `<path>.lock` keeps a second writer away meanwhile.
+"""
+
+import io
+import json
+import shutil
+import zlib
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import files
+from mgdt_agents.replay.frame_log import FrameLog, remove_log
+from mgdt_agents.replay.store import (
+    COLUMNS,
+    FORMAT,
+    HEADER_BYTES,
+    STEP_COLUMNS,
+    VERSION,
+    ReplayStore,
+    partial_folder,
+    read_meta,
+)
+from mgdt_envs import AtariProtocol
+
+
+class ReplayWriter:
+    """Write a store, episode by episode; a context manager.
+
+    The store appears under its name when the `with` block ends. If the block fails, or the process
+    is killed, what the last `flush` kept stays in `<path>.partial`, for a writer with `resume` to
+    go on from; without a flush nothing is left.
+
+    Args:
+        path: the folder to make.
+        game: name of the game.
+        protocol: the rules the play was recorded under.
+        source: JSON types that say where the play comes from.
+        resume: go on where a writing of this store was cut off, or append to a whole store. That
+            one stays as it is until the longer one takes its place.
+
+    Attributes:
+        num_steps: steps written.
+        num_episodes: episodes written.
+        progress: what was given to the last flush, before a resumption too.
+
+    Raises:
+        FileExistsError: if `path` exists, or the rest of a writing to it, and `resume` is not set.
+        ReplayError: if another process writes to `path`, or what is to be resumed is of another
+            game or protocol, or is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        game: str,
+        protocol: AtariProtocol,
+        source: dict[str, Any],
+        *,
+        resume: bool = False,
+    ) -> None:
+        """Begin the store that will be at `path`, or go on with it."""
+        self.path = Path(path)
+        self.partial = partial_folder(self.path)
+        self.game, self.protocol, self.source = game, protocol, source
+        self.num_steps = self.num_episodes = 0
+        self.progress: dict[str, Any] | None = None
+        if self.path.exists() and not resume:
+            raise FileExistsError(f"{self.path} exists; choose another folder or remove it first.")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ReplayError(f"{self.path} is being written by another writer.") from None
+        self._columns: dict[str, BinaryIO] = {}
+        self._frames: FrameLog
+        self._keep = True  # the partial folder, when writing fails
+        self._closing = ExitStack()
+        self._closing.callback(self._unlock)
+        self._closing.callback(self._discard)
+        try:
+            self._begin(resume)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def __enter__(self) -> "ReplayWriter":
+        """Return the writer."""
+        return self
+
+    def add_episode(
+        self, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray, *, truncated: bool
+    ) -> None:
+        """Append one whole episode of T steps.
+
+        Args:
+            frames: `(T, height, width)` uint8, the frame before each action.
+            actions: `(T,)` full-set ids.
+            rewards: `(T,)`, what each action brought.
+            truncated: whether a time limit ended the episode; otherwise the game did.
+
+        Raises:
+            ReplayError: if the arrays do not fit one another, or a file cannot be written.
+        """
+        steps = len(actions)
+        expected = (steps, self._frames.side, self._frames.side)
+        if not steps or frames.shape != expected or len(rewards) != steps:
+            raise ReplayError(
+                f"Expected frames of shape {expected} and {steps} rewards for {steps} actions, "
+                f"got {frames.shape} and {len(rewards)}."
+            )
+        if frames.dtype != np.uint8 or np.max(actions) > 17 or np.min(actions) < 0:
+            raise ReplayError(
+                f"Expected uint8 frames and actions in 0..17, got {frames.dtype} "
+                f"and {np.min(actions)}..{np.max(actions)}."
+            )
+        last = np.arange(steps) == steps - 1
+        columns = {
+            "actions": actions,
+            "rewards": rewards,
+            "terminated": last & (not truncated),
+            "truncated": last & truncated,
+            "episode_starts": [self.num_steps],
+        }
+        for name, column in columns.items():
+            self._append(name, np.ascontiguousarray(column, COLUMNS[name]))
+        self._frames.append(frames)
+        self.num_steps += steps
+        self.num_episodes += 1
+
+    def flush(self, progress: dict[str, Any] | None = None) -> None:
+        """Make all episodes so far safe: whatever happens now, a writer can resume from here.
+
+        Args:
+            progress: JSON types that tell the caller how to go on, such as a place in its source.
+                It is kept in one step with the episodes, and found in `progress` after a
+                resumption. None leaves what was given before.
+
+        Raises:
+            ReplayError: if a file cannot be written.
+        """
+        if progress is not None:
+            self.progress = progress
+        num_bytes = self._frames.flush()
+        for name, file in self._columns.items():
+            files.sync(file, self._column_path(name))
+        self._replace_meta({"unfinished": {"frames_log_bytes": num_bytes}})
+        self._keep = True
+        self._frames.remove_older_rests()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Make the store whole, or keep no more than the last flush if the block failed."""
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._closing.close()
+
+    def _begin(self, resume: bool) -> None:
+        meta = read_meta(self.partial)
+        if meta and not resume:
+            raise FileExistsError(
+                f"{self.partial} holds {meta['episodes']:,} episodes of a writing that was cut "
+                "off; resume it, choose another folder, or remove it first."
+            )
+        if meta and "unfinished" not in meta:
+            # Killed when only the name was wanting.
+            self._publish()
+            meta = None
+        if meta:
+            self._resume(meta)
+            return
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+        self.partial.mkdir()
+        self._keep = False
+        for name in COLUMNS:
+            files.replace(self._column_path(name), bytes(HEADER_BYTES))
+        self._open()
+        if self.path.exists():
+            self._copy(ReplayStore(self.path))
+
+    def _check_same(self, meta: dict[str, Any]) -> None:
+        found, expected = (meta["game"], meta["protocol"]), (self.game, self.protocol.to_dict())
+        if found != expected:
+            raise ReplayError(
+                f"Expected {expected[0]} under {expected[1]} to go on with at {self.path}, "
+                f"found {found[0]} under {found[1]}."
+            )
+
+    def _resume(self, meta: dict[str, Any]) -> None:
+        """Open the files as the last flush left them."""
+        self._check_same(meta)
+        self.progress = meta.get("progress")
+        self.num_steps, self.num_episodes = meta["steps"], meta["episodes"]
+        self._open(meta["unfinished"]["frames_log_bytes"])
+
+    def _open(self, frames_log_bytes: int = 0) -> None:
+        self._frames = FrameLog(
+            self.partial,
+            self.protocol.screen_size,
+            num_frames=self.num_steps,
+            num_bytes=frames_log_bytes,
+        )
+        self._closing.callback(self._frames.close)
+        for name, dtype in COLUMNS.items():
+            size = HEADER_BYTES + self._rows(name) * np.dtype(dtype).itemsize
+            file = files.open_after(self._column_path(name), size)
+            self._closing.callback(files.close, file)
+            self._columns[name] = file
+
+    def _copy(self, store: ReplayStore) -> None:
+        """Begin with what a whole store holds."""
+        self._check_same(store.meta)
+        self.progress = store.meta.get("progress")
+        self.num_steps, self.num_episodes = len(store), len(store.episode_starts)
+        for name in COLUMNS:
+            self._append(name, getattr(store, name))
+        self._frames.append_array(store.frames)
+
+    def _column_path(self, name: str) -> Path:
+        return self.partial / f"{name}.npy"
+
+    def _rows(self, name: str) -> int:
+        return self.num_steps if name in STEP_COLUMNS else self.num_episodes
+
+    def _append(self, name: str, column: np.ndarray) -> None:
+        with files.naming(self._column_path(name)):
+            self._columns[name].write(column.data)
+
+    def _replace_meta(self, further: dict[str, Any]) -> None:
+        meta = {
+            "format": FORMAT,
+            "version": VERSION,
+            "game": self.game,
+            "protocol": self.protocol.to_dict(),
+            "source": self.source,
+            "steps": self.num_steps,
+            "episodes": self.num_episodes,
+            **({} if self.progress is None else {"progress": self.progress}),
+            **further,
+        }
+        files.replace(self.partial / "meta.json", (json.dumps(meta, indent=2) + "\n").encode())
+
+    def _finish(self) -> None:
+        """Turn the partial folder into the store."""
+        for name, dtype in COLUMNS.items():
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                "fortran_order": False,
+                "shape": (self._rows(name),),
+            }
+            file, path = self._columns[name], self._column_path(name)
+            with files.naming(path):
+                file.seek(0)
+                np.lib.format.write_array_header_1_0(file, header)
+                assert file.tell() == HEADER_BYTES
+            files.sync(file, path)
+        checksums = self._frames.finish(self.partial / "frames.b2nd")
+        for name in STEP_COLUMNS:
+            column, start = np.load(self._column_path(name), mmap_mode="r"), 0
+            for entry in checksums:
+                entry[name] = zlib.crc32(column[start : entry["stop"]])
+                start = entry["stop"]
+        content = io.BytesIO()
+        np.save(content, checksums)
+        files.replace(self.partial / "checksums.npy", content.getvalue())
+        names = ["frames.b2nd", *(f"{name}.npy" for name in COLUMNS), "checksums.npy"]
+        self._replace_meta(
+            {"checksums": {name: files.file_checksum(self.partial / name) for name in names}}
+        )
+        self._publish()
+
+    def _publish(self) -> None:
+        """Give the whole store its name; one that has the name, shorter, makes room."""
+        remove_log(self.partial)
+        replaced = self.path.with_name(self.path.name + ".replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(replaced)
+        self.partial.rename(self.path)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _discard(self) -> None:
+        """Remove the partial folder, unless a flush made it worth keeping."""
+        if not self._keep:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _unlock(self) -> None:
+        with suppress(OSError):  # on Windows, where the release does it
+            Path(self._lock.lock_file).unlink()
+        self._lock.release()
+
+
+def trim(path: str | Path) -> None:
+    """Make a store of the whole episodes that a cut-off writing to `path` kept.
+
+    Raises:
+        ReplayError: if there is no such writing, or it goes on.
+    """
+    meta = read_meta(partial_folder(Path(path)))
+    if meta is None:
+        raise ReplayError(f"Expected {partial_folder(Path(path))}, the rest of a cut-off writing.")
+    protocol = AtariProtocol.from_dict(meta["protocol"])
+    with ReplayWriter(path, meta["game"], protocol, meta["source"], resume=True):
+        pass
