@@ -7,9 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,14 @@ from torch.distributed.checkpoint.state_dict import (
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.replay import WindowSampler
+from mgdt_agents.replay.prefetch import batches
+from mgdt_agents.training.augmentation import Augmentation
+from mgdt_agents.training.metrics import open_log
 from mgdt_agents.training.optimizers import LAMB
 
 OPTIMIZERS = {"lamb": LAMB, "adamw": torch.optim.AdamW}
+# A run may go on with other values of these: they change no result.
+FREE_FIELDS = ("workers",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,11 +55,16 @@ class TrainingConfig:
     """Of the optimizer."""
     max_gradient_norm: float = 1.0
     """Larger gradients are scaled to this norm."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How windows are displaced at random (Lee et al. 2022, section 4.1); by default not at all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the forward and backward pass; weights are fp32. "auto" is bf16 on a GPU and fp32 on a
     CPU, where bf16 pays only with AMX: on one without, fp32 trained 1.5 times faster."""
     seed: int = 0
     """Of the windows drawn and of dropout; with `mgdt-train`, of the first weights too."""
+    workers: int | None = None
+    """Processes that decode windows ahead; by default two for a GPU, and none on a CPU, where
+    decoding takes a fiftieth of a gradient step."""
     log_interval: int = 100
     """Gradient steps between two lines of the log."""
     checkpoint_interval: int = 5000
@@ -105,21 +115,28 @@ def train(
         agent.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     first_step = _restore(agent, optimizer, config, output) if output else 0
-    log = _open_log(output / "metrics.jsonl", first_step) if output else None
+    log = open_log(output / "metrics.jsonl", first_step) if output else None
     started, figures = time.monotonic(), []
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and agent.device.type == "cuda"
     )
+    workers = config.workers
+    if workers is None:
+        workers = 2 if agent.device.type == "cuda" else 0
+    steps = range(first_step, config.steps)
+    windows = batches(sampler, config.batch_size, steps, workers=workers)
     agent.model.train()
     if first_step == 0:
         agent.after_step(0)
-    for step in range(first_step, config.steps):
+    for step, batch in zip(steps, windows, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step)
-        # Dropout, like the windows, depends on the step alone, so that a resumed run repeats it.
+        # Dropout and augmentation, like the windows, depend on the step alone, so that a resumed
+        # run repeats them.
+        batch = config.augmentation(batch, np.random.default_rng([config.seed, step]))
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
         with torch.autocast(agent.device.type, torch.bfloat16, bf16):
-            loss, terms = agent.loss(sampler.sample(config.batch_size, step))
+            loss, terms = agent.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(agent.model.parameters(), config.max_gradient_norm)
@@ -178,7 +195,8 @@ def _restore(
         return 0
     before = json.loads((output / "training.json").read_text())
     now = json.loads(description)
-    if differing := [name for name in now if now[name] != before.get(name)]:
+    compared = [name for name in now if name not in FREE_FIELDS]
+    if differing := [name for name in compared if now[name] != before.get(name)]:
         raise ValueError(
             f"{output} holds a checkpoint of another training: {', '.join(differing)} "
             f"was {[before.get(name) for name in differing]}, "
@@ -191,15 +209,6 @@ def _restore(
         module.load_state_dict(state[name])
     set_optimizer_state_dict(agent.model, optimizer, state["optimizer"])
     return _step_of(checkpoints[-1])
-
-
-def _open_log(path: Path, first_step: int) -> TextIO:
-    """Open `path` to append to, less the lines of steps that are about to be repeated."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    # A killed run may have left half a line.
-    whole = [line for line in lines if line.endswith("\n")]
-    path.write_text("".join(line for line in whole if json.loads(line)["step"] <= first_step))
-    return path.open("a")
 
 
 @contextmanager

@@ -243,7 +243,7 @@ def test_checkpoint_of_another_configuration_is_refused(config, tmp_path):
 def test_replay_of_another_protocol_is_refused(config, make_random_episodes, write_store, tmp_path):
     path = write_store(tmp_path / "store", "Pong", make_random_episodes([5]), noop_max=30)
     config = dataclasses.replace(config, replay=(str(path),))
-    with pytest.raises(ValueError, match=r"store was recorded under another .*no-ops 30"):
+    with pytest.raises(ValueError, match=r"store was recorded under another .*no-ops 0-29"):
         run(config, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     torch.manual_seed(0)

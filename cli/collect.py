@@ -1,0 +1,227 @@
+"""Play a game, learn it online, and keep every step: `mgdt-collect --game Pong --steps 2m`."""
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from mgdt_agents.replay import Trace, expand
+from mgdt_agents.training.collection import SB3Config, check_folder, collect, describe
+from mgdt_agents.training.pqn import PQNConfig
+from mgdt_cli.common import Names, progress_bar, run, say
+from mgdt_envs import resolve_games
+
+STOPPING = threading.Event()
+"""Set when collections are to stop after what they are at."""
+
+
+def parse_steps(text: str) -> int:
+    """Return the number that `text` says, such as 1500000, 1.5m or 200k.
+
+    Raises:
+        ValueError: if it says none, or one below 1.
+    """
+    match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)([km]?)", text.strip().lower())
+    number = match and round(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]])
+    if not number:
+        raise ValueError(f"Expected a number of steps such as 500000, 500k or 1.5m, got {text!r}")
+    return number
+
+
+Steps = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STEPS",
+        instance_from_str=lambda args: parse_steps(args[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A number of steps; 200k and 1.5m are understood."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectArguments:
+    """Learn games online and keep every step of them as traces, from random play to skill.
+
+    Each game gets a folder in the output folder. A collection of PQN that was stopped (Ctrl-C)
+    goes on where it was when the same command runs again.
+    """
+
+    game: Names
+    """Games or suites to collect."""
+    steps: Steps = 2_000_000
+    """Agent steps of each game."""
+    algo: Literal["pqn", "dqn", "ppo"] = "pqn"
+    """PQN, or stable-baselines3's DQN or PPO, which are slower on a CPU and cannot go on."""
+    output: Path = Path("collection")
+    """Folder in which each game gets a folder of its name."""
+    store: bool = False
+    """Expand each finished trace into the store <output>/<game>/store, too."""
+    processes: int | None = None
+    """Games collected at once, each in a process; by default one, with Ray one a CPU."""
+    ray: str | None = None
+    """Address of a Ray cluster over which the games are shared out, such as "auto" or
+    ray://HOST:10001. Its machines must share the output folder."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+    threads: int = 0
+    """Emulator threads; 0 takes one a core, shared among processes, and one with Ray. The play
+    does not depend on it."""
+    pqn: PQNConfig = field(default_factory=PQNConfig)
+    sb3: SB3Config = field(default_factory=SB3Config)
+
+
+def main() -> None:
+    """Run the command."""
+    run(lambda: collect_all(tyro.cli(CollectArguments, description=__doc__)))
+
+
+def collect_all(arguments: CollectArguments) -> None:
+    """Collect what the arguments say.
+
+    Raises:
+        ValueError: for an unknown game, or a number of processes below 1.
+        FileExistsError: if the folder of a game holds something else; nothing is collected then.
+    """
+    names = resolve_games(arguments.game)
+    if arguments.processes is not None and arguments.processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {arguments.processes}")
+    for name in names:
+        description = describe(name, arguments.steps, arguments.algo, _config(arguments))
+        check_folder(arguments.output / name, description)
+    STOPPING.clear()
+    if arguments.ray is None:
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+        if arguments.processes in (None, 1):
+            collect_in_turn(arguments, names)
+            return
+    collect_in_pool(arguments, names)
+
+
+def collect_in_turn(arguments: CollectArguments, names: tuple[str, ...]) -> None:
+    """Collect one game after the other, with a progress bar."""
+    with progress_bar() as progress:
+        for name in names:
+            task = progress.add_task(name, total=arguments.steps, note="")
+
+            def show(figures: dict[str, Any], task: Any = task) -> None:
+                progress.update(task, completed=figures["step"], note=_note(figures))
+
+            collect_game(arguments, name, arguments.threads, show)
+            if STOPPING.is_set():
+                return
+
+
+def collect_in_pool(arguments: CollectArguments, names: tuple[str, ...]) -> None:
+    """Collect several games at once, on this machine or on a Ray cluster."""
+    with _pool(arguments, len(names)) as pool:
+        results = [pool.apply_async(collect_in_worker, (arguments, name)) for name in names]
+        pool.close()
+        pool.join()
+    for result in results:
+        result.get()  # raises what the game's collection raised
+
+
+def _pool(arguments: CollectArguments, num_games: int) -> Any:
+    if arguments.ray is None:
+        assert arguments.processes is not None
+        processes = min(arguments.processes, num_games)
+        return multiprocessing.get_context("spawn").Pool(processes, begin_worker)
+    try:
+        from ray.util.multiprocessing import Pool
+    except ImportError:
+        raise ValueError("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
+    return Pool(arguments.processes, ray_address=arguments.ray)
+
+
+def begin_worker() -> None:
+    """Stop when the first process says so; it alone answers the keyboard."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def collect_in_worker(arguments: CollectArguments, name: str) -> None:
+    """Collect a game in a process that shares the cores with others."""
+    if STOPPING.is_set():
+        return
+    threads = 1
+    if arguments.processes is not None and arguments.ray is None:
+        threads = max(1, (os.cpu_count() or 1) // arguments.processes)
+    torch.set_num_threads(threads)
+
+    def show(figures: dict[str, Any]) -> None:
+        say(f"{name}: {figures['step']:,} of {arguments.steps:,} steps, {_note(figures)}")
+
+    collect_game(arguments, name, arguments.threads or threads, show)
+
+
+def collect_game(
+    arguments: CollectArguments,
+    name: str,
+    threads: int,
+    on_log: Callable[[dict[str, Any]], object],
+) -> None:
+    """Collect one game, and say what came of it."""
+    output = arguments.output / name
+    options: dict[str, Any] = {
+        "device": arguments.device,
+        "num_threads": threads,
+        "on_log": on_log,
+        "should_stop": STOPPING.is_set,
+    }
+    if arguments.algo == "pqn":
+        finished = collect(name, arguments.steps, arguments.pqn, output, **options)
+    else:
+        # Imported only when needed: it takes seconds.
+        from mgdt_agents.training.sb3_collection import collect_with_sb3
+
+        finished = collect_with_sb3(
+            arguments.algo, name, arguments.steps, arguments.sb3, output, **options
+        )
+    trace = output / f"{name}.npz"
+    if not finished and arguments.algo == "pqn":
+        say(f"Stopped {name}; the same command goes on with it.")
+    elif not finished:
+        say(f"Stopped {name}; {trace} holds what was played. It cannot go on.")
+    elif not arguments.store:
+        say(f"Collected {name}; `mgdt-replay expand {trace}` makes a store of it.")
+    else:
+        if not (output / "store").exists():
+            expand(Trace.load(trace), output / "store", num_threads=threads)
+        say(f"Collected {name}; its store is {output / 'store'}.")
+
+
+def stop(number: int, frame: Any) -> None:
+    """Have collections stop after what they are at; at once the second time."""
+    if STOPPING.is_set():
+        raise KeyboardInterrupt
+    STOPPING.set()
+    if multiprocessing.parent_process() is None:
+        say("Stopping after this rollout; once more to stop at once.")
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _config(arguments: CollectArguments) -> PQNConfig | SB3Config:
+    return arguments.pqn if arguments.algo == "pqn" else arguments.sb3
+
+
+def _note(figures: dict[str, Any]) -> str:
+    mean = figures["mean_return"]
+    note = f"{figures['steps_per_second']:,} steps/s"
+    return note if mean is None else f"{note}, mean return {mean:.1f}"
+
+
+if __name__ == "__main__":
+    main()

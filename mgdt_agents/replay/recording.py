@@ -1,0 +1,117 @@
+"""Record play as a trace, while it is played."""
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import ale_py
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorWrapper
+from numpy.typing import NDArray
+
+from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace
+from mgdt_envs import MultiGameAtariVectorEnv
+
+
+def check_recordable(envs: MultiGameAtariVectorEnv) -> None:
+    """Check that a trace can hold what is played in `envs`.
+
+    Raises:
+        ValueError: if there are several games, or frames go through JPEG.
+    """
+    if len(envs.games) != 1 or envs.protocol.jpeg:
+        raise ValueError(
+            "A trace holds one game without JPEG, got "
+            f"{', '.join(envs.games)} under {envs.protocol.sheet()}"
+        )
+
+
+class TraceRecorder(VectorWrapper):
+    """A vector environment of one game that remembers its play as a trace.
+
+    `reset` begins a new trace, and takes an integer seed; `trace` may be asked for at any time.
+
+    Args:
+        envs: environments of one game.
+        source: JSON types that say how the play is made.
+
+    Example:
+        >>> from mgdt_envs import MultiGameAtariVectorEnv
+        >>> envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong"), {"policy": "up"})
+        >>> observations, infos = envs.reset(seed=5)
+        >>> for _ in range(10):
+        ...     observations, *_ = envs.step([2, 2])
+        >>> trace = envs.trace()
+        >>> trace.actions.shape, trace.seeds
+        ((10, 2), array([5, 6]))
+        >>> sum(1 for step in trace.play())
+        10
+    """
+
+    def __init__(self, envs: MultiGameAtariVectorEnv, source: dict[str, Any]) -> None:
+        """Wrap `envs`."""
+        check_recordable(envs)
+        if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.NEXT_STEP:
+            raise ValueError(f"A trace is recorded with NEXT_STEP autoreset, got {mode}")
+        super().__init__(envs)
+        self.game, self.protocol = envs.games[0], envs.protocol
+        self.source = source
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start the environments with seeds `seed`, `seed + 1`, ...: a new trace begins."""
+        if not isinstance(seed, int) or options:
+            raise ValueError(
+                "Environments that are recorded are reset all together with an integer seed, "
+                f"got seed={seed!r} and options={options!r}"
+            )
+        observations, infos = self.env.reset(seed=seed)
+        self._seeds = np.arange(seed, seed + self.num_envs)
+        self.actions: list[NDArray[np.uint8]] = []
+        self._checksums: list[int] = []
+        self.episodes: list[tuple[int, int, float]] = []
+        self._frames = observations[:, -1]
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Play a step and remember it."""
+        step = len(self.actions)
+        if step % CHECKSUM_INTERVAL == 0:
+            self._checksums.append(self._checksum())
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self.actions.append(np.array(actions, np.uint8))
+        for env in np.flatnonzero(terminated | truncated):
+            self.episodes.append((step, int(env), float(infos["episode"]["r"][env])))
+        self._frames = observations[:, -1]
+        return observations, rewards, terminated, truncated, infos
+
+    def _checksum(self) -> int:
+        return zlib.crc32(np.ascontiguousarray(self._frames).data)
+
+    def trace(self) -> Trace:
+        """Return the play since the reset."""
+        actions = np.array(self.actions, np.uint8).reshape(-1, self.num_envs)
+        last = zlib.crc32(actions.tobytes(), self._checksum())
+        steps, envs, returns = zip(*self.episodes, strict=True) if self.episodes else ((),) * 3
+        return Trace(
+            game=self.game,
+            protocol=self.protocol,
+            seeds=self._seeds,
+            actions=actions,
+            checksums=np.array([*self._checksums, last], np.uint32),
+            episode_end_step=np.array(steps, np.int32),
+            episode_env=np.array(envs, np.int16),
+            episode_return=np.array(returns, np.float32),
+            ale_py=ale_py.__version__,
+            source=self.source,
+        )
+
+
+def replace_trace(trace: Trace, path: Path) -> None:
+    """Write `trace` to `path`, over an older one; a whole trace is there at any moment."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    trace.save(partial)
+    os.replace(partial, path)

@@ -1,0 +1,57 @@
+"""Windows seen a little displaced, so that a network does not learn pixels by heart."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mgdt_agents.replay.sampler import WindowBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """A random shift and a random rotation of each window, all of its frames alike.
+
+    Example:
+        >>> Augmentation(shift=4, rotation=3.0)
+        Augmentation(shift=4, rotation=3.0)
+    """
+
+    shift: int = 0
+    """Frames are padded with this many pixels of zero and cropped at random (usually 4)."""
+    rotation: float = 0.0
+    """Degrees by which frames are turned about their centre at most, either way."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: naming the one that cannot be.
+        """
+        if self.shift < 0 or not 0 <= self.rotation <= 180:
+            raise ValueError(
+                "Expected a shift of at least 0 pixels and a rotation in 0..180 degrees, got "
+                f"{self.shift} and {self.rotation}."
+            )
+
+    def __call__(self, batch: WindowBatch, rng: np.random.Generator) -> WindowBatch:
+        """Return the batch with other frames; what is drawn depends on the generator alone.
+
+        Args:
+            batch: B windows.
+            rng: gives three numbers for each window.
+        """
+        if not self.shift and not self.rotation:
+            return batch
+        shifts = rng.integers(-self.shift, self.shift, size=(len(batch.frames), 2), endpoint=True)
+        angles = rng.uniform(-self.rotation, self.rotation, size=len(batch.frames))
+        frames = np.empty_like(batch.frames)
+        height, width = frames.shape[2:]
+        centre = ((width - 1) / 2, (height - 1) / 2)
+        for row, (shift, angle) in enumerate(zip(shifts, angles, strict=True)):
+            # With no angle the map moves whole pixels, and cv2 copies them as they are.
+            move = cv2.getRotationMatrix2D(centre, angle, 1.0)
+            move[:, 2] += shift
+            for step, frame in enumerate(batch.frames[row]):
+                cv2.warpAffine(frame, move, (width, height), dst=frames[row, step])
+        return batch._replace(frames=frames)

@@ -1,0 +1,148 @@
+"""mgdt-collect: collections of one game and of several, stopping, and what is refused."""
+
+import json
+import signal
+import sys
+
+import pytest
+import torch
+
+from mgdt_agents.replay import ReplayStore, Trace
+from mgdt_cli import collect
+
+SMALL = ["--pqn.num-envs", 2, "--pqn.rollout-steps", 8, "--pqn.epochs", 1, "--pqn.minibatches", 1]
+SMALL += ["--pqn.channels", 2, 2, 2, "--pqn.hidden", 8, "--threads", 1, "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """The command's handlers of signals end with the test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def run(monkeypatch, *arguments):
+    command = ["mgdt-collect", *map(str, arguments), *map(str, SMALL)]
+    monkeypatch.setattr(sys, "argv", command)
+    collect.main()
+
+
+def refused(monkeypatch, capsys, *arguments):
+    """Return the message with which the command ends with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, *arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_games_in_turn(monkeypatch, tmp_path, capsys):
+    games = ["--game", "Pong,Breakout", "--steps", "0.03k", "--output", tmp_path / "new"]
+    run(monkeypatch, *games)
+    for name in ("Pong", "Breakout"):
+        assert Trace.load(tmp_path / "new" / name / f"{name}.npz").actions.shape == (16, 2)
+        (line,) = (tmp_path / "new" / name / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(line)["step"] == 32
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    path = tmp_path / "new" / "Breakout" / "Breakout.npz"
+    assert f"Collected Breakout; `mgdt-replay expand {path}` makes a store of it.\n" in printed.err
+
+
+def test_store(monkeypatch, tmp_path, capsys):
+    arguments = ["--game", "Breakout", "--steps", 576, "--output", tmp_path, "--store"]
+    # Untrained, its policy may not end an episode.
+    arguments += ["--pqn.exploration-fraction", 1.0]
+    run(monkeypatch, *arguments)
+    trace = Trace.load(tmp_path / "Breakout" / "Breakout.npz")
+    store = ReplayStore(tmp_path / "Breakout" / "store")
+    assert store.episode_returns.tolist() == trace.episode_return.tolist() != []
+    assert f"its store is {store.path}." in capsys.readouterr().err
+    run(monkeypatch, *arguments)  # nothing is left to do
+
+
+def test_stopped_command_goes_on(monkeypatch, tmp_path, capsys):
+    def stopped(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return collecting(*args, **options)
+
+    collecting = collect.collect
+    arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "collect", stopped)
+        run(monkeypatch, *arguments)
+    error = capsys.readouterr().err
+    assert "Stopping after this rollout; once more to stop at once.\n" in error
+    assert "Stopped Pong; the same command goes on with it.\n" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["Pong"]
+    run(monkeypatch, *arguments)
+    for name in ("Pong", "Breakout"):
+        assert len(Trace.load(tmp_path / name / f"{name}.npz").actions) == 16
+
+
+def test_second_signal_stops_at_once(monkeypatch, tmp_path, capsys):
+    def stopped(*args, **options):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(collect, "collect", stopped)
+    arguments = ["--game", "Pong", "--steps", 32, "--output", tmp_path]
+    assert "interrupted" in refused(monkeypatch, capsys, *arguments)
+
+
+def test_stable_baselines3(monkeypatch, tmp_path, capsys):
+    arguments = ["--game", "Pong", "--steps", 16, "--output", tmp_path, "--algo", "dqn"]
+    arguments += ["--sb3.num-envs", 2, "--sb3.buffer-size", 100]
+    run(monkeypatch, *arguments)
+    trace = Trace.load(tmp_path / "Pong" / "Pong.npz")
+    assert (trace.actions.shape, trace.source["learner"]) == ((8, 2), "dqn")
+    assert "collection of dqn, which cannot go on" in refused(monkeypatch, capsys, *arguments)
+
+
+@pytest.mark.slow
+def test_games_in_processes(monkeypatch, tmp_path, capfd):
+    games = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    run(monkeypatch, *games, "--processes", 2)
+    error = capfd.readouterr().err
+    for name in ("Pong", "Breakout"):
+        assert Trace.load(tmp_path / name / f"{name}.npz").actions.shape == (16, 2)
+        assert f"{name}: 32 of 32 steps, " in error
+        assert f"Collected {name}; " in error
+
+
+def test_refused_before_anything_is_written(monkeypatch, tmp_path, capsys):
+    output = ["--output", tmp_path / "new"]
+    assert "'Pong'" in refused(monkeypatch, capsys, "--game", "Breakout,Pnog", *output)
+    zero = ["--game", "Pong", "--processes", 0]
+    assert "at least 1, got 0" in refused(monkeypatch, capsys, *zero, *output)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
+    ray = ["--game", "Pong", "--ray", "auto"]
+    assert "pip install 'mgdt[ray]'" in refused(monkeypatch, capsys, *ray, *output)
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_of_something_else(monkeypatch, tmp_path, capsys):
+    (tmp_path / "Breakout").mkdir()
+    arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    assert "holds no collection to go on with" in refused(monkeypatch, capsys, *arguments)
+    assert [path.name for path in tmp_path.rglob("*")] == ["Breakout"]
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("500000", 500_000), ("1_000", 1000), ("200k", 200_000), ("1.5M", 1_500_000), (" 2m ", 2e6)],
+)
+def test_parse_steps(text, steps):
+    assert collect.parse_steps(text) == steps
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "0.1", "1.5g", "many", "1__0", "m"])
+def test_no_number_of_steps(text):
+    with pytest.raises(ValueError, match=r"such as 500000, 500k or 1.5m, got"):
+        collect.parse_steps(text)

@@ -1,0 +1,169 @@
+"""Collecting replay: the trace, stopping, resuming."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.replay import Trace, recording
+from mgdt_agents.replay import trace as replay_trace
+from mgdt_agents.training import collection
+from mgdt_agents.training.collection import collect
+from mgdt_agents.training.pqn import PQNConfig
+
+SMALL = PQNConfig(
+    num_envs=2,
+    rollout_steps=8,
+    epochs=1,
+    minibatches=1,
+    exploration_fraction=1.0,  # a policy that learned so little may not end an episode
+    channels=(2, 2, 2),
+    hidden=8,
+)
+STEPS = 2 * 8 * 36
+INTERVAL = 100  # of checksums
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """One thread, and checksums at short intervals."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (recording, replay_trace):
+            patch.setattr(module, "CHECKSUM_INTERVAL", INTERVAL)
+        yield
+    torch.set_num_threads(before)
+
+
+def collect_small(output, steps=STEPS, config=SMALL, **arguments):
+    return collect("Breakout", steps, config, output, device="cpu", num_threads=1, **arguments)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """A collection that was not disturbed."""
+    output = tmp_path_factory.mktemp("collection") / "Breakout"
+    assert collect_small(output)
+    return output
+
+
+def stop_after(rollouts):
+    """Return a `should_stop` that says so after a number of rollouts."""
+    answers = iter([False] * rollouts)
+    return lambda: next(answers, True)
+
+
+def assert_same_collection(first, second):
+    one, other = Trace.load(first / "Breakout.npz"), Trace.load(second / "Breakout.npz")
+    for field in dataclasses.fields(Trace):
+        assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
+    states = [torch.load(path / "checkpoint.pt", weights_only=True) for path in (first, second)]
+    networks = [state["learner"]["network"] for state in states]
+    for name, weight in networks[0].items():
+        assert torch.equal(weight, networks[1][name]), name
+
+
+def test_trace_is_of_the_play(collected):
+    trace = Trace.load(collected / "Breakout.npz")
+    assert trace.actions.shape == (STEPS // 2, 2)
+    assert trace.seeds.tolist() == [0, 1]
+    assert trace.source["learner"] == "pqn"
+    assert set(np.unique(trace.actions)) == {0, 1, 3, 4}  # Breakout's minimal set
+    ends = []
+    for number, step in enumerate(trace.play(num_threads=1)):
+        ends += [(number, env) for env in np.flatnonzero(step.terminated | step.truncated)]
+    assert ends == list(zip(trace.episode_end_step, trace.episode_env, strict=True))
+    assert ends
+
+
+def test_metrics_are_of_the_trace(collected):
+    trace = Trace.load(collected / "Breakout.npz")
+    (line,) = map(json.loads, (collected / "metrics.jsonl").read_text().splitlines())
+    assert line["step"] == STEPS
+    assert line["episodes"] == len(trace.episode_return)
+    assert line["mean_return"] == pytest.approx(trace.episode_return[-100:].mean())
+    assert line["epsilon"] == 0.01
+
+
+def test_stopped_collection_goes_on_to_the_same_end(collected, tmp_path):
+    output = tmp_path / "Breakout"
+    assert not collect_small(output, should_stop=stop_after(0))
+    assert not collect_small(output, should_stop=stop_after(15))
+    rows = len(Trace.load(output / "Breakout.npz").actions)
+    assert rows == 15 * 8
+    assert collect_small(output)
+    assert_same_collection(collected, output)
+
+
+def test_stop_while_the_recorded_steps_are_played_again(tmp_path):
+    output = tmp_path / "Breakout"
+    assert not collect_small(output, should_stop=stop_after(3))
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert not collect_small(output, should_stop=stop_after(3))
+    assert before == {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_finished_collection_is_left_alone(collected):
+    before = {path.name: path.stat().st_mtime_ns for path in collected.iterdir()}
+    assert collect_small(collected)
+    assert before == {path.name: path.stat().st_mtime_ns for path in collected.iterdir()}
+
+
+def test_killed_collection_goes_on_to_the_same_end(collected, tmp_path, monkeypatch):
+    output = tmp_path / "Breakout"
+    answers = iter([False] * 6)
+    monkeypatch.setattr(collection, "CHECKPOINT_INTERVAL", 0.0)
+    with pytest.raises(StopIteration):
+        collect_small(output, should_stop=lambda: next(answers))
+    monkeypatch.undo()
+    assert len(Trace.load(output / "Breakout.npz").actions) == 6 * 8
+    assert collect_small(output)
+    assert_same_collection(collected, output)
+
+
+def test_trace_ahead_of_its_checkpoint(collected, tmp_path):
+    # The process was killed after it had written the trace and before the checkpoint.
+    output = tmp_path / "Breakout"
+    collect_small(output, should_stop=stop_after(3))
+    checkpoint = (output / "checkpoint.pt").read_bytes()
+    collect_small(output, should_stop=stop_after(3 * 8 + 2))
+    (output / "checkpoint.pt").write_bytes(checkpoint)
+    assert collect_small(output)
+    assert_same_collection(collected, output)
+
+
+def test_trace_that_does_not_fit_its_checkpoint(tmp_path):
+    output = tmp_path / "Breakout"
+    collect_small(output, should_stop=stop_after(2))
+    trace = Trace.load(output / "Breakout.npz")
+    short = dataclasses.replace(trace, actions=trace.actions[:10])
+    (output / "Breakout.npz").unlink()
+    short.save(output / "Breakout.npz")
+    with pytest.raises(ReplayError, match=r"Expected 16 steps .* found 10"):
+        collect_small(output)
+    (output / "Breakout.npz").unlink()
+    dataclasses.replace(trace, checksums=trace.checksums + np.uint32(1)).save(
+        output / "Breakout.npz"
+    )
+    with pytest.raises(TraceDivergedError, match="does not play as it was recorded"):
+        collect_small(output)
+
+
+def test_folder_of_another_collection(collected):
+    before = {path.name: path.read_bytes() for path in collected.iterdir()}
+    with pytest.raises(FileExistsError, match=r"another config.*Choose another"):
+        collect_small(collected, config=dataclasses.replace(SMALL, seed=1))
+    with pytest.raises(FileExistsError, match="another steps"):
+        collect_small(collected, steps=STEPS + 1)
+    assert before == {path.name: path.read_bytes() for path in collected.iterdir()}
+
+
+def test_folder_of_something_else(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no collection"):
+        collect_small(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
