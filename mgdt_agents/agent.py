@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.hub import HubMethods
+from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.games import did_you_mean
@@ -32,6 +34,7 @@ class Agent(ABC):
         kind: the name under which saved agents are found again.
         games: the games that the agent was trained on.
         protocol: the rules it was trained under.
+        draws: the random streams of the rows that `predict` was last called with.
     """
 
     kind: ClassVar[str]
@@ -43,11 +46,12 @@ class Agent(ABC):
         side = self.protocol.screen_size
         self.observation_space = spaces.Box(0, 255, (self.protocol.stack, side, side), np.uint8)
         self.action_space = ACTION_SPACE
-        self.generator = torch.Generator().manual_seed(0)
+        self._seed = self._calls = 0
 
     def set_random_seed(self, seed: int) -> None:
-        """Begin the stream that `predict` draws from anew."""
-        self.generator.manual_seed(seed)
+        """Begin the streams that `predict` draws from anew."""
+        self._seed = seed
+        self._calls = 0
 
     def predict(
         self,
@@ -57,10 +61,11 @@ class Agent(ABC):
         deterministic: bool = False,
         *,
         reward: np.ndarray | float | None = None,
+        stream: np.ndarray | None = None,
     ) -> tuple[np.ndarray, State | None]:
         """Choose an action for one observation or for each of a batch.
 
-        This is stable-baselines3's `predict`, with one addition.
+        This is stable-baselines3's `predict`, with two additions.
 
         Args:
             observation: `(4, 84, 84)` or `(n, 4, 84, 84)` uint8, the last frames, oldest first.
@@ -70,29 +75,68 @@ class Agent(ABC):
             deterministic: take the likeliest action instead of drawing one.
             reward: `(n,)`, what each row's last action brought, unclipped; None if unknown. Agents
                 that read no rewards ignore it.
+            stream: `(n, 2)` int64, the number of each row's random stream and the step in it, which
+                with the seed alone make what the row draws. None: the number of the row, and of the
+                call since `set_random_seed`.
 
         Returns:
             actions: int64 full-set ids, `()` for one observation and `(n,)` for a batch.
             state: to be handed to the next call; None for an agent without memory.
 
         Raises:
-            ValueError: for a wrong shape or dtype, or a state or mask of another batch size.
+            ValueError: for a wrong shape or dtype, a state or mask of another batch size, or
+                another agent's state.
             TypeError: for anything but an array.
         """
+        batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
+        if stream is None:
+            stream = np.stack(
+                [np.arange(len(batch)), np.full(len(batch), self._calls, np.int64)], 1
+            )
+        elif np.shape(stream) != (len(batch), 2):
+            raise ValueError(f"Expected stream of shape ({len(batch)}, 2), got {np.shape(stream)}.")
+        self._calls += 1
+        self.draws = RowStreams(self._seed, stream[:, 0], stream[:, 1])
+        actions, state = self._act(batch, state, starts, rewards, deterministic)
+        return (actions if batch is observation else actions[0, ...]), state
+
+    def _checked(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None,
+        episode_start: np.ndarray | None,
+        reward: np.ndarray | float | None,
+    ) -> tuple[np.ndarray, State | None, np.ndarray, np.ndarray]:
+        """Return the checked arguments of `predict`: batch, state, starts and rewards."""
         batch = self._as_batch(observation)
-        starts = np.ones(len(batch), bool) if state is None else np.zeros(len(batch), bool)
+        starts = np.full(len(batch), state is None)
         if episode_start is not None:
             starts = starts | self._as_row(episode_start, len(batch), "episode_start").astype(bool)
-        if state is not None and {len(part) for part in state} != {len(batch)}:
-            raise ValueError(
-                f"The state is of {len(state[0])} rows and the observation of {len(batch)}. "
-                "Pass state=None when the number of environments changes."
-            )
+        if starts.all():
+            state = None
+        if state is not None:
+            self._check_state(state, len(batch))
         rewards = np.zeros(len(batch))
         if reward is not None:
             rewards = self._as_row(reward, len(batch), "reward")
-        actions, state = self._act(batch, state, starts, rewards, deterministic)
-        return (actions if batch is observation else actions[0, ...]), state
+        return batch, state, starts, rewards
+
+    def _check_state(self, state: State, rows: int) -> None:
+        shapes = [np.shape(part) for part in state]
+        if self.memory is not None and [shape[1:] for shape in shapes] != [
+            (columns,) for columns in self.memory
+        ]:
+            expected = [f"(n, {columns})" for columns in self.memory]
+            raise ValueError(
+                f"The state is not of this {self.kind} agent: expected arrays of shapes "
+                f"[{', '.join(expected)}], got {shapes}. Pass what its predict() last returned."
+            )
+        if any(shape[:1] != (rows,) for shape in shapes):
+            raise ValueError(
+                f"The state is of {len(state[0])} rows and the observation of {rows}. When the "
+                "number of environments changes, pass state=None, or an episode_start that is "
+                "true for every row."
+            )
 
     def _as_batch(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         shape = self.observation_space.shape
@@ -125,6 +169,14 @@ class Agent(ABC):
             raise ValueError(f"Expected {name} of shape ({size},), got {row.shape}.")
         return row
 
+    @property
+    def memory(self) -> tuple[int, ...] | None:
+        """Columns of each part of the state, whose shapes are `(n, columns)`.
+
+        () is no state at all; None is a state of other shapes, of which the rows are checked.
+        """
+        return None
+
     @abstractmethod
     def _act(
         self,
@@ -137,7 +189,7 @@ class Agent(ABC):
         """Return `(n,)` int64 actions and the new state; the arguments are checked."""
 
 
-class NetworkAgent(Agent):
+class NetworkAgent(HubMethods, Agent):
     """An agent that is a network: it learns from windows of replay and is saved as a folder.
 
     Attributes:
@@ -226,6 +278,7 @@ class NetworkAgent(Agent):
             "games": self.games,
             "protocol": self.protocol.to_dict(),
             "config": dataclasses.asdict(self.config),
+            **self._options_to_save(),
         }
         (path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
         tensors = {
@@ -243,6 +296,7 @@ class NetworkAgent(Agent):
         path: str | Path,
         env: gym.Env | None = None,
         device: str | torch.device = "auto",
+        **options: Any,
     ) -> Self:
         """Return the agent saved in the folder `path`.
 
@@ -250,6 +304,7 @@ class NetworkAgent(Agent):
             path: what `save` wrote.
             env: an environment that the agent shall fit; its spaces are compared.
             device: where to compute; "auto" takes a GPU if there is one.
+            options: keyword arguments of the agent in place of the saved ones, such as `rule`.
 
         Raises:
             AgentLoadError: if the folder holds no agent of this class, or it does not fit `env`.
@@ -267,6 +322,7 @@ class NetworkAgent(Agent):
                 games=content["games"],
                 protocol=AtariProtocol.from_dict(content["protocol"]),
                 device=device,
+                **{**cls._saved_options(content), **options},
             )
             agent.model.load_state_dict(load_file(path / "model.safetensors"))
         except FileNotFoundError as error:
@@ -277,6 +333,15 @@ class NetworkAgent(Agent):
         if env is not None:
             agent.check_spaces(env)
         return agent
+
+    def _options_to_save(self) -> dict[str, Any]:
+        """Return what `config.json` says of the agent besides its network, as JSON types."""
+        return {}
+
+    @classmethod
+    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of the agent in what `_options_to_save` returned."""
+        return {}
 
     def check_spaces(self, env: gym.Env) -> None:
         """Raise `AgentLoadError` if the spaces of `env` are not the agent's."""

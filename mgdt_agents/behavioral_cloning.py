@@ -10,7 +10,9 @@ from mgdt_agents.decision_transformer import (
     PRESETS,
     DecisionTransformerAgent,
     DecisionTransformerConfig,
+    PredictedReturn,
 )
+from mgdt_agents.decision_transformer.inference import ActingRule
 from mgdt_envs import AtariProtocol
 
 
@@ -19,6 +21,7 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
 
     Args:
         config: the model's sizes, with `return_tokens="none"`, or the name of a preset.
+        rule: how actions are chosen; None draws them as predicted.
         games, protocol, device: see `NetworkAgent`.
     """
 
@@ -26,17 +29,19 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
     presets: ClassVar[dict[str, Any]] = {
         name: dataclasses.replace(config, return_tokens="none") for name, config in PRESETS.items()
     }
+    default_rule: ClassVar[ActingRule] = PredictedReturn()
 
     def __init__(
         self,
         config: DecisionTransformerConfig | str = "10m",
         *,
+        rule: ActingRule | None = None,
         games: Sequence[str] = (),
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
         """Make the agent, randomly initialised."""
-        super().__init__(config, games=games, protocol=protocol, device=device)
+        super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
         if self.config.return_tokens != "none":
             raise ValueError(
                 f"Behavioral cloning has no return tokens: expected return_tokens='none', "

@@ -220,6 +220,11 @@ class CQLAgent(NetworkAgent):
         shares = (1 - (moved[:, :, None] - support).abs() / spacing).clamp(0, 1)
         return (probabilities[:, :, None] * shares).sum(1)
 
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Nothing is remembered."""
+        return ()
+
     @torch.no_grad()
     def _act(
         self,
@@ -230,9 +235,11 @@ class CQLAgent(NetworkAgent):
         deterministic: bool,
     ) -> tuple[np.ndarray, State | None]:
         self.model.eval()
-        actions = self.model.values(self.model(self._to_device(observations))).argmax(-1).cpu()
+        actions = (
+            self.model.values(self.model(self._to_device(observations))).argmax(-1).cpu().numpy()
+        )
         if not deterministic:
-            explore = torch.rand(len(actions), generator=self.generator) < self.config.exploration
-            drawn = torch.randint(self.config.actions, actions.shape, generator=self.generator)
-            actions = torch.where(explore, drawn, actions)
-        return actions.numpy(), state
+            explore = self.draws.uniform() < self.config.exploration
+            drawn = (self.draws.uniform() * self.config.actions).astype(np.int64)
+            actions = np.where(explore, drawn, actions)
+        return actions, None

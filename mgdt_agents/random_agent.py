@@ -1,7 +1,6 @@
 """The uniformly random policy: what a score of zero, human-normalised, is measured against."""
 
 import numpy as np
-import torch
 
 from mgdt_agents.agent import Agent, State
 
@@ -15,6 +14,11 @@ class RandomAgent(Agent):
 
     kind = "random"
 
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Nothing is remembered."""
+        return ()
+
     def _act(
         self,
         observations: np.ndarray,
@@ -23,5 +27,4 @@ class RandomAgent(Agent):
         rewards: np.ndarray,
         deterministic: bool,
     ) -> tuple[np.ndarray, State | None]:
-        drawn = torch.randint(18, (len(observations),), generator=self.generator)
-        return drawn.numpy(), state
+        return (self.draws.uniform() * 18).astype(np.int64), None

@@ -11,10 +11,12 @@ from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
 from mgdt_agents.cql import CQLAgent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.hub import download
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_envs.games import did_you_mean
 
 PRETRAINED = Path(__file__).parent / "pretrained"
+HUB = "hf://"
 NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
     agent.kind: agent for agent in (DecisionTransformerAgent, BehavioralCloningAgent, CQLAgent)
 }
@@ -42,15 +44,19 @@ def make_agent(kind: str, size: str, **options: Any) -> NetworkAgent:
 
 
 def load_agent(
-    name: str | Path, env: gym.Env | None = None, device: str | torch.device = "auto"
+    name: str | Path,
+    env: gym.Env | None = None,
+    device: str | torch.device = "auto",
+    **options: Any,
 ) -> Agent:
     """Return a trained agent.
 
     Args:
-        name: a bundled agent ("dt", "bc", "cql"), "random", the folder of a saved agent, or the
-            zip file of a stable-baselines3 model.
+        name: a bundled agent ("dt", "bc", "cql"), "random", the folder of a saved agent, the
+            zip file of a stable-baselines3 model, or "hf://user/name" on the Hugging Face hub.
         env: an environment that the agent shall fit; its spaces are compared.
         device: where to compute; "auto" takes a GPU if there is one.
+        options: keyword arguments of the agent in place of the saved ones, such as dt's `rule`.
 
     Raises:
         AgentLoadError: if there is no such agent. The message suggests the nearest names.
@@ -61,15 +67,17 @@ def load_agent(
         Discrete(18)
     """
     if name == RandomAgent.kind:
-        return RandomAgent()
+        return RandomAgent(**options)
     path = Path(name)
     if str(name) in bundled_agents():
         path = PRETRAINED / name
+    elif str(name).startswith(HUB):
+        path = download(str(name).removeprefix(HUB))
     if path.is_file():
         # Imported only when needed: it takes seconds.
         from mgdt_agents.sb3_agent import SB3Agent
 
-        return SB3Agent.load(path, env, device)
+        return SB3Agent.load(path, env, device, **options)
     if not path.is_dir():
         if name == "dqn":
             raise AgentLoadError(
@@ -86,4 +94,4 @@ def load_agent(
         raise AgentLoadError(
             f"{path} holds an agent of unknown kind {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}"
         )
-    return NETWORK_AGENTS[kind].load(path, env, device)
+    return NETWORK_AGENTS[kind].load(path, env, device, **options)

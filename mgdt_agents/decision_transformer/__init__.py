@@ -1,14 +1,28 @@
-"""The Multi-Game Decision Transformer (Lee et al. 2022): model, acting rule, agent."""
+"""The Multi-Game Decision Transformer (Lee et al. 2022): model, acting rules, agent."""
 
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent
 from mgdt_agents.decision_transformer.config import PRESETS, DecisionTransformerConfig
-from mgdt_agents.decision_transformer.inference import ExpertReturn
+from mgdt_agents.decision_transformer.inference import (
+    ActingRule,
+    BestOfSamples,
+    ExpertReturn,
+    Greedy,
+    PredictedReturn,
+    TargetReturn,
+)
 from mgdt_agents.decision_transformer.model import DecisionTransformer
+from mgdt_agents.decision_transformer.released import from_released_checkpoint
 
 __all__ = [
     "PRESETS",
+    "ActingRule",
+    "BestOfSamples",
     "DecisionTransformer",
     "DecisionTransformerAgent",
     "DecisionTransformerConfig",
     "ExpertReturn",
+    "Greedy",
+    "PredictedReturn",
+    "TargetReturn",
+    "from_released_checkpoint",
 ]

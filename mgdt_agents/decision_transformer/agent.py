@@ -1,6 +1,7 @@
 """The agent around the model: its memory, its loss, its way of acting."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,9 +11,18 @@ from torch import Tensor
 
 from mgdt_agents.agent import NetworkAgent, State
 from mgdt_agents.decision_transformer.config import PRESETS, DecisionTransformerConfig
-from mgdt_agents.decision_transformer.inference import ExpertReturn, sample
+from mgdt_agents.decision_transformer.decide import Decision, decide
+from mgdt_agents.decision_transformer.inference import (
+    ActingRule,
+    ExpertReturn,
+    TargetReturn,
+    rule_from_dict,
+    rule_to_dict,
+    sample,
+)
 from mgdt_agents.decision_transformer.model import DecisionTransformer
 from mgdt_agents.decision_transformer.tokens import encode_returns, encode_rewards
+from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol
 
@@ -23,27 +33,43 @@ class DecisionTransformerAgent(NetworkAgent):
     At each step it predicts the return that an expert would get from here, and draws an action
     given that return. Its state is the last actions and rewards of each row.
 
+    Attributes:
+        rule: how returns and actions are chosen; it may be replaced between episodes.
+
     Args:
         config: the model's sizes, or the name of a preset.
-        rule: how the return is chosen.
+        rule: how returns and actions are chosen; None is the paper's rule.
         games, protocol, device: see `NetworkAgent`.
+
+    Example:
+        >>> import numpy as np
+        >>> from mgdt_agents.decision_transformer import Greedy
+        >>> agent = DecisionTransformerAgent("tiny", rule=Greedy(), device="cpu")
+        >>> frames = np.zeros((4, 84, 84), np.uint8)
+        >>> action, state = agent.predict(frames)
+        >>> agent.return_distribution(frames).shape, agent.action_distribution(frames).shape
+        ((121,), (18,))
     """
 
+    model: DecisionTransformer
     kind = "dt"
     config_class = DecisionTransformerConfig
     presets: ClassVar[dict[str, Any]] = PRESETS
+    default_rule: ClassVar[ActingRule] = ExpertReturn()
 
     def __init__(
         self,
         config: DecisionTransformerConfig | str = "10m",
         *,
-        rule: ExpertReturn | None = None,
+        rule: ActingRule | None = None,
         games: Sequence[str] = (),
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
         """Make the agent, randomly initialised."""
-        self.rule = rule or ExpertReturn()
+        self.rule = self.default_rule if rule is None else rule
+        if not isinstance(self.rule, ActingRule):
+            raise TypeError(f"Expected an acting rule, such as {ExpertReturn()}, got {rule!r}.")
         super().__init__(config, games=games, protocol=protocol, device=device)
         if (self.config.steps, self.config.frame_size) != self.observation_space.shape[:2]:
             raise ValueError(
@@ -51,13 +77,21 @@ class DecisionTransformerAgent(NetworkAgent):
                 f"the protocol gives {self.protocol.stack} of {self.protocol.screen_size}."
             )
 
+    def _options_to_save(self) -> dict[str, Any]:
+        rule = rule_to_dict(self.rule)
+        return {} if rule is None else {"rule": rule}
+
+    @classmethod
+    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
+        return {"rule": rule_from_dict(content["rule"])} if "rule" in content else {}
+
     def _make_model(self) -> DecisionTransformer:
         return DecisionTransformer(self.config)
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean of the cross-entropies of return, action and reward (section 3.1).
 
-        `config.loss_weights` says how they are weighed.
+        `config.loss_weights` and the weights after it say how they are weighed.
 
         Actions and rewards count at the steps of the episode, not at padded ones. With a single
         return token only the first return is learned, as released; padded steps count there,
@@ -73,25 +107,126 @@ class DecisionTransformerAgent(NetworkAgent):
             )
             inputs.append(returns)
         logits = self.model(*inputs)
+        config = self.config
         terms = {
             "action_loss": F.cross_entropy(logits["action"][valid].float(), actions[valid]),
             "reward_loss": F.cross_entropy(logits["reward"][valid].float(), rewards[valid]),
         }
-        if self.config.return_tokens != "none":
-            trained = slice(0, 1 if self.config.return_tokens == "single" else None)
+        weights = {"action_loss": config.action_weight, "reward_loss": config.reward_weight}
+        if config.return_tokens != "none":
+            trained = slice(0, 1 if config.return_tokens == "single" else None)
             terms["return_loss"] = F.cross_entropy(
                 logits["return"][:, trained].float().flatten(0, 1), returns[:, trained].flatten()
             )
-        if self.config.loss_weights == "equal":
-            return torch.stack(list(terms.values())).mean(), terms
-        sizes = {
-            "action_loss": self.config.actions,
-            "reward_loss": self.config.rewards,
-            "return_loss": self.config.returns,
-        }
-        return torch.stack([term / sizes[name] for name, term in terms.items()]).mean(), terms
+            weights["return_loss"] = config.return_weight
+        if config.loss_weights == "vocabulary":
+            weights = {
+                name: weight / logits[name.removesuffix("_loss")].shape[-1]
+                for name, weight in weights.items()
+            }
+        return torch.stack([weights[name] * term for name, term in terms.items()]).mean(), terms
 
-    @torch.no_grad()
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Past actions, past reward tokens, and under `TargetReturn` the returns of the window."""
+        past = (self.config.steps - 1,) * 2
+        return (*past, self.config.steps) if isinstance(self.rule, TargetReturn) else past
+
+    def return_distribution(
+        self,
+        observation: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        reward: np.ndarray | float | None = None,
+    ) -> np.ndarray:
+        """Return what return the model expects, whatever the rule.
+
+        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
+        remembered. With a return token at every step, the returns before are the rule's likeliest.
+
+        Returns:
+            `(R,)` for one observation, `(n, R)` for a batch, float32: the probability of each
+            return from `config.min_return` to `config.max_return`, from the window's first step to
+            the end of the episode, or from its last step where every step has a return token.
+
+        Raises:
+            ValueError: for a model without return tokens, and as `predict` does.
+        """
+        if self.config.return_tokens == "none":
+            raise ValueError(
+                f"Expected a model with return tokens, and this {self.kind} has return_tokens="
+                "'none': it predicts no returns."
+            )
+        batch, past = self._before(observation, state, episode_start, reward)
+        decision = self._decide(batch, past, None, predict_returns=True)
+        return _as_given(_on_cpu(decision.return_logits[-1]).softmax(-1), observation)
+
+    def action_distribution(
+        self,
+        observation: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        reward: np.ndarray | float | None = None,
+    ) -> np.ndarray:
+        """Return what `predict` draws the action from, given the return likeliest under the rule.
+
+        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
+        remembered.
+
+        Returns:
+            `(A,)` for one observation, `(n, A)` for a batch, float32: the probability of each
+            action.
+
+        Raises:
+            ValueError: as `predict` does.
+        """
+        batch, past = self._before(observation, state, episode_start, reward)
+        decision = self._decide(batch, past, None)
+        logits = self.rule.action_logits(_on_cpu(decision.action_logits))
+        return _as_given(logits.softmax(-1), observation)
+
+    def attention_maps(
+        self,
+        observation: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        reward: np.ndarray | float | None = None,
+    ) -> np.ndarray:
+        """Return where in the frames the action looks, given the return likeliest under the rule.
+
+        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
+        remembered.
+
+        Returns:
+            `(layers, heads, steps, rows, columns)` for one observation, with n before it for a
+            batch, float32: the attention of the token that the action is read at to each patch of
+            each frame, oldest first. Rows and columns are 1 where a frame is one token. What is
+            missing from 1 goes to returns, actions and rewards.
+
+        Raises:
+            ValueError: as `predict` does.
+        """
+        batch, past = self._before(observation, state, episode_start, reward)
+        returns_BT = self._decide(batch, past, None).returns
+        with torch.no_grad():
+            maps = self.model.attention(*self._window(batch, past), returns_BT)
+        side = math.isqrt(self.config.observation_tokens)
+        return _as_given(maps.float().cpu().unflatten(-1, (side, side)), observation)
+
+    def _before(
+        self,
+        observation: np.ndarray,
+        state: State | None,
+        episode_start: np.ndarray | None,
+        reward: np.ndarray | float | None,
+    ) -> tuple[np.ndarray, State]:
+        """Return the checked batch, and what is remembered when its actions are chosen."""
+        batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
+        return batch, self._past(state, starts, rewards)
+
     def _act(
         self,
         observations: np.ndarray,
@@ -100,40 +235,74 @@ class DecisionTransformerAgent(NetworkAgent):
         rewards: np.ndarray,
         deterministic: bool,
     ) -> tuple[np.ndarray, State | None]:
-        self.model.eval()
-        memory = (len(observations), self.config.steps - 1)
-        past_actions, past_rewards = state or (np.zeros(memory, int), np.zeros(memory, int))
-        past_rewards = np.concatenate([past_rewards[:, 1:], encode_rewards(rewards)[:, None]], 1)
-        keep = ~starts[:, None]
-        past_actions, past_rewards = past_actions * keep, past_rewards * keep
-        # The current step's action and reward are not known yet; no token that is read sees them.
-        window = [
-            self._to_device(observations),
-            self._to_device(np.pad(past_actions, ((0, 0), (0, 1)))),
-            self._to_device(np.pad(past_rewards, ((0, 0), (0, 1)))),
-        ]
-        if self.config.return_tokens != "none":
-            window.append(self._choose_returns(window, deterministic))
-        logits = self.model(*window)["action"][:, -1]
-        actions = sample(logits, self.generator, deterministic=deterministic).cpu().numpy()
-        past_actions = np.concatenate([past_actions[:, 1:], actions[:, None]], 1)
-        return actions, (past_actions, past_rewards)
+        past = self._past(state, starts, rewards)
+        draws = None if deterministic else self.draws
+        logits = _on_cpu(self._decide(observations, past, draws).action_logits)
+        actions = sample(self.rule.action_logits(logits), draws).numpy()
+        return actions, (_moved_on(past[0], actions), *past[1:])
 
-    def _choose_returns(self, window: list[Tensor], deterministic: bool) -> Tensor:
-        """Return `(n, steps)` return bins, those of the steps that carry a return token."""
-        frames, actions, rewards = window
-        returns = torch.zeros_like(actions)
-        # A return sees only what comes before it, so the window's first step is enough for the
-        # single return, and of several each needs those before it.
-        last = 1 if self.config.return_tokens == "single" else self.config.steps
-        for step in range(last):
-            logits = self.model(
-                frames[:, : step + 1],
-                actions[:, : step + 1],
-                rewards[:, : step + 1],
-                returns[:, : step + 1],
-            )["return"][:, step]
-            returns[:, step] = self.rule.choose_return(
-                logits, self.config, self.generator, deterministic=deterministic
-            )
-        return returns
+    def _past(self, state: State | None, starts: np.ndarray, rewards: np.ndarray) -> State:
+        """Return the state with the last rewards in it, and forgotten in rows that begin."""
+        if state is None:
+            state = tuple(np.zeros((len(starts), columns), int) for columns in self.memory)
+        past_actions, past_rewards, *targets = state
+        past_rewards = _moved_on(past_rewards, encode_rewards(rewards))
+        goes_on = ~starts[:, None]
+        past = [past_actions * goes_on, past_rewards * goes_on]
+        if isinstance(self.rule, TargetReturn):
+            left = _moved_on(targets[0], targets[0][:, -1] - np.clip(rewards, -1, 1))
+            # As in training, steps before the episode carry the return of all of it.
+            past.append(np.where(goes_on, left, float(self.rule.target)))
+        return tuple(past)
+
+    def _window(self, observations: np.ndarray, past: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return frames, actions and reward tokens of the steps that the model sees."""
+        # The current step's action and reward are not known yet; no token that is read sees them.
+        actions, rewards = (np.pad(part, ((0, 0), (0, 1))) for part in past[:2])
+        return self._to_device(observations), self._to_device(actions), self._to_device(rewards)
+
+    @torch.no_grad()
+    def _decide(
+        self,
+        observations: np.ndarray,
+        past: State,
+        draws: RowStreams | None,
+        *,
+        predict_returns: bool = False,
+    ) -> Decision:
+        """Return the model's decision, given returns that are chosen by the rule.
+
+        Args:
+            observations: frames of the batch.
+            past: what `_past` returned.
+            draws: what returns are drawn from; None takes the likeliest.
+            predict_returns: have the returns' logits in the decision even if the rule needs none.
+        """
+        if self.model.training:
+            self.model.eval()
+
+        def choose(logits_BR: Tensor) -> Tensor:
+            return sample(self.rule.return_logits(_on_cpu(logits_BR)), draws).to(self.device)
+
+        returns: Tensor | Callable[[Tensor], Tensor] = choose
+        if isinstance(self.rule, TargetReturn):
+            low, high = self.config.min_return, self.config.max_return
+            returns_BT = self._to_device(encode_returns(past[2], low, high))
+            columns = iter(returns_BT.T)
+            returns = (lambda _: next(columns)) if predict_returns else returns_BT
+        return decide(self.model, *self._window(observations, past), returns)
+
+
+def _moved_on(columns: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """Return `(n, columns)` without the oldest column and with the newest."""
+    return np.concatenate([columns, newest[:, None]], 1)[:, 1:]
+
+
+def _on_cpu(logits: Tensor) -> Tensor:
+    """Return fp32 logits where rules and draws are computed, the same for every device."""
+    return logits.float().cpu()
+
+
+def _as_given(rows: Tensor, observation: np.ndarray) -> np.ndarray:
+    """Return an array of a row for each observation of the batch, or for the only one."""
+    return rows.numpy() if observation.ndim == 4 else rows[0].numpy()

@@ -31,7 +31,8 @@ class DecisionTransformerConfig:
     min_return: int = -20
     """Smallest return; a bin is 1 wide."""
     max_return: int = 100
-    """Largest return."""
+    """Largest return; the release has no bin for 100, so 99 gives its 120. Returns outside are
+    taken for the nearest."""
     actions: int = 18
     """Number of actions."""
     rewards: int = 4
@@ -39,6 +40,12 @@ class DecisionTransformerConfig:
     loss_weights: Literal["equal", "vocabulary"] = "equal"
     """Weigh the cross-entropies of return, action and reward alike, or divide each by the size of
     its vocabulary, as the release's code does: actions then count 7 times as much as returns."""
+    return_weight: float = 1.0
+    """Of the return's cross-entropy, on top of `loss_weights`."""
+    action_weight: float = 1.0
+    """Of the action's."""
+    reward_weight: float = 1.0
+    """Of the reward's."""
     dropout: float = 0.1
     """On the outputs of attention and of the MLP."""
 
@@ -56,7 +63,7 @@ class DecisionTransformerConfig:
             )
         if self.stem not in ("patch", "conv"):
             raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
-        if self.stem == "patch" and self.frame_size % self.patch_size:
+        if self.stem == "patch" and (self.patch_size < 1 or self.frame_size % self.patch_size):
             raise ValueError(
                 f"frame_size must be a multiple of patch_size, got {self.frame_size} "
                 f"and {self.patch_size}"
@@ -69,6 +76,13 @@ class DecisionTransformerConfig:
             raise ValueError(
                 f"loss_weights must be 'equal' or 'vocabulary', got {self.loss_weights!r}"
             )
+        if min(self.return_weight, self.action_weight, self.reward_weight) < 0:
+            raise ValueError(
+                "return_weight, action_weight and reward_weight must not be negative, got "
+                f"{self.return_weight}, {self.action_weight} and {self.reward_weight}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.max_return <= self.min_return:
             raise ValueError(
                 f"max_return must be above min_return, got {self.max_return} and {self.min_return}"

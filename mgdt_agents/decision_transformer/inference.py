@@ -1,41 +1,197 @@
-"""How logits become the return to aim at and the action to take."""
+"""Ways of acting: how logits become the return to aim at and the action to take.
 
+A rule changes the logits that returns and actions are drawn from. Any rule goes with any model; a
+model without return tokens has no use for what it says of returns.
+
+Shape suffixes: B rows, R return bins from the least return up, A actions, V either vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mgdt_agents.decision_transformer.config import DecisionTransformerConfig
+from mgdt_agents.random_streams import RowStreams
+from mgdt_envs.games import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExpertReturn:
-    """The paper's rule: sample a return that an expert would get, then an action.
+class ActingRule:
+    """What all rules are; logits come as fp32 on the CPU, whatever the model computes in.
+
+    Example:
+        >>> import torch
+        >>> class NoOp(ActingRule):
+        ...     def action_logits(self, logits_BA):
+        ...         return torch.where(torch.arange(logits_BA.shape[-1]) == 0, 0, -torch.inf)
+        >>> NoOp().action_logits(torch.zeros(1, 3))
+        tensor([0., -inf, -inf])
+    """
+
+    def return_logits(self, logits_BR: Tensor) -> Tensor:
+        """Return the `(B, R)` logits that the return is drawn from, of the model's."""
+        return logits_BR
+
+    def action_logits(self, logits_BA: Tensor) -> Tensor:
+        """Return the `(B, A)` logits that the action is drawn from, of the model's."""
+        return logits_BA
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictedReturn(ActingRule):
+    """Plain cloning: draw a return as the model predicts it, and an action given that return.
+
+    Example:
+        >>> PredictedReturn()
+        PredictedReturn()
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertReturn(ActingRule):
+    """The paper's rule: draw a return that an expert would get, then an action.
 
     The return is drawn from P(R) exp(kappa (R - low) / (high - low)), low and high being the least
     and the largest return (Lee et al. 2022, section 3.4), at every step anew.
+
+    Example:
+        >>> import torch
+        >>> ExpertReturn(kappa=2).return_logits(torch.zeros(1, 3))
+        tensor([[0., 1., 2.]])
     """
 
     kappa: float = 10.0
     """How much better than the data an expert is (footnote 4)."""
 
-    def choose_return(
-        self,
-        logits_BR: Tensor,
-        config: DecisionTransformerConfig,
-        generator: torch.Generator,
-        *,
-        deterministic: bool,
-    ) -> Tensor:
-        """Return `(B,)` return bins; the likeliest under the rule if `deterministic`."""
-        optimism_R = torch.linspace(0, self.kappa, config.returns, device=logits_BR.device)
-        return sample(logits_BR + optimism_R, generator, deterministic=deterministic)
+    def return_logits(self, logits_BR: Tensor) -> Tensor:
+        """Return the logits of the tilted distribution."""
+        return logits_BR + torch.linspace(0, self.kappa, logits_BR.shape[-1])
 
 
-def sample(logits_BV: Tensor, generator: torch.Generator, *, deterministic: bool) -> Tensor:
-    """Return `(B,)` ids drawn from the softmax of the logits, or the likeliest."""
-    if deterministic:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestOfSamples(ActingRule):
+    """The release's rule: the best of many returns, and one of the likelier half of the actions.
+
+    The numbers are those of the released notebook (google-research, multi_game_dt): 128 samples of
+    the return, `return_temperature=0.75`, `action_top_percentile=50`.
+
+    Example:
+        >>> import torch
+        >>> BestOfSamples().action_logits(torch.tensor([[1.0, 3.0, 0.0, 2.0]]))
+        tensor([[-inf, 3., -inf, 2.]])
+    """
+
+    samples: int = 128
+    """Returns drawn, of which the largest is taken."""
+    logit_scale: float = 0.75
+    """The model's return logits are multiplied by this; the notebook calls it a temperature."""
+    action_share: float = 0.5
+    """Share of the actions that are not ruled out, the likeliest."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: naming the one that cannot be.
+        """
+        if self.samples < 1 or not 0 < self.action_share <= 1:
+            raise ValueError(
+                "Expected samples of at least 1 and action_share in (0, 1], "
+                f"got {self.samples} and {self.action_share}."
+            )
+
+    def return_logits(self, logits_BR: Tensor) -> Tensor:
+        """Return the logits of the largest of the samples.
+
+        It is at most R with probability P(a return is at most R)^samples, so one draw does.
+        """
+        at_most_BR = (self.logit_scale * logits_BR.double()).softmax(-1).cumsum(-1) ** self.samples
+        return at_most_BR.diff(dim=-1, prepend=torch.zeros_like(at_most_BR[:, :1])).log()
+
+    def action_logits(self, logits_BA: Tensor) -> Tensor:
+        """Return the logits without those of the less likely actions."""
+        kept = max(1, int(self.action_share * logits_BA.shape[-1]))
+        return _without_others(logits_BA, logits_BA.topk(kept, -1).indices)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Greedy(ActingRule):
+    """The likeliest return, and the likeliest action given that return.
+
+    Example:
+        >>> import torch
+        >>> Greedy().action_logits(torch.tensor([[1.0, 3.0, 2.0]]))
+        tensor([[-inf, 3., -inf]])
+    """
+
+    def return_logits(self, logits_BR: Tensor) -> Tensor:
+        """Return the logits of the likeliest return alone."""
+        return _without_others(logits_BR, logits_BR.argmax(-1, keepdim=True))
+
+    def action_logits(self, logits_BA: Tensor) -> Tensor:
+        """Return the logits of the likeliest action alone."""
+        return _without_others(logits_BA, logits_BA.argmax(-1, keepdim=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetReturn(ActingRule):
+    """A given return for the episode, reduced by the rewards that come (Chen et al. 2021).
+
+    `predict` must be told the rewards, or the return stays what it was. As in training, they count
+    clipped to [-1, 1], and what is left of the return is kept in the model's range.
+
+    Example:
+        >>> TargetReturn(target=20)
+        TargetReturn(target=20)
+    """
+
+    target: float
+    """Return of the whole episode, of clipped rewards."""
+
+
+RULES: dict[str, type[ActingRule]] = {
+    rule.__name__: rule
+    for rule in (ExpertReturn, BestOfSamples, TargetReturn, Greedy, PredictedReturn)
+}
+
+
+def rule_to_dict(rule: ActingRule) -> dict[str, Any] | None:
+    """Return the rule as JSON types; None for one that is not in `RULES`."""
+    name = type(rule).__name__
+    return {"name": name, **dataclasses.asdict(rule)} if RULES.get(name) is type(rule) else None
+
+
+def rule_from_dict(content: Mapping[str, Any]) -> ActingRule:
+    """Return the rule that `rule_to_dict` described.
+
+    Raises:
+        ValueError: if there is no rule of this name. The message suggests the nearest.
+        TypeError: if it has not these fields.
+    """
+    fields = dict(content)
+    name = fields.pop("name", None)
+    if name not in RULES:
+        raise ValueError(f"Unknown rule {name!r}. {did_you_mean(str(name), RULES)}")
+    return RULES[name](**fields)
+
+
+def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:
+    """Return `(B,)` ids drawn from the softmax of the logits, or the likeliest.
+
+    Args:
+        logits_BV: on the CPU; minus infinity excludes an id.
+        streams: of the rows, each of which gives a number; None takes the likeliest ids.
+    """
+    if streams is None:
         return logits_BV.argmax(-1)
-    # Drawn on the CPU, so that a seed gives the same play on every device.
-    probabilities = logits_BV.float().softmax(-1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits_BV.device)
+    up_to_BV = logits_BV.double().softmax(-1).cumsum(-1)
+    drawn_B1 = torch.from_numpy(1 - streams.uniform())[:, None] * up_to_BV[:, -1:]
+    return (up_to_BV < drawn_B1).sum(-1)
+
+
+def _without_others(logits_BV: Tensor, kept: Tensor) -> Tensor:
+    """Return the logits, minus infinity but for the ids `kept` of each row."""
+    return torch.full_like(logits_BV, -torch.inf).scatter(-1, kept, logits_BV.gather(-1, kept))

@@ -1,8 +1,8 @@
 """The network: frames, returns, actions and rewards of a window in, logits of each step out.
 
 Shape suffixes: B windows, T steps, M observation tokens of a step, K tokens of a step,
-S = T * K tokens of a window, D width, N heads, H head size, Y and X pixels; logits end in their
-vocabulary: R returns, A actions, W reward tokens.
+S = T * K tokens of a window, Q of them that ask, D width, N heads, H head size, Y and X pixels;
+logits end in their vocabulary: R returns, A actions, W reward tokens.
 """
 
 import math
@@ -10,9 +10,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from mgdt_agents.decision_transformer.config import DecisionTransformerConfig
+from mgdt_agents.decision_transformer.config import HEAD_SIZE, DecisionTransformerConfig
 from mgdt_agents.frames import frame_changes
+
+KeysValues = tuple[Tensor, Tensor]
+"""`(B, N, S, H)` each."""
 
 
 class PatchStem(nn.Module):
@@ -27,10 +31,11 @@ class PatchStem(nn.Module):
 
     def forward(self, frames_BTYX: Tensor) -> Tensor:
         """Return `(B, T, M, D)` tokens of uint8 frames, patches row by row."""
-        B, T, Y, X = frames_BTYX.shape
-        pixels = frames_BTYX.reshape(B * T, 1, Y, X).to(self.position_MD.dtype) / 255
-        tokens = self.patch(pixels).flatten(2).transpose(1, 2) + self.position_MD
-        return tokens.reshape(B, T, *tokens.shape[1:])
+        side = self.patch.kernel_size[0]
+        patches = frames_BTYX.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
+        pixels = patches.flatten(4).flatten(2, 3).to(self.position_MD.dtype) / 255
+        # Patches do not overlap, so the convolution is a linear map, and faster as one.
+        return F.linear(pixels, self.patch.weight.flatten(1), self.patch.bias) + self.position_MD
 
 
 class ConvStem(nn.Module):
@@ -109,18 +114,63 @@ class Block(nn.Module):
         """The block's linear maps, in the order in which they are applied."""
         return self.query_key_value, self.attention_output, self.mlp_input, self.mlp_output
 
-    def forward(self, x_BSD: Tensor, allowed_SS: Tensor) -> Tensor:
-        """Return the tokens after attention where `allowed_SS` (query, key) is true, and MLP."""
-        query_BNSH, key_BNSH, value_BNSH = (
-            self.query_key_value(self.norm_1(x_BSD))
-            .unflatten(-1, (3, self.heads, -1))
-            .permute(2, 0, 3, 1, 4)
-        )
-        mixed_BNSH = F.scaled_dot_product_attention(query_BNSH, key_BNSH, value_BNSH, allowed_SS)
-        attended_BSD = self.attention_output(mixed_BNSH.transpose(1, 2).flatten(2))
-        x_BSD = x_BSD + self.dropout(attended_BSD)
-        hidden = F.gelu(self.mlp_input(self.norm_2(x_BSD)), approximate="tanh")
-        return x_BSD + self.dropout(self.mlp_output(hidden))
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, and on a CPU lay the weights out for it.
+
+        A decision multiplies few tokens, which MKL does faster if a weight's inputs come first in
+        memory: one decision of 197M weights then takes 0.9 of the time. The MLP's wide map would
+        gain nothing: its outputs would be whole pages apart.
+        """
+        with torch.inference_mode(False):  # weights made in that mode could not be trained
+            for linear in (self.query_key_value, self.attention_output, self.mlp_output):
+                weight = linear.weight.data
+                # Sharded weights are of another type.
+                if type(weight) is Tensor and weight.device.type == "cpu":
+                    linear.weight.data = (
+                        weight.contiguous() if mode else weight.t().contiguous().t()
+                    )
+        return super().train(mode)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        allowed_QS: Tensor | None,
+        kept: KeysValues | None = None,
+        read: slice | Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Return the tokens after attention and MLP, and the keys and values.
+
+        Args:
+            x_BSD: the tokens.
+            allowed_QS: bool, the keys (columns) that each query (row) may see; None is all.
+            kept: keys and values of tokens before these, which they see too.
+            read: the tokens whose output is needed: only these ask. None is all.
+
+        Returns:
+            `(B, Q, D)`, and the keys and values of `kept` and of all these tokens.
+        """
+        normed_BSD = self.norm_1(x_BSD)
+        if read is None:
+            query_BNQH, key_BNSH, value_BNSH = self.project(normed_BSD)
+        else:
+            width = x_BSD.shape[-1]
+            (query_BNQH,) = self.project(normed_BSD[:, read], slice(None, width))
+            key_BNSH, value_BNSH = self.project(normed_BSD, slice(width, None))
+            x_BSD = x_BSD[:, read]
+        if kept is not None:
+            key_BNSH = torch.cat([kept[0], key_BNSH], 2)
+            value_BNSH = torch.cat([kept[1], value_BNSH], 2)
+        mixed_BNQH = F.scaled_dot_product_attention(query_BNQH, key_BNSH, value_BNSH, allowed_QS)
+        attended_BQD = self.attention_output(mixed_BNQH.transpose(1, 2).flatten(2))
+        x_BQD = x_BSD + self.dropout(attended_BQD)
+        hidden = F.gelu(self.mlp_input(self.norm_2(x_BQD)), approximate="tanh")
+        return x_BQD + self.dropout(self.mlp_output(hidden)), (key_BNSH, value_BNSH)
+
+    def project(self, normed_BSD: Tensor, rows: slice = slice(None)) -> tuple[Tensor, ...]:
+        """Return the `(B, N, S, H)` queries, keys and values, of which `rows` selects."""
+        linear = self.query_key_value
+        heads = F.linear(normed_BSD, linear.weight[rows], linear.bias[rows])
+        return heads.unflatten(-1, (-1, self.heads, HEAD_SIZE)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class DecisionTransformer(nn.Module):
@@ -155,8 +205,10 @@ class DecisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.position_SD, std=0.02)
         self.allowed_SS: Tensor
         self.hidden_S: Tensor
-        self.register_buffer("allowed_SS", _allowed(config), persistent=False)
-        self.register_buffer("hidden_S", _hidden(config), persistent=False)
+        self.read_Q: Tensor
+        self.register_buffer("allowed_SS", allowed_attention(config), persistent=False)
+        self.register_buffer("hidden_S", hidden_tokens(config), persistent=False)
+        self.register_buffer("read_Q", _read(config), persistent=False)
 
     def forward(
         self,
@@ -177,48 +229,90 @@ class DecisionTransformer(nn.Module):
             "return" `(B, T, R)` (absent without return tokens), "action" `(B, T, A)` and
             "reward" `(B, T, W)`.
         """
+        # No token comes after the last reward's, so none sees it.
+        x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)[:, :-1]
+        S = x_BSD.shape[1]
+        allowed_SS = self.allowed_SS[:S, :S]
+        *blocks, last_block = self.blocks
+        for block in blocks:
+            x_BSD, _ = block(x_BSD, allowed_SS)
+        x_BQD, _ = last_block(x_BSD, allowed_SS[self.read_Q], read=self.read_Q)
+        x_BTQD = self.norm(x_BQD).unflatten(1, (self.config.steps, -1))
+        logits = {} if self.config.return_tokens == "none" else {"return": self.return_head}
+        heads = logits | {"action": self.action_head, "reward": self.reward_head}
+        return {name: head(x_BTQD[:, :, place]) for place, (name, head) in enumerate(heads.items())}
+
+    def attention(
+        self,
+        frames_BTYX: Tensor,
+        actions_BT: Tensor,
+        rewards_BT: Tensor,
+        returns_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Return how the last step's action looks at the frames, in each layer and head.
+
+        Args: see `forward`.
+
+        Returns:
+            `(B, layers, N, T, M)`: the attention of the token that the action is read at to the
+            observation tokens. What is missing from 1 goes to the other tokens.
+        """
         config = self.config
-        B, T = actions_BT.shape
+        x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)
+        read = self.read_Q[-2:-1]
+        maps = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            query_BNSH, key_BNSH, _ = block.project(block.norm_1(x_BSD))
+            scores_BNS = (query_BNSH[:, :, read] @ key_BNSH.transpose(2, 3))[:, :, 0]
+            scores_BNS = (scores_BNS / math.sqrt(HEAD_SIZE)).masked_fill(
+                ~self.allowed_SS[read], -torch.inf
+            )
+            weights_BNTK = scores_BNS.softmax(-1).unflatten(-1, (config.steps, -1))
+            maps.append(weights_BNTK[..., : config.observation_tokens])
+            x_BSD, _ = block(x_BSD, self.allowed_SS)
+        return torch.stack(maps, 1)
+
+    def embed(
+        self,
+        frames_BTYX: Tensor,
+        actions_BT: Tensor,
+        rewards_BT: Tensor,
+        returns_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Return the `(B, S, D)` tokens of a window, with their positions; see `forward`."""
+        single = self.config.return_tokens == "single"
         parts_BTKD = [
             self.stem(frames_BTYX),
             self.action_embedding(actions_BT)[:, :, None],
             self.reward_embedding(rewards_BT)[:, :, None],
         ]
-        if config.return_tokens != "none":
+        if self.config.return_tokens != "none":
             parts_BTKD.insert(1, self.return_embedding(returns_BT)[:, :, None])
-        x_BSD = torch.cat(parts_BTKD, dim=2).flatten(1, 2)
-        S = x_BSD.shape[1]
-        x_BSD = (x_BSD + self.position_SD[:S]).masked_fill(self.hidden_S[:S, None], 0)
-        for block in self.blocks:
-            x_BSD = block(x_BSD, self.allowed_SS[:S, :S])
-        x_BTKD = self.norm(x_BSD).reshape(B, T, config.step_tokens, config.width)
-        last = config.observation_tokens - 1
-        if config.return_tokens == "none":
-            return {
-                "action": self.action_head(x_BTKD[:, :, last]),
-                "reward": self.reward_head(x_BTKD[:, :, last + 1]),
-            }
-        return {
-            "return": self.return_head(x_BTKD[:, :, last]),
-            "action": self.action_head(x_BTKD[:, :, last + 1]),
-            "reward": self.reward_head(x_BTKD[:, :, last + 2]),
-        }
+        x_BSD = torch.cat(parts_BTKD, dim=2).flatten(1, 2) + self.position_SD
+        return x_BSD.masked_fill(self.hidden_S[:, None], 0) if single else x_BSD
 
 
-def _hidden(config: DecisionTransformerConfig) -> Tensor:
+def _read(config: DecisionTransformerConfig) -> Tensor:
+    """Return `(Q,)` int64: the tokens whose output becomes logits."""
+    places = torch.arange(config.observation_tokens - 1, config.step_tokens - 1)
+    return (torch.arange(config.steps)[:, None] * config.step_tokens + places).flatten()
+
+
+def hidden_tokens(config: DecisionTransformerConfig) -> Tensor:
     """Return `(S,)` bool: the return tokens without a return."""
     step, place = _places(config)
     single = config.return_tokens == "single"
     return (place == config.observation_tokens) & (step > 0) & single
 
 
-def _allowed(config: DecisionTransformerConfig) -> Tensor:
+def allowed_attention(config: DecisionTransformerConfig) -> Tensor:
     """Return `(S, S)` bool: whether the query token (row) may see the key token (column)."""
     step, place = _places(config)
     position = torch.arange(len(step))
     observes = place < config.observation_tokens
     same_frame = (step[:, None] == step) & observes[:, None] & observes
-    return ((position[:, None] >= position) | same_frame) & ~_hidden(config)
+    return ((position[:, None] >= position) | same_frame) & ~hidden_tokens(config)
 
 
 def _places(config: DecisionTransformerConfig) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Play as a generator; scores, videos and progress bars consume it."""
 
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -38,7 +39,9 @@ class _Pool:
         self.observations, _ = self.envs.reset(seed=self.seeds)
         self.playing = np.ones(len(seeds), bool)
         self.rewards = np.zeros(len(seeds))
-        self.starts = np.ones(len(seeds), bool)
+        self.steps = 0
+        # Of the game and the episode alone, so that no other episode changes what the agent draws.
+        self.streams = (zlib.crc32(game.encode()) << 31) + self.seeds
 
 
 def rollout(
@@ -60,7 +63,8 @@ def rollout(
         agent: who plays.
         games: names of games.
         episodes: per game; the seeds are `seed`, `seed + 1`, ...
-        seed: of the first episode and of the agent's draws.
+        seed: of the first episode and of the agent's draws, which for each episode depend on this,
+            the game and the episode's own seed alone.
         protocol: the rules; None takes those the agent was trained under.
         deterministic: handed to `predict`.
         batch_size: episodes played at once, at most.
@@ -88,12 +92,15 @@ def rollout(
                 state = tuple(np.concatenate([part, np.repeat(part[:1], new, 0)]) for part in state)
 
         observations = np.concatenate([pool.observations[pool.playing] for pool in pools])
+        streams = np.concatenate([pool.streams[pool.playing] for pool in pools])
+        steps = np.repeat([pool.steps for pool in pools], [pool.playing.sum() for pool in pools])
         actions, state = agent.predict(
             observations,
             state,
-            np.concatenate([pool.starts[pool.playing] for pool in pools]),
+            steps == 0,
             deterministic,
             reward=np.concatenate([pool.rewards[pool.playing] for pool in pools]),
+            stream=np.stack([streams, steps], 1),
         )
         step = _step(pools, observations, actions)
         yield step
@@ -127,7 +134,7 @@ def _step(pools: list[_Pool], observations: np.ndarray, actions: np.ndarray) -> 
                 truncated[playing],
             )
         )
-        pool.starts[:] = False
+        pool.steps += 1
         pool.playing = playing & ~terminated & ~truncated
     games, seeds, rewards, terminated, truncated = map(np.concatenate, zip(*parts, strict=True))
     return RolloutStep(games, seeds, observations, actions, rewards, terminated, truncated)

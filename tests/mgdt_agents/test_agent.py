@@ -85,6 +85,19 @@ def test_state_of_another_batch(kind: str) -> None:
     _, state = agent.predict(observations(2))
     with pytest.raises(ValueError, match="2 rows and the observation of 3"):
         agent.predict(observations(3), state)
+    with pytest.raises(ValueError, match="2 rows and the observation of 3"):
+        agent.predict(observations(3), state, np.array([False, True, True]))
+    agent.predict(observations(3), state, np.ones(3, bool))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("dt", r"\[\(n, 3\), \(n, 3\)\]"), ("cql", r"\[\]"), ("random", r"\[\]")],
+)
+def test_state_of_another_agent(kind: str, expected: str) -> None:
+    state = (np.zeros((2, 5), int),)
+    with pytest.raises(ValueError, match=rf"this {kind} agent.* {expected}, got \[\(2, 5\)\]"):
+        make(kind).predict(observations(2), state)
 
 
 @pytest.mark.parametrize("kind", ["dt", "bc"])
@@ -128,6 +141,8 @@ def test_draws_follow_the_seed(agent: Agent) -> None:
         return np.concatenate([agent.predict(batch)[0] for _ in range(3)])
 
     np.testing.assert_array_equal(draw(1), draw(1))
+    if agent.kind == "random":
+        assert len(set(map(tuple, draw(1).reshape(3, 64)))) == 3  # no call repeats another
     if agent.kind != "cql":  # greedy but for one action in a thousand
         assert (draw(1) != draw(2)).any()
 

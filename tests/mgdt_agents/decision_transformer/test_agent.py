@@ -1,20 +1,32 @@
-"""The loss against the release's and against its definition; how returns are chosen."""
+"""The loss against its definition; rules, distributions and maps of attention."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mgdt_agents import load_agent
+from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
 from mgdt_agents.decision_transformer import (
     PRESETS,
+    ActingRule,
+    BestOfSamples,
     DecisionTransformerAgent,
     DecisionTransformerConfig,
     ExpertReturn,
+    Greedy,
+    PredictedReturn,
+    TargetReturn,
 )
 from mgdt_agents.decision_transformer.inference import sample
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay import WindowBatch
+from mgdt_envs import AtariProtocol
+from tests.mgdt_agents.decision_transformer.plain import PlainDecisionTransformer
 
 TINY = PRESETS["tiny"]
 
@@ -69,44 +81,230 @@ def test_loss_is_its_definition(return_tokens, loss_weights) -> None:
     assert agent.loss(batch)[0].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_expert_return_is_tilted_by_kappa() -> None:
-    # Lee et al. 2022, section 3.4: P(R) exp(kappa (R - low) / (high - low)).
-    logits = torch.randn(1, TINY.returns, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(0)
-    returns = np.arange(TINY.min_return, TINY.max_return + 1)
-    expected = logits[0].softmax(-1).numpy() * np.exp(10 * (returns + 20) / 120)
-    expected /= expected.sum()
-    drawn = ExpertReturn().choose_return(
-        logits.expand(100_000, -1), TINY, generator, deterministic=False
+@torch.no_grad()
+def test_weights_of_the_loss():
+    weights = {"return_weight": 2.0, "action_weight": 0.5, "reward_weight": 0.0}
+    agent = DecisionTransformerAgent(
+        dataclasses.replace(TINY, dropout=0.0, **weights), device="cpu"
     )
-    found = np.bincount(drawn.numpy(), minlength=TINY.returns) / 100_000
-    assert np.abs(found - expected).sum() < 0.05
-    best = ExpertReturn().choose_return(logits, TINY, generator, deterministic=True)
-    assert best.item() == expected.argmax()
+    loss, terms = agent.loss(make_batch())
+    expected = (2 * terms["return_loss"] + 0.5 * terms["action_loss"]) / 3
+    assert loss.item() == pytest.approx(expected.item())
 
 
-def test_sample_follows_the_logits() -> None:
-    logits = torch.tensor([[0.0, 1.0, -1e9]]).expand(50_000, -1)
-    drawn = sample(logits, torch.Generator().manual_seed(0), deterministic=False)
-    shares = np.bincount(drawn.numpy(), minlength=3) / 50_000
-    np.testing.assert_allclose(shares, [0.269, 0.731, 0], atol=0.01)
-    assert sample(logits[:1], torch.Generator(), deterministic=True).item() == 1
+def test_the_release_s_120_bins_hold_the_return_of_100():
+    agent = DecisionTransformerAgent(dataclasses.replace(TINY, max_return=99), device="cpu")
+    batch = make_batch()
+    batch.returns_to_go[:] = 100
+    assert agent.model.return_head.out_features == 120
+    assert torch.isfinite(agent.loss(batch)[0])
+
+
+RULES = [ExpertReturn(), BestOfSamples(), TargetReturn(target=7), Greedy(), PredictedReturn()]
+
+
+def make_agent(return_tokens="single", **options):
+    config = dataclasses.replace(TINY, return_tokens=return_tokens)
+    torch.manual_seed(0)
+    agent = (BehavioralCloningAgent if return_tokens == "none" else DecisionTransformerAgent)(
+        config, device="cpu", **options
+    )
+    with torch.no_grad():
+        for parameter in agent.model.parameters():
+            parameter.mul_(3)  # so that returns matter to actions
+    return agent
+
+
+def observations(rows):
+    return np.random.default_rng(0).integers(256, size=(rows, 4, 84, 84), dtype=np.uint8)
+
+
+def history(agent, rows=3):
+    """Return the state after two steps that brought rewards."""
+    _, state = agent.predict(observations(rows))
+    _, state = agent.predict(observations(rows), state, reward=np.array([1.0, 0.0, -5.0])[:rows])
+    return state
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("return_tokens", ["single", "every", "none"])
+def test_every_rule_with_every_model(return_tokens, rule):
+    agent = make_agent(return_tokens, rule=rule)
+    rewards = np.array([0.0, 2.0, 0.0])
+    plain = PlainDecisionTransformer(agent.config).eval()
+    plain.parts.load_state_dict(agent.model.state_dict())
+    state = history(agent)
+    actions, after = agent.predict(observations(3), state, deterministic=True, reward=rewards)
+    # Before the episode's two steps: nothing. The current action and reward are not seen.
+    past = np.concatenate([state[0], np.zeros((3, 1), int)], 1)
+    signs = np.array([[0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 3, 0, 0]])[:, 1:]
+    window = [torch.from_numpy(part) for part in (observations(3), past, signs)]
+
+    # What is left of the target at each step: rewards count as 1, and the first step as the last
+    # before the episode.
+    left = iter(torch.tensor([[7, 7, 7], [7, 7, 7], [6, 7, 8], [6, 6, 8]]) + 20)
+
+    def choose(logits):
+        if isinstance(rule, TargetReturn):
+            return next(left)
+        return rule.return_logits(logits).argmax(-1)
+
+    logits, *_ = plain.decide(*window, choose)
+    np.testing.assert_array_equal(actions, rule.action_logits(logits).argmax(-1))
+    np.testing.assert_array_equal(after[0], np.c_[state[0][:, 1:], actions])
+    distribution = agent.action_distribution(observations(3), state, reward=rewards)
+    expected = rule.action_logits(logits).softmax(-1)
+    np.testing.assert_allclose(distribution, expected, atol=1e-5)
+
+
+def test_target_is_reduced_by_the_rewards_that_come():
+    agent = make_agent(rule=TargetReturn(target=10))
+    state, returns = None, []
+    for reward, starts in [
+        (0, False),
+        (3.0, False),
+        (-1, False),
+        (0, False),
+        (1, False),
+        (1, True),
+    ]:
+        _, state = agent.predict(
+            observations(2), state, np.array([starts, False]), reward=np.array([reward, 0.5])
+        )
+        returns.append(state[2].tolist())
+    assert [row[0] for row in returns] == [
+        [10, 10, 10, 10],
+        [10, 10, 10, 9],
+        [10, 10, 9, 10],
+        [10, 9, 10, 10],
+        [9, 10, 10, 9],
+        [10, 10, 10, 10],
+    ]
+    assert [row[1][-1] for row in returns] == [10, 9.5, 9, 8.5, 8, 7.5]
+
+
+def test_one_step_is_a_window_too():
+    config = dataclasses.replace(TINY, steps=1)
+    agent = DecisionTransformerAgent(config, protocol=AtariProtocol(stack=1), device="cpu")
+    state = None
+    for _ in range(2):
+        _, state = agent.predict(observations(2)[:, :1], state, reward=np.ones(2))
+    assert [part.shape for part in state] == [(2, 0), (2, 0)]
+
+
+def test_state_of_another_rule():
+    agent = make_agent()
+    state = history(agent)
+    agent.rule = TargetReturn(target=10)
+    message = (
+        r"of this dt agent: expected arrays of shapes \[\(n, 3\), \(n, 3\), \(n, 4\)\], got \["
+    )
+    with pytest.raises(ValueError, match=message + r"\(3, 3\), \(3, 3\)\]"):
+        agent.predict(observations(3), state)
+    agent.predict(observations(3), state, np.ones(3, bool))
+
+
+@pytest.mark.parametrize("return_tokens", ["single", "every", "none"])
+def test_rows_draw_the_same_in_any_company(return_tokens):
+    agent = make_agent(return_tokens)
+    batch = observations(4)
+    stream = np.array([[5, 0], [6, 0], [5, 1], [7, 3]])
+    together, _ = agent.predict(batch, stream=stream)
+    alone = [int(agent.predict(batch[[row]], stream=stream[[row]])[0][0]) for row in (3, 1, 0, 2)]
+    assert together[[3, 1, 0, 2]].tolist() == alone
+    with pytest.raises(ValueError, match=r"stream of shape \(4, 2\), got \(4,\)"):
+        agent.predict(batch, stream=np.arange(4))
 
 
 @pytest.mark.parametrize("return_tokens", ["single", "every"])
 @torch.no_grad()
-def test_each_return_is_predicted_from_what_comes_before(return_tokens) -> None:
-    config = DecisionTransformerConfig(layers=1, width=64, return_tokens=return_tokens, dropout=0.0)
+def test_return_distribution_is_the_model_s(return_tokens):
+    for rule in (PredictedReturn(), TargetReturn(target=7)):
+        agent = make_agent(return_tokens, rule=rule)
+        batch = observations(2)
+        found = agent.return_distribution(batch)
+        assert (found.shape, found.dtype) == ((2, 121), np.float32)
+        np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+        np.testing.assert_allclose(agent.return_distribution(batch[1]), found[1], atol=1e-5)
+        plain = PlainDecisionTransformer(agent.config).eval()
+        plain.parts.load_state_dict(agent.model.state_dict())
+        zeros = torch.zeros(2, 4, dtype=torch.int64)
+        _, logits, _ = plain.decide(
+            torch.from_numpy(batch),
+            zeros,
+            zeros,
+            lambda logits, rule=rule: (
+                torch.full((2,), 27) if isinstance(rule, TargetReturn) else logits.argmax(-1)
+            ),
+        )
+        np.testing.assert_allclose(found, logits[:, -1].softmax(-1), atol=1e-5)
+
+
+def test_distributions_draw_nothing_and_take_what_predict_takes():
+    agent, other = make_agent(), make_agent()
+    batch = observations(3)
+    for look in (agent.return_distribution, agent.action_distribution, agent.attention_maps):
+        look(batch)
+        with pytest.raises(ValueError, match=r"expected \(4, 84, 84\)"):
+            look(batch[0, 0])
+    np.testing.assert_array_equal(agent.predict(batch)[0], other.predict(batch)[0])
+    with pytest.raises(ValueError, match="bc has return_tokens='none'"):
+        make_agent("none").return_distribution(batch)
+
+
+def test_actions_are_drawn_from_the_distribution():
+    # With a given return, the action's is the only draw.
+    agent = make_agent(rule=TargetReturn(target=30))
+    batch = observations(40)
+    stream = np.stack([np.arange(40), np.full(40, 9)], 1)
+    agent.set_random_seed(3)
+    drawn, _ = agent.predict(batch, stream=stream)
+    logits = torch.from_numpy(np.log(agent.action_distribution(batch)))
+    expected = sample(logits, RowStreams(3, np.arange(40), np.full(40, 9)))
+    np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "places"),
+    [(TINY, (1, 1)), (DecisionTransformerConfig(layers=2, width=128, patch_size=21), (4, 4))],
+    ids=["conv", "patch"],
+)
+def test_attention_maps(config, places):
     agent = DecisionTransformerAgent(config, device="cpu")
-    agent.model.eval()
-    batch = make_batch()
-    window = [torch.from_numpy(x) for x in (batch.frames, batch.actions, batch.actions % 4)]
-    returns = agent._choose_returns(window, deterministic=True)
-    # Given the chosen returns, each is the likeliest under the rule where it is predicted.
-    logits = agent.model(*window, returns)["return"]
-    tilted = logits + torch.linspace(0, 10, config.returns)
-    chosen = slice(0, 1 if return_tokens == "single" else 4)
-    assert torch.equal(tilted.argmax(-1)[:, chosen], returns[:, chosen])
+    maps = agent.attention_maps(observations(2))
+    assert maps.shape == (2, config.layers, config.heads, 4, *places)
+    np.testing.assert_allclose(agent.attention_maps(observations(2)[1]), maps[1], atol=1e-5)
+    assert (maps >= 0).all()
+    assert (maps.sum((-1, -2, -3)) <= 1).all()
+
+
+def test_rule_is_saved_and_may_be_replaced(tmp_path):
+    agent = make_agent(rule=ExpertReturn(kappa=3.0))
+    agent.save(tmp_path)
+    assert load_agent(tmp_path, device="cpu").rule == ExpertReturn(kappa=3.0)
+    replaced = load_agent(tmp_path, device="cpu", rule=BestOfSamples())
+    assert replaced.rule == BestOfSamples()
+    content = json.loads((tmp_path / "config.json").read_text())
+    # As agents were saved that knew no rules, or of a rule of one's own.
+    del content["rule"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert load_agent(tmp_path, device="cpu").rule == ExpertReturn()
+    content["rule"] = {"name": "ExpertRetrun"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(AgentLoadError, match="Did you mean 'ExpertReturn'"):
+        load_agent(tmp_path)
+
+
+def test_rules_of_one_s_own():
+    class NoOp(ActingRule):
+        def action_logits(self, logits_BA):
+            return torch.where(torch.arange(18) == 0, logits_BA, -torch.inf)
+
+    agent = make_agent(rule=NoOp())
+    assert agent.predict(observations(4))[0].tolist() == [0] * 4
+    assert agent._options_to_save() == {}
+    with pytest.raises(TypeError, match=r"such as ExpertReturn\(kappa=10.0\), got 'greedy'"):
+        make_agent(rule="greedy")
 
 
 def test_model_and_protocol_must_agree() -> None:

@@ -1,0 +1,239 @@
+"""Agents on the Hugging Face hub. It needs the extra `hub`, which is imported only when used."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from typing_extensions import Self
+
+from mgdt_agents.errors import AgentLoadError
+
+if TYPE_CHECKING:
+    from mgdt_agents.agent import NetworkAgent
+
+FILES = ["config.json", "model.safetensors", "card.md"]
+"""What `save` writes; nothing else is downloaded."""
+
+INSTALL = "The hub needs the extra of that name: pip install 'mgdt[hub]'."
+
+
+class HubMethods:
+    """What huggingface_hub's `PyTorchModelHubMixin` gives a model, for a `NetworkAgent`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_id: str | Path, *, device: str | torch.device = "auto", **options: Any
+    ) -> Self:
+        """Return the agent in a repository of the hub, or in a folder.
+
+        Args:
+            repo_id: such as "user/name", or the folder that `save` or `save_pretrained` wrote.
+            device: where to compute; "auto" takes a GPU if there is one.
+            options: of `PyTorchModelHubMixin.from_pretrained`: revision, token, cache_dir,
+                force_download, local_files_only.
+
+        Raises:
+            AgentLoadError: if there is no agent of this class.
+        """
+        return _wrapper(cls).from_pretrained(repo_id, device=device, **options).agent
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        card: str | None = None,
+        results: str | Path | None = None,
+        license: str | None = None,
+    ) -> None:
+        """Write the folder `path` as `push_to_hub` uploads it; its `README.md` is the model card.
+
+        Args:
+            path: a folder; an agent that it holds is replaced, a `README.md` is not.
+            card: text of `card.md`; None leaves an existing card, or writes a minimal one.
+            results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
+            license: of the weights, such as "apache-2.0"; None says nothing.
+
+        Raises:
+            ValueError: if `results` are not of one agent; nothing is written then.
+        """
+        _wrapper(type(self))(self, card, results, license).save_pretrained(path)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        results: str | Path | None = None,
+        license: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Upload the agent to a repository of the hub, and return the address of the commit.
+
+        Args:
+            repo_id: such as "user/name"; it is made if there is none.
+            card: text of `card.md`; None writes a minimal one.
+            results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
+            license: of the weights, such as "apache-2.0"; None says nothing.
+            options: of `PyTorchModelHubMixin.push_to_hub`: private, token, branch, create_pr,
+                commit_message.
+
+        Raises:
+            ValueError: if `results` are not of one agent; nothing is uploaded then.
+        """
+        return _wrapper(type(self))(self, card, results, license).push_to_hub(repo_id, **options)
+
+
+def download(repo_id: str, **options: Any) -> Path:
+    """Return the folder with the agent of a repository of the hub.
+
+    Args:
+        repo_id: such as "user/name".
+        options: of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        AgentLoadError: if it cannot be had.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(repo_id, allow_patterns=FILES, **options))
+    except ImportError as error:
+        raise AgentLoadError(INSTALL) from error
+    except (OSError, ValueError) as error:
+        raise AgentLoadError(f"Cannot download {repo_id!r} from the hub: {error}") from error
+
+
+def _wrapper(kind: Any) -> Any:
+    """Return the class through which huggingface_hub saves and loads agents of class `kind`.
+
+    `PyTorchModelHubMixin` is written for an `nn.Module` whose arguments are its `config.json`. An
+    agent is none, and it is imported without the hub, so this class stands between the two.
+    """
+    try:
+        from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
+    except ImportError as error:
+        raise ImportError(INSTALL) from error
+
+    class HubAgent(PyTorchModelHubMixin):
+        def __init__(
+            self,
+            agent: "NetworkAgent",
+            card: str | None = None,
+            results: str | Path | None = None,
+            license: str | None = None,
+        ) -> None:
+            self.agent = agent
+            self.card = card
+            self.results = None if results is None else _read_results(Path(results))
+            self.license = license
+            self.card_text = ""
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            self.agent.save(save_directory, self.card)
+            self.card_text = (save_directory / "card.md").read_text()
+
+        @classmethod
+        def _from_pretrained(
+            cls,
+            *,
+            model_id: str,
+            revision: str | None,
+            cache_dir: str | Path | None,
+            force_download: bool,
+            local_files_only: bool,
+            token: str | bool | None,
+            device: str | torch.device = "auto",
+            **_config: Any,
+        ) -> "HubAgent":
+            path = Path(model_id)
+            if not path.is_dir():
+                path = download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                )
+            return cls(kind.load(path, device=device))
+
+        def generate_model_card(self) -> ModelCard:
+            data = ModelCardData(
+                library_name="mgdt",
+                license=self.license,
+                pipeline_tag="reinforcement-learning",
+                tags=["atari", "deep-reinforcement-learning", "offline-reinforcement-learning"],
+                model_name=self.agent.kind,
+                eval_results=_evaluations(self.results),
+            )
+            text = _text(self.card_text, self.agent, self.results)
+            return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+    return HubAgent
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """Return the results in the file `path`, which must be of one agent."""
+    results = json.loads(path.read_text())
+    agents = list(results.get("agents", []))
+    if len(agents) != 1:
+        raise ValueError(
+            f"Expected the results of one agent in {path}, got {len(agents)}: {agents}. "
+            "`mgdt-bench --agents` with the agent's folder alone makes them."
+        )
+    return results
+
+
+def _evaluations(results: dict[str, Any] | None) -> list[Any] | None:
+    """Return the scores as the hub's metadata has them, mean and standard deviation."""
+    from huggingface_hub import EvalResult
+
+    if results is None:
+        return None
+    (scores,) = results["agents"].values()
+    evaluations = [
+        EvalResult(
+            task_type="reinforcement-learning",
+            dataset_type=f"MultiGameAtari/{game}-v0",
+            dataset_name=game,
+            metric_type="mean_reward",
+            metric_value=f"{summary['mean']:.2f} +/- {np.std(summary['scores']):.2f}",
+        )
+        for game, summary in scores["games"].items()
+    ]
+    if iqm := scores["iqm"]:
+        evaluations.append(
+            EvalResult(
+                task_type="reinforcement-learning",
+                dataset_type="MultiGameAtari-v0",
+                dataset_name=f"{iqm['games']} games",
+                metric_type="iqm_human_normalised_score",
+                metric_value=round(iqm["value"], 4),
+            )
+        )
+    return evaluations
+
+
+def _text(card: str, agent: "NetworkAgent", results: dict[str, Any] | None) -> str:
+    """Return the card, the protocol, and the scores if there are any."""
+    # The evaluation imports the agents.
+    from mgdt_agents.evaluation.report import protocol_sheet, results_lines
+
+    parts = [
+        card.rstrip(),
+        "## Protocol",
+        f"Made for: {agent.protocol.sheet()}.",
+        '`mgdt_agents.load_agent("hf://...")`, with the name of this repository, loads the agent.',
+    ]
+    if results is not None:
+        header, *rows = [line.split("\t")[1:] for line in results_lines(results)]
+        table = [header, ["---"] * len(header), *rows]
+        parts += [
+            "## Benchmark",
+            "Mean scores of whole episodes, and 95 % intervals over episodes.",
+            "\n".join(f"| {' | '.join(cells)} |" for cells in table),
+            f"{protocol_sheet(results)}.",
+        ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,198 @@
+"""Agents on the Hugging Face hub: a folder, and a hub that is a folder, for there is no network."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mgdt_agents import NetworkAgent, load_agent, make_agent
+from mgdt_agents.cql import CQLAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
+from mgdt_agents.random_agent import RandomAgent
+from mgdt_agents.registry import NETWORK_AGENTS
+from mgdt_envs import AtariProtocol
+
+
+@pytest.fixture
+def hub() -> Any:
+    return pytest.importorskip("huggingface_hub")
+
+
+def make(kind: str = "dt") -> NetworkAgent:
+    return make_agent(
+        kind, "tiny", games=["Pong"], protocol=AtariProtocol(sticky=0.125), device="cpu"
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of results of an agent."""
+    config = BenchmarkConfig(
+        games=("Breakout", "AirRaid"), episodes=2, protocol=AtariProtocol(max_frames=80)
+    )
+    path = tmp_path_factory.mktemp("results") / "results.json"
+    path.write_text(json.dumps(run_benchmark({"runs/mine": RandomAgent()}, config)))
+    return path
+
+
+@pytest.fixture
+def fake_hub(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of repositories in the place of the hub."""
+    root = tmp_path / "hub"
+
+    class FakeApi:
+        def __init__(self, **_options: object) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_options: object) -> SimpleNamespace:
+            (root / repo_id).mkdir(parents=True, exist_ok=True)
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **_options: object) -> str:
+            shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
+            return f"https://hub/{repo_id}/commit/1"
+
+    def hf_hub_download(repo_id: str, filename: str, **_options: object) -> str:
+        return str(root / repo_id / filename)
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str], **_options: object) -> str:
+        if not (root / repo_id).exists():
+            raise FileNotFoundError(f"no repository {repo_id}")
+        copy = tmp_path / "cache" / repo_id
+        copy.mkdir(parents=True)
+        for name in allow_patterns:
+            shutil.copy(root / repo_id / name, copy / name)
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", FakeApi)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", hf_hub_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return root
+
+
+def assert_same(agent: NetworkAgent, other: NetworkAgent) -> None:
+    assert type(agent) is type(other)
+    assert (agent.config, agent.games, agent.protocol) == (
+        other.config,
+        other.games,
+        other.protocol,
+    )
+    for name, tensor in agent.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", NETWORK_AGENTS)
+def test_folder(hub: Any, tmp_path: Path, kind: str) -> None:
+    agent = make(kind)
+    agent.save_pretrained(tmp_path / "agent")
+    assert sorted(path.name for path in (tmp_path / "agent").iterdir()) == [
+        "README.md",
+        "card.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert_same(agent, type(agent).from_pretrained(tmp_path / "agent", device="cpu"))
+    loaded = load_agent(tmp_path / "agent", device="cpu")
+    assert isinstance(loaded, NetworkAgent)
+    assert_same(agent, loaded)
+    # What `save` alone wrote will do, too.
+    agent.save(tmp_path / "plain")
+    assert_same(agent, type(agent).from_pretrained(str(tmp_path / "plain"), device="cpu"))
+
+
+def test_push_and_load(fake_hub: Path) -> None:
+    agent = make()
+    address = agent.push_to_hub("user/dt", card="# Mine\n", private=True, token="secret")
+    assert address == "https://hub/user/dt/commit/1"
+    (fake_hub / "user/dt/model.pkl").write_bytes(b"not downloaded")
+    assert_same(agent, DecisionTransformerAgent.from_pretrained("user/dt", device="cpu"))
+    shutil.rmtree(fake_hub.parent / "cache")
+    loaded = load_agent("hf://user/dt", device="cpu")
+    assert isinstance(loaded, NetworkAgent)
+    assert_same(agent, loaded)
+
+
+def test_card(hub: Any, tmp_path: Path, results: Path) -> None:
+    agent = make()
+    agent.save_pretrained(
+        tmp_path, card="# Mine\n\nIt plays.\n", results=results, license="apache-2.0"
+    )
+    assert (tmp_path / "card.md").read_text() == "# Mine\n\nIt plays.\n"
+    card = hub.ModelCard.load(tmp_path / "README.md")
+    assert (card.data.library_name, card.data.license) == ("mgdt", "apache-2.0")
+    assert card.data.pipeline_tag == "reinforcement-learning"
+    assert "atari" in card.data.tags
+    scores = json.loads(results.read_text())["agents"]["runs/mine"]
+    evaluations = {entry.dataset_name: entry for entry in card.data.eval_results}
+    assert list(evaluations) == ["Breakout", "AirRaid", "1 games"]
+    breakout = scores["games"]["Breakout"]
+    assert evaluations["Breakout"].dataset_type == "MultiGameAtari/Breakout-v0"
+    assert evaluations["Breakout"].metric_type == "mean_reward"
+    assert evaluations["Breakout"].metric_value == (
+        f"{breakout['mean']:.2f} +/- {np.std(breakout['scores']):.2f}"
+    )
+    assert evaluations["1 games"].metric_value == pytest.approx(scores["iqm"]["value"], abs=1e-4)
+    assert card.text.startswith("\n# Mine\n\nIt plays.\n\n## Protocol\n")
+    assert "sticky 0.125" in card.text
+    assert "sticky 0.25" in card.text  # the benchmark's
+    assert f"| Breakout | {breakout['mean']:g} |" in card.text
+    assert "runs/mine" not in (tmp_path / "README.md").read_text()
+
+
+def test_card_without_scores(hub: Any, tmp_path: Path) -> None:
+    agent = make()
+    agent.save_pretrained(tmp_path)
+    card = hub.ModelCard.load(tmp_path / "README.md")
+    assert (card.data.license, card.data.eval_results) == (None, None)
+    assert card.text.startswith("\n# dt\n\nTrained on: Pong.\n\n## Protocol\n")
+    assert "Benchmark" not in card.text
+    (tmp_path / "README.md").write_text("Mine")
+    (tmp_path / "card.md").write_text("# Kept\n")
+    agent.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "Mine"
+    assert (tmp_path / "card.md").read_text() == "# Kept\n"
+
+
+def test_results_of_several_agents_are_refused(
+    fake_hub: Path, tmp_path: Path, results: Path
+) -> None:
+    content = json.loads(results.read_text())
+    content["agents"]["bc"] = content["agents"]["runs/mine"]
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"one agent in .*, got 2: \['runs/mine', 'bc'\]"):
+        make().push_to_hub("user/dt", results=several)
+    several.write_text("{}")
+    with pytest.raises(ValueError, match="got 0"):
+        make().save_pretrained(tmp_path / "agent", results=several)
+    assert not fake_hub.exists()
+    assert not (tmp_path / "agent").exists()
+
+
+def test_agents_of_another_kind_are_refused(hub: Any, fake_hub: Path, tmp_path: Path) -> None:
+    make().push_to_hub("user/dt")
+    with pytest.raises(AgentLoadError, match="kind 'dt', expected 'cql'"):
+        CQLAgent.from_pretrained("user/dt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AgentLoadError, match="Expected a saved agent at"):
+        CQLAgent.from_pretrained(tmp_path / "empty")
+    with pytest.raises(AgentLoadError, match="Cannot download 'user/nothing' from the hub: no rep"):
+        load_agent("hf://user/nothing")
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    agent = make()
+    for use in (agent.push_to_hub, agent.save_pretrained, type(agent).from_pretrained):
+        with pytest.raises(ImportError, match=r"pip install 'mgdt\[hub\]'"):
+            use("user/name")
+    with pytest.raises(AgentLoadError, match=r"pip install 'mgdt\[hub\]'"):
+        load_agent("hf://user/name")

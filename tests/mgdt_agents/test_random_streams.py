@@ -1,0 +1,64 @@
+"""Random streams of rows: the published generator, and independence of the company."""
+
+import numpy as np
+import pytest
+
+from mgdt_agents.random_streams import RowStreams, philox
+
+
+def words(text: str) -> list[int]:
+    return [int(word, 16) for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        # Random123's known answers of philox4x32-10 (Salmon et al. 2011).
+        ("0 0 0 0", "0 0", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        (
+            "ffffffff ffffffff ffffffff ffffffff",
+            "ffffffff ffffffff",
+            "408f276d 41c83b0e a20bc7c6 6d5451fd",
+        ),
+        (
+            "243f6a88 85a308d3 13198a2e 03707344",
+            "a4093822 299f31d0",
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_known_answers(counter: str, key: str, expected: str) -> None:
+    low, high = words(key)
+    counters = np.array([words(counter), [1, 2, 3, 4]], np.uint64)
+    assert philox(counters, low + (high << 32))[0].tolist() == words(expected)
+
+
+def draw(seed: int, streams: list[int], steps: list[int], numbers: int = 2) -> np.ndarray:
+    rows = RowStreams(seed, np.array(streams), np.array(steps))
+    return np.stack([rows.uniform() for _ in range(numbers)], 1)
+
+
+def test_a_row_draws_the_same_in_any_company() -> None:
+    together = draw(3, [5, 2**40, 7], [0, 9, 1])
+    for row, (stream, step) in enumerate([(5, 0), (2**40, 9), (7, 1)]):
+        np.testing.assert_array_equal(together[row], draw(3, [stream], [step])[0])
+
+
+def test_seed_stream_step_and_number_all_count() -> None:
+    drawn = [
+        draw(seed, [stream], [step])
+        for seed in (0, 1, 2**63, -1)
+        for stream in (0, 1, 2**40)
+        for step in (0, 1)
+    ]
+    assert len(np.unique(drawn)) == 4 * 3 * 2 * 2
+
+
+def test_numbers_are_uniform() -> None:
+    drawn = draw(0, list(range(2000)), [4] * 2000, numbers=20)
+    assert 0 <= drawn.min() < 1e-3 < 1 - 1e-3 < drawn.max() < 1
+    # 40,000 in ten bins: the standard deviation of a share is 0.0015.
+    np.testing.assert_allclose(np.histogram(drawn, 10, (0, 1))[0] / drawn.size, 0.1, atol=0.006)
+    # Neighbouring streams, and numbers that follow one another.
+    assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(drawn[:, :-1].ravel(), drawn[:, 1:].ravel())[0, 1]) < 0.02
