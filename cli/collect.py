@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,8 @@ def collect_in_turn(arguments: CollectArguments, names: tuple[str, ...]) -> None
 
 def collect_in_pool(arguments: CollectArguments, names: tuple[str, ...]) -> None:
     """Collect several games at once, on this machine or on a Ray cluster."""
+    # Ray's workers are in other folders.
+    arguments = replace(arguments, output=arguments.output.resolve())
     with _pool(arguments, len(names)) as pool:
         results = [pool.apply_async(collect_in_worker, (arguments, name)) for name in names]
         pool.close()

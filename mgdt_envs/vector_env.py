@@ -4,6 +4,7 @@ import dataclasses
 import operator
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -313,13 +314,18 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
     ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
         """Reset where `mask`, (num_envs,), is true; return what is seen in all environments."""
         observations, counters = self._empty_batch()
-        with self._closing_on_failure():
-            for rows, pool in self._pools:
-                chosen = mask[rows]
-                options = None if chosen.all() else {"reset_mask": chosen}
-                observations[rows], info = pool.reset(seed=seeds[rows][chosen], options=options)
-                for name in COUNTERS:
-                    counters[name][rows] = info[name]
+
+        def reset_pool(rows: slice | NDArray[np.intp], pool: AtariVectorEnv) -> None:
+            chosen = mask[rows]
+            options = None if chosen.all() else {"reset_mask": chosen}
+            observations[rows], info = pool.reset(seed=seeds[rows][chosen], options=options)
+            for name in COUNTERS:
+                counters[name][rows] = info[name]
+
+        # A pool waits for its resets, which take long: all pools at the same time.
+        with self._closing_on_failure(), ThreadPoolExecutor() as executor:
+            for reset in [executor.submit(reset_pool, *entry) for entry in self._pools]:
+                reset.result()
         return self._through_jpeg(observations, mask, mask), counters
 
     def _reset_ended(

@@ -97,17 +97,17 @@ class DecisionTransformerAgent(NetworkAgent):
         return token only the first return is learned, as released; padded steps count there,
         because that is where the first returns of an episode are predicted from.
         """
+        config = self.config
         actions = self._to_device(batch.actions)
         rewards = self._to_device(encode_rewards(batch.rewards))
         valid = self._to_device(batch.valid)
         inputs = [self._to_device(batch.frames), actions, rewards]
-        if self.config.return_tokens != "none":
+        if config.return_tokens != "none":
             returns = self._to_device(
-                encode_returns(batch.returns_to_go, self.config.min_return, self.config.max_return)
+                encode_returns(batch.returns_to_go, config.min_return, config.max_return)
             )
             inputs.append(returns)
         logits = self.model(*inputs)
-        config = self.config
         terms = {
             "action_loss": F.cross_entropy(logits["action"][valid].float(), actions[valid]),
             "reward_loss": F.cross_entropy(logits["reward"][valid].float(), rewards[valid]),

@@ -137,11 +137,12 @@ class FrameLog:
             for number, entry in enumerate(checksums):
                 chunk = _read_chunk(log) or _compress(self._pending)
                 array.schunk.update_chunk(number, chunk)
-                # Chunks follow one another; before the first is the array's header.
-                begin = end or path.read_bytes().index(chunk)
+                begin = _find(path, chunk, end)
+                if begin is None:  # frames of one colour are no bytes but a mark in the index
+                    begin, chunk = end, b""
                 end = begin + len(chunk)
-                stop = min((number + 1) * FRAMES_PER_CHUNK, self.num_frames)
-                entry["stop"], entry["frames_begin"], entry["frames_end"] = stop, begin, end
+                entry["stop"] = min((number + 1) * FRAMES_PER_CHUNK, self.num_frames)
+                entry["frames_begin"], entry["frames_end"] = begin, end
                 entry["frames"] = zlib.crc32(chunk)
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -175,3 +176,13 @@ def _read_chunk(log: BinaryIO) -> bytes:
     """Return the next chunk of a log, or nothing at its end."""
     header = log.read(blosc2.MAX_OVERHEAD)
     return header and header + log.read(blosc2.get_cbuffer_sizes(header)[1] - len(header))
+
+
+def _find(path: Path, chunk: bytes, end: int) -> int | None:
+    """Return where a blosc2 array on disk has a chunk, if the chunk before it ends at `end`."""
+    with path.open("rb") as file:
+        if not end:  # before the first chunk is the array's header
+            place = file.read().find(chunk)
+            return None if place < 0 else place
+        file.seek(end)
+        return end if file.read(len(chunk)) == chunk else None

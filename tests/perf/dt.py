@@ -22,7 +22,8 @@ from tests.perf.timing import Figure, ratio
 Window = tuple[Tensor, Tensor, Tensor]
 """Frames, actions and reward tokens."""
 
-DECISION_BATCHES = {"200m": (1, 8), "10m": (32,)}
+DECISIONS = {"10m": {32: 5}, "200m": {1: 9, 8: 3}}
+"""Batch sizes by model size, and the rounds of each."""
 TRAINING_BATCH = 32
 
 
@@ -67,16 +68,17 @@ def _decisions(size: str) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of one size, in fp32 and in bf16; the lowest over the batch sizes."""
     ours, plain = _models(size)
     plain.eval()
-    for precision, model in (("fp32", ours.eval()), ("bf16", copy.deepcopy(ours).bfloat16())):
+    half = copy.deepcopy(ours).bfloat16()
+    for precision, model in (("fp32", ours.eval()), ("bf16", half.eval())):
         ratios = {}
-        for batch_size in DECISION_BATCHES[size]:
+        for batch_size, rounds in DECISIONS[size].items():
             window = _window(batch_size)
             ratios[batch_size] = ratio(
                 partial(decide, model, *window, _likeliest),
                 partial(plain.decide, *window, _likeliest),
-                rounds=5,
+                rounds=rounds,
             )
-        logits, probabilities = _largest_difference(model.eval(), plain, _window(8))
+        logits, probabilities = _largest_difference(model, plain, _window(8))
         print(
             f"dt.decide_{precision}_{size}:",
             ", ".join(f"{value:.2f} at batch {batch}" for batch, value in ratios.items()),
