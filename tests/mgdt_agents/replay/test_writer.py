@@ -48,6 +48,20 @@ def add(writer, *episodes):
         writer.add_episode(frames, actions, rewards, truncated=truncated)
 
 
+def cut_off(path, flushed, more=(), progress=None):
+    """Begin a writing that fails after a flush."""
+
+    def write_and_fail():
+        with writer(path) as opened:
+            add(opened, *flushed)
+            opened.flush(progress)
+            add(opened, *more)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
+
+
 def write(path, episodes, **options):
     with writer(path, **options) as opened:
         add(opened, *episodes)
@@ -258,19 +272,13 @@ def test_failed_append_leaves_the_store(episodes, path):
 
 
 def test_flush_without_episodes(episodes, path, tmp_path):
-    with pytest.raises(RuntimeError), writer(path) as opened:
-        opened.flush()
-        raise RuntimeError
+    cut_off(path, [])
     write(path, episodes, resume=True)
     assert_equal_stores(path, write(tmp_path / "expected", episodes))
 
 
 def test_trim(episodes, path, tmp_path):
-    with pytest.raises(RuntimeError), writer(path) as opened:
-        add(opened, *episodes[:4])
-        opened.flush({"next": 4})
-        add(opened, *episodes[4:])
-        raise RuntimeError
+    cut_off(path, episodes[:4], episodes[4:], {"next": 4})
     trim(path)
     assert_equal_stores(path, write(tmp_path / "expected", episodes[:4]))
     with pytest.raises(ReplayError, match=r"Expected .*store\.partial, the rest of a cut-off"):
@@ -295,10 +303,7 @@ def test_second_writer_is_refused(episodes, path):
 
 
 def test_nothing_is_overwritten(episodes, path, tmp_path):
-    with pytest.raises(RuntimeError), writer(path) as opened:
-        add(opened, *episodes[:4])
-        opened.flush()
-        raise RuntimeError
+    cut_off(path, episodes[:4])
     with pytest.raises(FileExistsError, match=r"store\.partial holds 4 episodes of a writing"):
         write(path, episodes)
     trim(path)
@@ -309,15 +314,12 @@ def test_nothing_is_overwritten(episodes, path, tmp_path):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_resuming_another_play_is_refused(episodes, path, whole):
-    with pytest.raises(RuntimeError), writer(path) as opened:
-        add(opened, *episodes[:4])
-        opened.flush()
-        raise RuntimeError
+    cut_off(path, episodes[:4])
     if whole:
         trim(path)
     others = [("Breakout", PROTOCOL), ("Pong", AtariProtocol(screen_size=SIDE, sticky=0.0))]
     for game, protocol in others:
-        with pytest.raises(ReplayError, match="Expected .* to go on with at .*, found Pong under"):
+        with pytest.raises(ReplayError, match=r"Expected .* to go on with at .*, found Pong under"):
             ReplayWriter(path, game, protocol, {}, resume=True)
     if not whole:
         trim(path)
@@ -327,10 +329,7 @@ def test_resuming_another_play_is_refused(episodes, path, whole):
 
 @pytest.mark.parametrize("name", ["frames.log", "rest-3549.b2", "rewards.npy", "meta.json"])
 def test_damaged_rest_is_not_resumed(episodes, path, name):
-    with pytest.raises(RuntimeError), writer(path) as opened:
-        add(opened, *episodes[:5], episodes[0])
-        opened.flush()
-        raise RuntimeError
+    cut_off(path, [*episodes[:5], episodes[0]])
     damaged = path.parent / "store.partial" / name
     content = damaged.read_bytes()
     damaged.write_bytes(content[: len(content) // 2])
