@@ -366,7 +366,7 @@ def test_memory_does_not_grow():
     def mebibytes_after(num_steps):
         for _ in range(num_steps):
             vector.step(random.integers(18, size=16))
-            if random.random() < 0.05:
+            if random.random() < 0.02:
                 seeds = random.integers(2**31, size=16)
                 vector.reset(seed=seeds, options={"reset_mask": random.random(16) < 0.3})
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
