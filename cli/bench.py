@@ -14,9 +14,7 @@ from mgdt_agents import load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, run_benchmark
 from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
 from mgdt_cli.common import Names, progress_bar, run, say
-from mgdt_envs import AtariProtocol, resolve_games
-
-PROTOCOLS = {"default": AtariProtocol, "mgdt_release": AtariProtocol.mgdt_release}
+from mgdt_envs import PROTOCOLS, resolve_games
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +33,8 @@ class BenchArguments:
     """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
     seed: int = 0
     """Of the first episode of each game, and of the agents' draws."""
-    protocol: Literal["default", "mgdt_release"] = "default"
-    """Sticky actions as in DQN Replay, or the released evaluator's rules."""
+    protocol: Literal["default", "mgdt_release", "nature", "machado"] = "default"
+    """Rules of play: those of DQN Replay, of the released evaluator, of DQN, or of all actions."""
     deterministic: bool = False
     """Take the likeliest action instead of drawing one."""
     output: Path | None = None
@@ -70,7 +68,7 @@ def bench(arguments: BenchArguments) -> None:
         games=resolve_games(arguments.games or "bundled"),
         episodes=arguments.episodes,
         seed=arguments.seed,
-        protocol=PROTOCOLS[arguments.protocol](),
+        protocol=PROTOCOLS[arguments.protocol],
         deterministic=arguments.deterministic,
     )
     agents = {name: load_agent(name, device=arguments.device) for name in arguments.agents}

@@ -4,7 +4,6 @@ import dataclasses
 import operator
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -314,18 +313,13 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
     ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]:
         """Reset where `mask`, (num_envs,), is true; return what is seen in all environments."""
         observations, counters = self._empty_batch()
-
-        def reset_pool(rows: slice | NDArray[np.intp], pool: AtariVectorEnv) -> None:
-            chosen = mask[rows]
-            options = None if chosen.all() else {"reset_mask": chosen}
-            observations[rows], info = pool.reset(seed=seeds[rows][chosen], options=options)
-            for name in COUNTERS:
-                counters[name][rows] = info[name]
-
-        # A pool waits for its resets, which take long: all pools at the same time.
-        with self._closing_on_failure(), ThreadPoolExecutor() as executor:
-            for reset in [executor.submit(reset_pool, *entry) for entry in self._pools]:
-                reset.result()
+        with self._closing_on_failure():
+            for rows, pool in self._pools:
+                chosen = mask[rows]
+                options = None if chosen.all() else {"reset_mask": chosen}
+                observations[rows], info = pool.reset(seed=seeds[rows][chosen], options=options)
+                for name in COUNTERS:
+                    counters[name][rows] = info[name]
         return self._through_jpeg(observations, mask, mask), counters
 
     def _reset_ended(

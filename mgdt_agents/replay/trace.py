@@ -28,7 +28,7 @@ from ale_py.vector_env import AtariVectorEnv
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.replay.writer import ReplayWriter
 from mgdt_envs import AtariProtocol, game
-from mgdt_envs.vector_env import emulator_arguments, minimal_action_index
+from mgdt_envs.emulator import emulator_arguments, minimal_action_index
 
 FORMAT = "mgdt-trace"
 VERSION = 1

@@ -11,7 +11,7 @@ from gymnasium.vector import AsyncVectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
 from mgdt_envs import AtariProtocol, MultiGameAtariVectorEnv, game
-from mgdt_envs.vector_env import emulator_arguments
+from mgdt_envs.emulator import emulator_arguments
 from tests.perf.timing import Figure, ratio
 
 GAMES = (
