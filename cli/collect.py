@@ -2,13 +2,12 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -16,37 +15,11 @@ import tyro
 from mgdt_agents.replay import Trace, expand
 from mgdt_agents.training.collection import SB3Config, check_folder, collect, describe
 from mgdt_agents.training.pqn import PQNConfig
-from mgdt_cli.common import Names, progress_bar, run, say
+from mgdt_cli.common import Names, Steps, progress_bar, run, say
 from mgdt_envs import resolve_games
 
 STOPPING = threading.Event()
 """Set when collections are to stop after what they are at."""
-
-
-def parse_steps(text: str) -> int:
-    """Return the number that `text` says, such as 1500000, 1.5m or 200k.
-
-    Raises:
-        ValueError: if it says none, or one below 1.
-    """
-    match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)([km]?)", text.strip().lower())
-    number = match and round(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]])
-    if not number:
-        raise ValueError(f"Expected a number of steps such as 500000, 500k or 1.5m, got {text!r}")
-    return number
-
-
-Steps = Annotated[
-    int,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="STEPS",
-        instance_from_str=lambda args: parse_steps(args[0]),
-        is_instance=lambda value: isinstance(value, int),
-        str_from_instance=lambda value: [str(value)],
-    ),
-]
-"""A number of steps; 200k and 1.5m are understood."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """What the commands share: arguments, errors, progress."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -25,6 +26,32 @@ Names = Annotated[
     ),
 ]
 """Names, separated by commas or by spaces."""
+
+
+def parse_steps(text: str) -> int:
+    """Return the number that `text` says, such as 1500000, 1.5m or 200k.
+
+    Raises:
+        ValueError: if it says none, or one below 1.
+    """
+    match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)([km]?)", text.strip().lower())
+    number = match and round(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]])
+    if not number:
+        raise ValueError(f"Expected a number of steps such as 500000, 500k or 1.5m, got {text!r}")
+    return number
+
+
+Steps = Annotated[
+    int,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STEPS",
+        instance_from_str=lambda args: parse_steps(args[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A number of steps; 200k and 1.5m are understood."""
 
 
 def progress_bar() -> Progress:

@@ -132,17 +132,3 @@ def test_folder_of_something_else(monkeypatch, tmp_path, capsys):
     arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
     assert "holds no collection to go on with" in refused(monkeypatch, capsys, *arguments)
     assert [path.name for path in tmp_path.rglob("*")] == ["Breakout"]
-
-
-@pytest.mark.parametrize(
-    ("text", "steps"),
-    [("500000", 500_000), ("1_000", 1000), ("200k", 200_000), ("1.5M", 1_500_000), (" 2m ", 2e6)],
-)
-def test_parse_steps(text, steps):
-    assert collect.parse_steps(text) == steps
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "0.1", "1.5g", "many", "1__0", "m"])
-def test_no_number_of_steps(text):
-    with pytest.raises(ValueError, match=r"such as 500000, 500k or 1.5m, got"):
-        collect.parse_steps(text)
