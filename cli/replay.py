@@ -1,4 +1,4 @@
-"""Work with recorded play: `mgdt-replay expand|info|verify|trim ...`."""
+"""Work with recorded play: `mgdt-replay expand|import|info|verify|trim ...`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mgdt_agents.replay import ReplayStore, Trace, expand, trim
 from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import progress_bar, run, say
-from mgdt_cli.replay_import import ImportArguments, import_all
+from mgdt_cli.replay_import import IMPORTS, Imports
 from mgdt_cli.replay_info import InfoArguments, show_info
 
 
@@ -47,7 +47,7 @@ class TrimArguments:
 
 Command = (
     Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
-    | Annotated[ImportArguments, tyro.conf.subcommand("import")]
+    | Imports
     | Annotated[InfoArguments, tyro.conf.subcommand("info")]
     | Annotated[VerifyArguments, tyro.conf.subcommand("verify")]
     | Annotated[TrimArguments, tyro.conf.subcommand("trim")]
@@ -63,10 +63,10 @@ def replay(arguments: Any) -> None:
     """Do what the arguments of a command say."""
     commands: dict[type, Callable[[Any], None]] = {
         ExpandArguments: expand_all,
-        ImportArguments: import_all,
         InfoArguments: show_info,
         VerifyArguments: verify_all,
         TrimArguments: trim_all,
+        **IMPORTS,
     }
     commands[type(arguments)](arguments)
 

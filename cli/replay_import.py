@@ -1,9 +1,10 @@
 """Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay SRC ...`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.progress import Progress, TaskID
@@ -15,11 +16,9 @@ from mgdt_envs import AtariProtocol, game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImportArguments:
+class DQNReplayArguments:
     """Import DQN Replay's logged buffers; a killed import goes on when it is run again."""
 
-    format: tyro.conf.Positional[Literal["dqn-replay"]]
-    """What SOURCE holds."""
     source: tyro.conf.Positional[str]
     """Folder of all games, a game, a run or its files; gs://atari-replay-datasets/dqn reads the
     public bucket (pip install 'mgdt[gcs]')."""
@@ -35,7 +34,7 @@ class ImportArguments:
     """Threads that decompress files; 0 takes one a core. The stores do not depend on it."""
 
 
-def import_all(arguments: ImportArguments) -> None:
+def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
     """Import every run to a store in the output folder.
 
     Raises:
@@ -88,3 +87,14 @@ def import_all(arguments: ImportArguments) -> None:
 
 def _show(progress: Progress, task: TaskID, steps: int) -> None:
     progress.update(task, completed=steps)
+
+
+Imports = Annotated[
+    Annotated[DQNReplayArguments, tyro.conf.subcommand("dqn-replay")]
+    | Annotated[None, tyro.conf.Suppress],  # a union has two members
+    tyro.conf.subcommand("import", description="Import recorded play of others."),
+]
+"""The command `import`, with a subcommand for each format."""
+
+IMPORTS: dict[type, Callable[[Any], None]] = {DQNReplayArguments: import_dqn_replay_runs}
+"""What does the imports, by the type of their arguments."""
