@@ -12,9 +12,10 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, Trace, expand, trim
 from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
-from mgdt_cli.common import progress_bar, run, say
+from mgdt_cli.common import Names, Steps, progress_bar, run, say
 from mgdt_cli.replay_import import IMPORTS, Imports
 from mgdt_cli.replay_info import InfoArguments, show_info
+from mgdt_envs import resolve_games
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,10 @@ class ExpandArguments:
 
     traces: tyro.conf.Positional[tuple[str, ...]] = ("bundled",)
     """Files of traces; "bundled" means those that come with the package."""
+    games: Names = ()
+    """Games or suites; traces of others are left out."""
+    limit_steps: Steps | None = None
+    """Regenerate the first episodes of each trace that have no more steps than that together."""
     output: Path = Path("replay")
     """Folder in which each trace gets a store of its name."""
     threads: int = 0
@@ -76,28 +81,48 @@ def expand_all(arguments: ExpandArguments) -> None:
 
     Raises:
         ReplayError: if a trace cannot be read or diverges.
+        ValueError: if no trace is of the games; if a limit is less than a trace's first episode.
         FileExistsError: if a store exists already; nothing is expanded then.
     """
-    paths = [
-        path
+    traces = {
+        path: Trace.load(path)
         for name in arguments.traces
         for path in (sorted(BUNDLED.glob("*.npz")) if name == "bundled" else [Path(name)])
-    ]
-    outputs = [arguments.output / path.stem for path in paths]
+    }
+    if arguments.games:
+        traces = _of_games(traces, resolve_games(arguments.games))
+    outputs = [arguments.output / path.stem for path in traces]
     for output in outputs:
         if output.exists():
             raise FileExistsError(f"{output} exists; choose another --output or remove it first.")
-    traces = [Trace.load(path) for path in paths]
+    num_steps = [_steps_to_play(trace, arguments.limit_steps) for trace in traces.values()]
     with progress_bar() as progress:
-        for trace, output in zip(traces, outputs, strict=True):
-            task = progress.add_task(trace.game, total=trace.actions.size, note="")
+        for trace, output, steps in zip(traces.values(), outputs, num_steps, strict=True):
+            task = progress.add_task(trace.game, total=steps * len(trace.seeds), note="")
             expand(
                 trace,
                 output,
+                limit_steps=arguments.limit_steps,
                 num_threads=arguments.threads,
                 on_step=partial(progress.advance, task, len(trace.seeds)),
             )
             say(str(ReplayStore(output)))
+
+
+def _of_games(traces: dict[Path, Trace], games: tuple[str, ...]) -> dict[Path, Trace]:
+    chosen = {path: trace for path, trace in traces.items() if trace.game in games}
+    if not chosen:
+        there = ", ".join(dict.fromkeys(trace.game for trace in traces.values()))
+        raise ValueError(f"No trace is of {', '.join(games)}; there are traces of {there}.")
+    return chosen
+
+
+def _steps_to_play(trace: Trace, limit_steps: int | None) -> int:
+    """Return how many steps of a trace `expand` plays."""
+    num_episodes = None if limit_steps is None else trace.episodes_within(limit_steps)
+    if num_episodes is None or num_episodes == len(trace.episode_return):
+        return len(trace.actions)
+    return int(trace.episode_end_step[num_episodes - 1]) + 1
 
 
 def verify_all(arguments: VerifyArguments) -> None:

@@ -68,6 +68,22 @@ def test_expand_does_not_overwrite(monkeypatch, traces, tmp_path, capsys):
     assert list(output.rglob("*")) == [output / "second"]
 
 
+def test_expand_some_games_and_steps(
+    monkeypatch, recording, truncated_recording, traces, tmp_path, capsys
+):
+    renamed = dataclasses.replace(recording.trace, game="Pong")  # it cannot be played
+    renamed.save(traces / "renamed.npz")
+    steps = [len(episode.actions) for episode in truncated_recording.episodes]
+    arguments = ["expand", traces / "renamed.npz", traces / "first.npz"]
+    arguments += ["--output", tmp_path / "replay"]
+    limit = ["--limit-steps", sum(steps[:4])]
+    run(monkeypatch, *arguments, *limit, "--games", "breakout")
+    assert [path.name for path in (tmp_path / "replay").iterdir()] == ["first"]
+    assert ReplayStore(tmp_path / "replay" / "first").episode_lengths.tolist() == steps[:4]
+    error = refused(monkeypatch, capsys, *arguments, "--games", "Qbert,Boxing")
+    assert "No trace is of Qbert, Boxing; there are traces of Pong, Breakout." in error
+
+
 def test_expand_of_what_is_no_trace(monkeypatch, traces, tmp_path, capsys):
     error = refused(
         monkeypatch,

@@ -117,6 +117,45 @@ def test_on_step_is_called_after_each_step(truncated_recording, tmp_path):
     assert len(calls) == len(truncated_recording.trace.actions)
 
 
+def test_limit(truncated_recording, tmp_path):
+    trace, episodes = truncated_recording.trace, truncated_recording.episodes
+    steps = np.cumsum([len(episode.actions) for episode in episodes]).tolist()
+    for limit, expected in [(steps[0], 1), (steps[3] - 1, 3), (steps[3], 4), (10**6, len(steps))]:
+        calls = []
+        expand(
+            trace,
+            tmp_path / str(limit),
+            limit_steps=limit,
+            num_threads=1,
+            on_step=lambda calls=calls: calls.append(None),
+        )
+        store = ReplayStore(tmp_path / str(limit))
+        assert_store_holds(store, episodes[:expected])
+        assert store.meta["source"]["limit_steps"] == limit
+        # The emulators stop with the last episode that is wanted.
+        all_wanted = expected == len(episodes)
+        played = len(trace.actions) if all_wanted else trace.episode_end_step[expected - 1]
+        assert len(calls) == played
+    with pytest.raises(ReplayError, match=f"at least {steps[0]} steps, .* first episode of Break"):
+        expand(trace, tmp_path / "none", limit_steps=steps[0] - 1)
+    assert not (tmp_path / "none").exists()
+
+
+def test_limited_play_is_checked_as_far_as_it_goes(recording, tmp_path):
+    limit = 10**6
+    trace = with_changed(recording.trace, "checksums", 0, 5)
+    with pytest.raises(TraceDivergedError, match="at the reset"):
+        expand(trace, tmp_path / "store", limit_steps=limit)
+    whole = len(recording.trace.episode_return)
+    limit = sum(len(episode.actions) for episode in recording.episodes[: whole - 1])
+    trace = with_changed(recording.trace, "episode_return", 0, 99)
+    with pytest.raises(TraceDivergedError, match="recorded is 99"):
+        expand(trace, tmp_path / "store", limit_steps=limit)
+    # What differs behind its end is not seen.
+    trace = with_changed(recording.trace, "checksums", -1, 5)
+    expand(trace, tmp_path / "store", limit_steps=limit)
+
+
 def change_actions(trace, step, env):
     """Return `trace` with ten other actions: one alone may move nothing, as they are sticky."""
     actions = trace.actions.copy()
