@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay
-from mgdt_cli.common import Names, progress_bar, say
+from mgdt_cli.common import Names, Steps, progress_bar, say
 from mgdt_envs import AtariProtocol, game
 
 
@@ -28,7 +28,7 @@ class DQNReplayArguments:
     """Runs of the game, 1 to 5; each gets a store."""
     output: Path = Path("replay")
     """Folder of the stores, which are called <game>-<run>."""
-    limit_steps: int | None = None
+    limit_steps: Steps | None = None
     """Import the first episodes of each run that have no more steps than that together."""
     threads: int = 0
     """Threads that decompress files; 0 takes one a core. The stores do not depend on it."""
@@ -38,15 +38,13 @@ def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
     """Import every run to a store in the output folder.
 
     Raises:
-        ValueError: for an unknown game, or a run or limit that is none.
+        ValueError: for an unknown game, or a run that is none.
         ReplayError: if files are missing or do not fit one another, before anything is imported;
             if files are damaged; if a store is not of this import.
     """
     played = game(arguments.game)
     if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
         raise ValueError(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
-    if arguments.limit_steps is not None and arguments.limit_steps < 1:
-        raise ValueError(f"Expected at least one step, got {arguments.limit_steps}.")
     outputs = {run: arguments.output / f"{played.name}-{run}" for run in arguments.runs}
     runs = {
         run: DQNReplayRun(
