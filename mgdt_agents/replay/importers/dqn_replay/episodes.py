@@ -1,27 +1,14 @@
 """Rows cut into episodes."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay.importers.dqn_replay.files import Rows
 from mgdt_agents.replay.importers.dqn_replay.passes import ZERO_ROWS, RowState
+from mgdt_agents.replay.importers.writing import Episode
 from mgdt_envs import AtariProtocol, Game
-
-
-class Episode(NamedTuple):
-    """A whole episode of T steps. The next one may overwrite the arrays."""
-
-    frames: np.ndarray
-    """`(T, height, width)` uint8, before each action."""
-    actions: np.ndarray
-    """`(T,)` uint8 full-set ids."""
-    rewards: np.ndarray
-    """`(T,)` float32, clipped to [-1, 1]."""
-    truncated: bool
-    """Whether it is as long as the time limit, which ended it then, in all likelihood."""
 
 
 class EpisodeCutter:
@@ -97,5 +84,6 @@ class EpisodeCutter:
 
     def _episode(self) -> Episode:
         steps = self.steps
+        # The files do not tell; it is as long as the time limit, which ended it in all likelihood.
         truncated = steps == self.max_steps
         return Episode(self.frames[:steps], self.actions[:steps], self.rewards[:steps], truncated)

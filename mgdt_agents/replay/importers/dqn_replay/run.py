@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay.importers.dqn_replay.episodes import Episode, EpisodeCutter
+from mgdt_agents.replay.importers.dqn_replay.episodes import EpisodeCutter
 from mgdt_agents.replay.importers.dqn_replay.files import (
     LoggedBuffer,
     Rows,
@@ -17,12 +15,9 @@ from mgdt_agents.replay.importers.dqn_replay.files import (
 )
 from mgdt_agents.replay.importers.dqn_replay.gzip_arrays import read_ahead
 from mgdt_agents.replay.importers.dqn_replay.passes import Stretch, chronological, next_stretch
-from mgdt_agents.replay.store import partial_folder, read_meta
-from mgdt_agents.replay.writer import ReplayWriter
+from mgdt_agents.replay.importers.writing import Episode, write_import
 from mgdt_envs import AtariProtocol
 from mgdt_envs import game as find_game
-
-FLUSH_STEPS = 50_000  # that a killed import writes again at most
 
 
 class Position(NamedTuple):
@@ -156,7 +151,6 @@ def import_dqn_replay(
     Raises:
         ReplayError: if a file is damaged, or `output` is not of this import.
     """
-    output = Path(output)
     source = {
         "kind": "dqn-replay",
         "path": run.folder.address,
@@ -166,52 +160,19 @@ def import_dqn_replay(
         "rewards_clipped": True,
         "rom_match": run.game.rom_match,
     }
-    if _is_done(output, source, limit_steps):
-        return
     num_threads = num_threads or max(os.cpu_count() or 1, 2)
-    with ReplayWriter(output, run.game.name, run.protocol, source, resume=True) as writer:
-        position = None
-        if writer.progress and writer.progress["position"]:
-            position = Position(*writer.progress["position"])
-        flushed = writer.num_steps
-        stopped_at = None
-        with closing(run.episodes(position, num_threads=num_threads)) as episodes:
-            for episode, behind in episodes:
-                steps = writer.num_steps + len(episode.actions)
-                if limit_steps is not None and steps > limit_steps:
-                    stopped_at = limit_steps
-                    break
-                writer.add_episode(*episode[:3], truncated=episode.truncated)
-                position = behind
-                if writer.num_steps - flushed >= FLUSH_STEPS:
-                    writer.flush({"position": position})
-                    flushed = writer.num_steps
-                on_steps(writer.num_steps)
-        writer.flush({"position": position, "stopped_at": stopped_at})
+
+    def episodes(position: list[int] | None) -> Generator[tuple[Episode, Position], None, None]:
+        return run.episodes(Position(*position) if position else None, num_threads=num_threads)
+
+    write_import(
+        output,
+        run.game.name,
+        run.protocol,
+        source,
+        episodes,
+        limit_steps=limit_steps,
+        on_steps=on_steps,
+    )
     for buffer in run.buffers:
         buffer.discard()
-
-
-def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> bool:
-    """Return whether `output` is a store to which this import would add nothing.
-
-    Raises:
-        ReplayError: if it holds anything that is not the beginning of this import.
-    """
-    meta = read_meta(partial_folder(output)) or read_meta(output)
-    if meta is None:
-        return False
-    if meta["source"] != source:
-        raise ReplayError(
-            f"Expected nothing at {output}, or a part of this import; found an import or a play "
-            f"of {meta['source']}. Choose another --output or remove it first."
-        )
-    if limit_steps is not None and meta["steps"] > limit_steps:
-        raise ReplayError(
-            f"Expected at most {limit_steps:,} steps at {output}, found {meta['steps']:,}. "
-            "Raise --limit-steps, choose another --output or remove it first."
-        )
-    if "checksums" not in meta or "stopped_at" not in (meta.get("progress") or {}):
-        return False
-    stopped_at = meta["progress"]["stopped_at"]
-    return stopped_at is None or (limit_steps is not None and limit_steps <= stopped_at)

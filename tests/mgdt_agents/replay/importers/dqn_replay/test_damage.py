@@ -7,7 +7,8 @@ import pytest
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
-from mgdt_agents.replay.importers.dqn_replay import import_dqn_replay, run
+from mgdt_agents.replay.importers import writing
+from mgdt_agents.replay.importers.dqn_replay import import_dqn_replay
 from tests.mgdt_agents.replay.importers.dqn_replay.ring import (
     CAPACITY,
     file_bytes,
@@ -128,7 +129,7 @@ def test_files_that_do_not_fit(ring, tmp_path, damage, message):
 )
 @pytest.mark.parametrize("flush_steps", [1, 1_000_000])
 def test_damaged_files(ring, tmp_path, monkeypatch, damage, message, flush_steps):
-    monkeypatch.setattr(run, "FLUSH_STEPS", flush_steps)
+    monkeypatch.setattr(writing, "FLUSH_STEPS", flush_steps)
     ring.play_to(CAPACITY - 10)
     ring.play(38)  # over the end of the first file
     ring.play_to(3 * CAPACITY)

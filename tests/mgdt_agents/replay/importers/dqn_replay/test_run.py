@@ -68,7 +68,8 @@ def test_killed_imports_go_on(imported, tmp_path):
     script = f"""
 import os, random, signal, time, traceback
 from pathlib import Path
-from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay, run
+from mgdt_agents.replay.importers import writing
+from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay
 from mgdt_envs import AtariProtocol
 
 def start(output):
@@ -84,7 +85,7 @@ def start(output):
         traceback.print_exc()
     os._exit(0)
 
-run.FLUSH_STEPS = 1500
+writing.FLUSH_STEPS = 1500
 output = Path({str(tmp_path)!r})
 begun = time.monotonic()
 os.waitpid(start(output / "whole"), 0)
