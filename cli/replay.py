@@ -1,4 +1,4 @@
-"""Work with recorded play: `mgdt-replay expand|import|info|verify|trim ...`."""
+"""Work with recorded play: `mgdt-replay expand|import|trace|info|verify|trim ...`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import Names, Steps, progress_bar, run, say
 from mgdt_cli.replay_import import IMPORTS, Imports
 from mgdt_cli.replay_info import InfoArguments, show_info
+from mgdt_cli.replay_trace import TraceArguments, trace_all
 from mgdt_envs import resolve_games
 
 
@@ -53,6 +54,7 @@ class TrimArguments:
 Command = (
     Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
     | Imports
+    | Annotated[TraceArguments, tyro.conf.subcommand("trace")]
     | Annotated[InfoArguments, tyro.conf.subcommand("info")]
     | Annotated[VerifyArguments, tyro.conf.subcommand("verify")]
     | Annotated[TrimArguments, tyro.conf.subcommand("trim")]
@@ -68,6 +70,7 @@ def replay(arguments: Any) -> None:
     """Do what the arguments of a command say."""
     commands: dict[type, Callable[[Any], None]] = {
         ExpandArguments: expand_all,
+        TraceArguments: trace_all,
         InfoArguments: show_info,
         VerifyArguments: verify_all,
         TrimArguments: trim_all,

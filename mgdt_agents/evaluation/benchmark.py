@@ -65,7 +65,7 @@ def run_benchmark(
         "episodes": config.episodes,
         "seed": config.seed,
         "deterministic": config.deterministic,
-        "versions": _versions(),
+        "versions": versions(),
         "intervals": {"over": "episodes", "confidence": CONFIDENCE, "resamples": RESAMPLES},
         "agents": {
             name: _scores(agent, config, partial(on_step, name)) for name, agent in agents.items()
@@ -133,7 +133,8 @@ def _interval(metric: Metric, episodes_by_game: Mapping[str, np.ndarray]) -> lis
     return None if math.isnan(low) else [float(low), float(high)]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what play depends on."""
     packages = ("ale-py", "gymnasium", "numpy", "torch", "stable-baselines3")
     return {
         "mgdt": __version__,
