@@ -1,0 +1,150 @@
+"""Which game a data set is of, and under which rules it was played."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Discrete, Space
+
+from mgdt_agents.errors import ReplayError
+from mgdt_envs import AtariProtocol, Game, game, resolve_games
+from mgdt_envs.emulator import NUM_ACTIONS
+from mgdt_envs.games import ALL_ACTIONS
+from mgdt_envs.protocol import as_protocol
+
+NO_LIMIT = 2**31 - 1  # frames: more than two years of play
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an environment's specification says of the play."""
+
+    game: Game
+    protocol: AtariProtocol
+    """As far as it can say; the rest is in `notes`."""
+    action_ids: np.ndarray
+    """`(actions,)` uint8: the full-set id of each action."""
+    notes: tuple[str, ...]
+    """What the protocol cannot say, a sentence each."""
+    rewards_clipped: bool
+
+
+def recorded_rules(spec: EnvSpec | None, action_space: Space[Any]) -> Rules:
+    """Return the rules that a data set was recorded under.
+
+    Args:
+        spec: of the environment, as the data set holds it.
+        action_space: of the data set.
+
+    Raises:
+        ReplayError: if it is not of one Atari game, or has rules that no protocol can say.
+    """
+    if spec is None:
+        raise ReplayError(
+            "Expected the specification of an environment in the data set, there is none: neither "
+            "its game nor its rules are known."
+        )
+    if str(spec.entry_point).startswith("mgdt_envs."):
+        rules = _suite_rules(spec)
+    elif "game" in spec.kwargs and "ale_py" in str(spec.entry_point):
+        rules = _ale_rules(spec)
+    else:
+        raise ReplayError(
+            "Expected a data set of Atari play, recorded on an environment of ale-py or of "
+            f"mgdt_envs, found {spec.id} ({spec.entry_point})."
+        )
+    if action_space != Discrete(len(rules.action_ids)):
+        raise ReplayError(
+            f"Expected actions Discrete({len(rules.action_ids)}) of {spec.id}, "
+            f"found {action_space}."
+        )
+    return rules
+
+
+def _suite_rules(spec: EnvSpec) -> Rules:
+    games = resolve_games(spec.kwargs.get("games", "atari57"))
+    if len(games) != 1:
+        raise ReplayError(
+            f"Expected a data set of one game, found {len(games)} of {spec.id}: which of them an "
+            "episode is of is not told."
+        )
+    protocol = _limited(as_protocol(spec.kwargs.get("protocol")), spec.max_episode_steps)
+    return _wrapped(
+        spec, Rules(game(games[0]), protocol, np.array(ALL_ACTIONS, np.uint8), (), False)
+    )
+
+
+def _ale_rules(spec: EnvSpec) -> Rules:
+    """Return the rules of `ale_py.AtariEnv`; what is not given is as that class has it."""
+    given = spec.kwargs
+    played = game(given["game"])
+    frame_skip = given.get("frameskip", 4)
+    if not isinstance(frame_skip, int):
+        raise ReplayError(
+            f"Expected a fixed number of frames a step, found {spec.id}, which draws it from "
+            f"{frame_skip}: no AtariProtocol can say that."
+        )
+    notes = [
+        f"{name} {given[name]}" for name in ("mode", "difficulty") if given.get(name) is not None
+    ]
+    all_actions = given.get("full_action_space", False)
+    protocol = AtariProtocol(
+        frame_skip=frame_skip,
+        max_pool=False,
+        sticky=given.get("repeat_action_probability", 0.25),
+        max_frames=given.get("max_num_frames_per_episode") or NO_LIMIT,
+        outside_action="native" if all_actions else "noop",
+    )
+    actions = range(NUM_ACTIONS) if all_actions else played.minimal_actions
+    return _wrapped(spec, Rules(played, protocol, np.array(actions, np.uint8), tuple(notes), False))
+
+
+def _wrapped(spec: EnvSpec, rules: Rules) -> Rules:
+    """Return the rules of an environment in its wrappers, from the innermost to the outermost."""
+    for wrapper in spec.additional_wrappers:
+        given, protocol = wrapper.kwargs or {}, rules.protocol
+        notes: tuple[str, ...] = ()
+        if wrapper.name == "AtariPreprocessing":
+            protocol = _skipping(protocol, given["frame_skip"])
+            protocol = replace(protocol, life_loss_ends=given["terminal_on_life_loss"])
+            if noops := given["noop_max"]:
+                protocol = replace(protocol, noop_max=noops + 1)
+                notes = (f"a reset presses NOOP at least once, and up to {noops} times",)
+        elif wrapper.name == "MaxAndSkipObservation":
+            protocol = _skipping(protocol, given["skip"])
+        elif wrapper.name == "FrameStackObservation":
+            protocol = replace(protocol, stack=given["stack_size"])
+        elif wrapper.name == "TimeLimit":
+            protocol = _limited(protocol, given["max_episode_steps"])
+        elif "Clip" in wrapper.name and "Reward" in wrapper.name:
+            rules = replace(rules, rewards_clipped=True)
+        elif wrapper.name not in _WITHOUT_RULES:
+            notes = (f"wrapped in {wrapper.name}",)
+        rules = replace(rules, protocol=protocol, notes=rules.notes + notes)
+    return rules
+
+
+_WITHOUT_RULES = (
+    "GrayscaleObservation",
+    "OrderEnforcing",
+    "PassiveEnvChecker",
+    "RecordEpisodeStatistics",
+    "RecordVideo",
+    "ResizeObservation",
+)
+"""Wrappers that change no more than what observations look like, which their shape says."""
+
+
+def _limited(protocol: AtariProtocol, max_steps: int | None) -> AtariProtocol:
+    """Return the protocol with episodes that also end after `max_steps` steps."""
+    if max_steps is None:
+        return protocol
+    return replace(protocol, max_frames=min(protocol.max_frames, max_steps * protocol.frame_skip))
+
+
+def _skipping(protocol: AtariProtocol, frames: int) -> AtariProtocol:
+    """Return the protocol with an action repeated, and the maximum taken of the last two frames."""
+    if frames == 1:
+        return protocol
+    return replace(protocol, frame_skip=protocol.frame_skip * frames, max_pool=True)
