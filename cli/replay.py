@@ -1,4 +1,4 @@
-"""Work with recorded play: `mgdt-replay expand|import|trace|info|verify|trim ...`."""
+"""Work with recorded play: `mgdt-replay expand|import|export|trace|info|verify|trim ...`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from mgdt_agents.replay import ReplayStore, Trace, expand, trim
 from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import Names, Steps, progress_bar, run, say
+from mgdt_cli.replay_export import ExportArguments, export
 from mgdt_cli.replay_import import IMPORTS, Imports
 from mgdt_cli.replay_info import InfoArguments, show_info
 from mgdt_cli.replay_trace import TraceArguments, trace_all
@@ -54,6 +55,7 @@ class TrimArguments:
 Command = (
     Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
     | Imports
+    | Annotated[ExportArguments, tyro.conf.subcommand("export")]
     | Annotated[TraceArguments, tyro.conf.subcommand("trace")]
     | Annotated[InfoArguments, tyro.conf.subcommand("info")]
     | Annotated[VerifyArguments, tyro.conf.subcommand("verify")]
@@ -70,6 +72,7 @@ def replay(arguments: Any) -> None:
     """Do what the arguments of a command say."""
     commands: dict[type, Callable[[Any], None]] = {
         ExpandArguments: expand_all,
+        ExportArguments: export,
         TraceArguments: trace_all,
         InfoArguments: show_info,
         VerifyArguments: verify_all,

@@ -1,4 +1,4 @@
-"""Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay SRC ...`."""
+"""Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay|minari ...`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from rich.progress import Progress, TaskID
 
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay
+from mgdt_agents.replay.importers.minari import MinariRecording, import_minari
 from mgdt_cli.common import Names, Steps, progress_bar, say
 from mgdt_envs import AtariProtocol, game
 
@@ -83,16 +84,73 @@ def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
             say(str(ReplayStore(output)))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinariArguments:
+    """Import a Minari data set of Atari play (pip install 'mgdt[minari]').
+
+    A killed import goes on when it is run again.
+    """
+
+    dataset: tyro.conf.Positional[str]
+    """Id of the data set, such as atari/pong/expert-v0."""
+    game: str | None = None
+    """Refuse a data set that is not of this game."""
+    download: bool = False
+    """Fetch the data set from Minari's server if it is not on this machine."""
+    output: Path = Path("replay")
+    """Folder of the store, which is called as the data set, with - for /."""
+    limit_steps: Steps | None = None
+    """Import the first episodes that have no more steps than that together."""
+
+
+def import_minari_dataset(arguments: MinariArguments) -> None:
+    """Import a data set to a store in the output folder.
+
+    Raises:
+        ValueError: if the data set's id or the game's name is none.
+        ReplayError: if there is no such data set, it is not of Atari play, or it is damaged; if
+            the store is not of this import.
+    """
+    recording = MinariRecording(arguments.dataset, game=arguments.game, download=arguments.download)
+    output = arguments.output / arguments.dataset.replace("/", "-")
+    source = recording.source
+    say(
+        f"{recording.game.name}: {recording.protocol.sheet()}. Observations of shape "
+        f"{tuple(source['observation_shape'])}, converted: {source['conversion']}."
+    )
+    if source["jpeg_observations"]:
+        say("The data set keeps its observations as JPEG, so the frames are not exact.")
+    if source["rewards_clipped"]:
+        say("Rewards are clipped, so true scores are unknown.")
+    for note in source["notes"]:
+        say(f"What the protocol cannot say: {note}.")
+    steps = recording.num_steps
+    total = min(steps, arguments.limit_steps or steps)
+    with progress_bar() as progress:
+        task = progress.add_task(output.name, total=total, note="")
+        import_minari(
+            recording,
+            output,
+            limit_steps=arguments.limit_steps,
+            on_steps=partial(_show, progress, task),
+        )
+        progress.update(task, completed=total)
+    say(str(ReplayStore(output)))
+
+
 def _show(progress: Progress, task: TaskID, steps: int) -> None:
     progress.update(task, completed=steps)
 
 
 Imports = Annotated[
     Annotated[DQNReplayArguments, tyro.conf.subcommand("dqn-replay")]
-    | Annotated[None, tyro.conf.Suppress],  # a union has two members
+    | Annotated[MinariArguments, tyro.conf.subcommand("minari")],
     tyro.conf.subcommand("import", description="Import recorded play of others."),
 ]
 """The command `import`, with a subcommand for each format."""
 
-IMPORTS: dict[type, Callable[[Any], None]] = {DQNReplayArguments: import_dqn_replay_runs}
+IMPORTS: dict[type, Callable[[Any], None]] = {
+    DQNReplayArguments: import_dqn_replay_runs,
+    MinariArguments: import_minari_dataset,
+}
 """What does the imports, by the type of their arguments."""

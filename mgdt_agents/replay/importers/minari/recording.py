@@ -26,7 +26,8 @@ class MinariRecording:
     Attributes:
         game: the `Game`.
         protocol: what the recording was played under, as far as a protocol can say.
-        source: where it is from, and what the protocol cannot say; of JSON types.
+        source: where it is from, and what the protocol cannot say; of JSON types. "exported" is
+            the source of the store that the data set was exported from, if it was.
         num_steps: steps that there are.
 
     Raises:
@@ -63,6 +64,7 @@ class MinariRecording:
         from minari.dataset.minari_storage import is_image_space
 
         spec = json.loads(self._dataset.env_spec.to_json())
+        exported = metadata.get("mgdt", {}).get("source", {})
         source = {
             "kind": "minari",
             "dataset_id": self.dataset_id,
@@ -78,10 +80,9 @@ class MinariRecording:
             "conversion": self._observations.conversion,
             "jpeg_observations": self._dataset.storage.jpeg_encoding
             and is_image_space(self._dataset.observation_space),
-            "rewards_clipped": rewards_clipped,
+            "rewards_clipped": rewards_clipped or exported.get("rewards_clipped", False),
             "notes": notes,
-            # Of data sets that were exported from stores.
-            "exported": metadata.get("mgdt"),
+            "exported": exported or None,
         }
         # As it comes back from a store's meta.json, where it is compared.
         return json.loads(json.dumps({name: it for name, it in source.items() if it is not None}))
