@@ -55,7 +55,10 @@ def show_info(arguments: InfoArguments) -> None:
 
 
 def info_table(stores: list[ReplayStore]) -> Table:
-    """Return a table with a row for each store: counts, returns as stored, size."""
+    """Return a table with a row for each store: counts, returns as stored, size.
+
+    Returns of clipped rewards, which are no scores, are marked.
+    """
     table = Table()
     table.add_column("store", overflow="fold")
     table.add_column("game")
@@ -70,7 +73,7 @@ def info_table(stores: list[ReplayStore]) -> Table:
             store.game,
             f"{len(store):,}",
             f"{len(returns):,}",
-            ", ".join(f"{value:.6g}" for value in quartiles),
+            ", ".join(f"{value:.6g}" for value in quartiles) + _mark(store),
             f"{size / len(store):.1f}" if len(store) else "",
         )
     return table
@@ -94,11 +97,16 @@ def plot_returns(stores: list[ReplayStore], path: Path) -> None:
             if len(returns):
                 window = min(MAX_EPISODES_PER_MEAN, len(returns) // MEANS_PER_STORE + 1)
                 mean = np.convolve(returns, np.full(window, 1 / window), "valid")
-                label = f"{store.path.name}, mean of {window} episodes"
+                label = f"{store.path.name}, mean of {window} episodes{_mark(store)}"
                 axes.plot(ends[window - 1 :], mean, color=dots.get_color(), label=label)
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _mark(store: ReplayStore) -> str:
+    """Return what is said beside returns that are no scores."""
+    return "\n(clipped rewards)" if store.meta["source"].get("rewards_clipped") else ""
 
 
 def _check_plot(path: Path) -> None:

@@ -1,0 +1,75 @@
+"""mgdt-replay info: the table, the picture, and what is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from mgdt_agents.replay import ReplayStore
+from mgdt_cli import replay
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mgdt-replay", "info", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        replay.main()
+
+    return run
+
+
+@pytest.fixture
+def clipped_store(make_random_episodes, write_store, edit_meta, tmp_path):
+    path = write_store(tmp_path / "clipped", "Pong", make_random_episodes([5, 7], 8), screen_size=8)
+    edit_meta(path, source={"kind": "test", "rewards_clipped": True})
+    return path
+
+
+def test_table(run, breakout_store, clipped_store, capsys):
+    run(breakout_store, clipped_store)
+    printed = capsys.readouterr().out
+    store = ReplayStore(breakout_store)
+    assert f"{len(store):,}" in printed
+    quartiles = np.quantile(store.episode_returns, [0, 0.25, 0.5, 0.75, 1])
+    (line,) = (
+        line for line in printed.splitlines() if ", ".join(f"{q:.6g}" for q in quartiles) in line
+    )
+    assert "Breakout" in line
+    assert f"source of {breakout_store}: kind trace" in printed
+    assert f"protocol of {clipped_store}: " in printed
+
+
+def test_returns_that_are_no_scores_are_marked(run, breakout_store, clipped_store, capsys):
+    run(clipped_store)
+    assert capsys.readouterr().out.count("(clipped rewards)") == 1
+    run(breakout_store)
+    assert "(clipped rewards)" not in capsys.readouterr().out
+
+
+def test_plot(run, breakout_store, clipped_store, tmp_path):
+    pytest.importorskip("matplotlib")
+    run(breakout_store, clipped_store, "--plot", tmp_path / "new" / "returns.png")
+    assert (tmp_path / "new" / "returns.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_arguments(run, breakout_store, tmp_path, capsys):
+    picture = tmp_path / "mine.png"
+    picture.write_text("mine")
+    for arguments, message in [
+        ((tmp_path,), "Expected a replay store at"),
+        ((breakout_store, "--plot", picture), "mine.png exists"),
+        ((breakout_store, "--plot", tmp_path / "returns.pdf"), "a .png file, got"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            run(*arguments)
+        assert caught.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert picture.read_text() == "mine"
+
+
+def test_no_matplotlib(run, breakout_store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it was not installed
+    with pytest.raises(SystemExit):
+        run(breakout_store, "--plot", tmp_path / "returns.png")
+    assert "pip install 'mgdt[plot]'" in capsys.readouterr().err
