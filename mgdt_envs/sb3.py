@@ -32,6 +32,8 @@ class MultiGameAtariVecEnv(VecEnv):
 
     Attributes:
         envs: the vector environment.
+        last_actions: what the emulators were last given, whatever the actions of wrappers are:
+            (num_envs,) full-set ids; there is none before the first step.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -89,7 +91,7 @@ class MultiGameAtariVecEnv(VecEnv):
 
     def step_async(self, actions: NDArray[np.integer]) -> None:
         """Keep `actions`, (num_envs,), for `step_wait`."""
-        self._actions = actions
+        self.last_actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play the actions of `step_async`.
@@ -98,7 +100,7 @@ class MultiGameAtariVecEnv(VecEnv):
             Observations, (num_envs, stack, screen_size, screen_size) uint8; rewards, (num_envs,)
             float32; whether episodes ended, (num_envs,) bool; and one info an environment.
         """
-        observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
+        observations, rewards, terminated, truncated, infos = self.envs.step(self.last_actions)
         ended = terminated | truncated
         listed = self._listed(infos)
         if ended.any():

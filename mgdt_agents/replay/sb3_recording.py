@@ -71,8 +71,7 @@ class RecordingCallback(BaseCallback):
         self.model._last_episode_starts = np.ones(envs.num_envs, bool)
 
     def _on_step(self) -> bool:
-        # Those that the emulators got: wrappers may have other actions.
-        self._actions.append(np.array(self._envs._actions, np.uint8))
+        self._actions.append(np.array(self._envs.last_actions, np.uint8))
         self._frame_numbers.append([info["episode_frame_number"] for info in self.locals["infos"]])
         return True
 

@@ -55,6 +55,7 @@ def test_it_is_the_dummy_vec_env_of_single_environments(protocol):
     for step in range(100):
         actions = random.integers(18, size=3)
         *our_arrays, our_infos = ours.step(actions)
+        assert ours.last_actions is actions
         *their_arrays, their_infos = dummy.step(actions)
         for mine, expected in zip(our_arrays, their_arrays, strict=True):
             assert mine.dtype == expected.dtype
