@@ -26,6 +26,9 @@ from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol
 
+PADDING = -1
+"""Target of the steps that are not learned."""
+
 
 class DecisionTransformerAgent(NetworkAgent):
     """The Multi-Game Decision Transformer of Lee et al. 2022.
@@ -108,9 +111,15 @@ class DecisionTransformerAgent(NetworkAgent):
             )
             inputs.append(returns)
         logits = self.model(*inputs)
+        # Not logits[valid]: a GPU's program would wait there, to learn how many they are.
+        targets = {"action": actions, "reward": rewards}
         terms = {
-            "action_loss": F.cross_entropy(logits["action"][valid].float(), actions[valid]),
-            "reward_loss": F.cross_entropy(logits["reward"][valid].float(), rewards[valid]),
+            f"{name}_loss": F.cross_entropy(
+                logits[name].float().flatten(0, 1),
+                target.masked_fill(~valid, PADDING).flatten(),
+                ignore_index=PADDING,
+            )
+            for name, target in targets.items()
         }
         weights = {"action_loss": config.action_weight, "reward_loss": config.reward_weight}
         if config.return_tokens != "none":

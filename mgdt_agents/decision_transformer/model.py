@@ -160,7 +160,7 @@ class Block(nn.Module):
         if kept is not None:
             key_BNSH = torch.cat([kept[0], key_BNSH], 2)
             value_BNSH = torch.cat([kept[1], value_BNSH], 2)
-        mixed_BNQH = F.scaled_dot_product_attention(query_BNQH, key_BNSH, value_BNSH, allowed_QS)
+        mixed_BNQH = _mixed(query_BNQH, key_BNSH, value_BNSH, allowed_QS)
         attended_BQD = self.attention_output(mixed_BNQH.transpose(1, 2).flatten(2))
         x_BQD = x_BSD + self.dropout(attended_BQD)
         hidden = F.gelu(self.mlp_input(self.norm_2(x_BQD)), approximate="tanh")
@@ -264,11 +264,8 @@ class DecisionTransformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             query_BNSH, key_BNSH, _ = block.project(block.norm_1(x_BSD))
-            scores_BNS = (query_BNSH[:, :, read] @ key_BNSH.transpose(2, 3))[:, :, 0]
-            scores_BNS = (scores_BNS / math.sqrt(HEAD_SIZE)).masked_fill(
-                ~self.allowed_SS[read], -torch.inf
-            )
-            weights_BNTK = scores_BNS.softmax(-1).unflatten(-1, (config.steps, -1))
+            weights_BNQS = _weights(query_BNSH[:, :, read], key_BNSH, self.allowed_SS[read])
+            weights_BNTK = weights_BNQS[:, :, 0].unflatten(-1, (config.steps, -1))
             maps.append(weights_BNTK[..., : config.observation_tokens])
             x_BSD, _ = block(x_BSD, self.allowed_SS)
         return torch.stack(maps, 1)
@@ -291,6 +288,25 @@ class DecisionTransformer(nn.Module):
             parts_BTKD.insert(1, self.return_embedding(returns_BT)[:, :, None])
         x_BSD = torch.cat(parts_BTKD, dim=2).flatten(1, 2) + self.position_SD
         return x_BSD.masked_fill(self.hidden_S[:, None], 0) if single else x_BSD
+
+
+def _mixed(
+    query_BNQH: Tensor, key_BNSH: Tensor, value_BNSH: Tensor, allowed_QS: Tensor | None
+) -> Tensor:
+    """Return the `(B, N, Q, H)` values that each query attends to."""
+    if query_BNQH.dtype == torch.bfloat16 and query_BNQH.device.type == "cpu":
+        # PyTorch's kernel takes three times as long here, forward and backward, and its gradients
+        # are further from those in fp32.
+        return _weights(query_BNQH, key_BNSH, allowed_QS) @ value_BNSH
+    return F.scaled_dot_product_attention(query_BNQH, key_BNSH, value_BNSH, allowed_QS)
+
+
+def _weights(query_BNQH: Tensor, key_BNSH: Tensor, allowed_QS: Tensor | None) -> Tensor:
+    """Return `(B, N, Q, S)`: the share of each key in what each query attends to."""
+    scores_BNQS = (query_BNQH / math.sqrt(HEAD_SIZE)) @ key_BNSH.transpose(2, 3)
+    if allowed_QS is not None:
+        scores_BNQS = scores_BNQS.masked_fill(~allowed_QS, -torch.inf)
+    return scores_BNQS.softmax(-1)
 
 
 def _read(config: DecisionTransformerConfig) -> Tensor:

@@ -82,6 +82,21 @@ def test_gradients(stem, return_tokens):
         assert difference < 1e-4, name
 
 
+@pytest.mark.parametrize("stem", STEMS)
+def test_gradients_in_bf16_agree(stem):
+    model, plain = models(stem, "single", scale=1.5, dropout=0.0)
+    inputs = [*window(), torch.randint(121, (3, 4))]
+    for network, bf16 in ((model, True), (plain, False)):
+        with torch.autocast("cpu", torch.bfloat16, bf16):
+            logits = network(*inputs)
+        sum(logits.float().square().mean() for logits in logits.values()).backward()
+    ours, theirs = (
+        torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+        for network in (model, plain.parts)
+    )
+    assert (ours - theirs).norm() < 0.05 * theirs.norm()
+
+
 @each_model
 @pytest.mark.parametrize("steps", [1, 4])
 @torch.no_grad()
