@@ -9,8 +9,9 @@ from gymnasium.spaces import Box, Space
 
 from mgdt_agents.errors import ReplayError
 
-SCREENS = ((210, 160), (250, 160))
-"""Heights and widths of the console's pictures."""
+SCREEN_HEIGHTS = range(210, 251)
+SCREEN_WIDTH = 160
+"""Of the console's pictures; the height is the game's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,16 @@ class Observations:
         if isinstance(space, Box) and space.dtype == np.uint8:
             for stacked in (False, True):
                 picture = space.shape[stacked:]
+                if len(picture) not in (2, 3):
+                    continue
+                is_screen = picture[0] in SCREEN_HEIGHTS and picture[1] == SCREEN_WIDTH
                 channels = picture[2] if len(picture) == 3 else 0
-                is_picture = picture[:2] in (*SCREENS, (side, side)) and channels in (0, 1, 3)
-                if is_picture and len(picture) in (2, 3):
+                if (is_screen or picture[:2] == (side, side)) and channels in (0, 1, 3):
                     return cls(space.shape, stacked, channels, side)
-        screens = " or ".join(f"{height}x{width}" for height, width in (*SCREENS, (side, side)))
         raise ReplayError(
-            f"Expected uint8 observations of {screens}, RGB or gray, of shape (height, width), "
-            "(height, width, channels) or either after a stack of frames, found "
+            f"Expected uint8 observations of the console's {SCREEN_HEIGHTS[0]}x{SCREEN_WIDTH} (in "
+            f"some games up to {SCREEN_HEIGHTS[-1]}) or of {side}x{side}, RGB or gray, of shape "
+            "(height, width), (height, width, channels) or either after a stack of frames, found "
             f"{space if not isinstance(space, Box) else f'{space.dtype} of shape {space.shape}'}."
         )
 

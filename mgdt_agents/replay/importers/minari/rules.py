@@ -1,5 +1,6 @@
 """Which game a data set is of, and under which rules it was played."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +48,7 @@ def recorded_rules(spec: EnvSpec | None, action_space: Space[Any]) -> Rules:
         )
     if str(spec.entry_point).startswith("mgdt_envs."):
         rules = _suite_rules(spec)
-    elif "game" in spec.kwargs and "ale_py" in str(spec.entry_point):
+    elif "game" in spec.kwargs and re.match("ale_py|shimmy", str(spec.entry_point)):
         rules = _ale_rules(spec)
     else:
         raise ReplayError(
@@ -69,7 +70,7 @@ def _suite_rules(spec: EnvSpec) -> Rules:
             f"Expected a data set of one game, found {len(games)} of {spec.id}: which of them an "
             "episode is of is not told."
         )
-    protocol = _limited(as_protocol(spec.kwargs.get("protocol")), spec.max_episode_steps)
+    protocol = as_protocol(spec.kwargs.get("protocol"))
     return _wrapped(
         spec, Rules(game(games[0]), protocol, np.array(ALL_ACTIONS, np.uint8), (), False)
     )
@@ -102,27 +103,28 @@ def _ale_rules(spec: EnvSpec) -> Rules:
 
 def _wrapped(spec: EnvSpec, rules: Rules) -> Rules:
     """Return the rules of an environment in its wrappers, from the innermost to the outermost."""
+    inner_frame_skip = rules.protocol.frame_skip
     for wrapper in spec.additional_wrappers:
-        given, protocol = wrapper.kwargs or {}, rules.protocol
-        notes: tuple[str, ...] = ()
-        if wrapper.name == "AtariPreprocessing":
-            protocol = _skipping(protocol, given["frame_skip"])
-            protocol = replace(protocol, life_loss_ends=given["terminal_on_life_loss"])
-            if noops := given["noop_max"]:
-                protocol = replace(protocol, noop_max=noops + 1)
-                notes = (f"a reset presses NOOP at least once, and up to {noops} times",)
-        elif wrapper.name == "MaxAndSkipObservation":
-            protocol = _skipping(protocol, given["skip"])
-        elif wrapper.name == "FrameStackObservation":
-            protocol = replace(protocol, stack=given["stack_size"])
-        elif wrapper.name == "TimeLimit":
-            protocol = _limited(protocol, given["max_episode_steps"])
-        elif "Clip" in wrapper.name and "Reward" in wrapper.name:
-            rules = replace(rules, rewards_clipped=True)
-        elif wrapper.name not in _WITHOUT_RULES:
-            notes = (f"wrapped in {wrapper.name}",)
-        rules = replace(rules, protocol=protocol, notes=rules.notes + notes)
-    return rules
+        protocol, notes, clips = rules.protocol, rules.notes, rules.rewards_clipped
+        match wrapper.name, wrapper.kwargs:
+            case (
+                "AtariPreprocessing",
+                {"frame_skip": frames, "noop_max": noops, "terminal_on_life_loss": life_loss_ends},
+            ):
+                protocol = replace(_skipping(protocol, frames), life_loss_ends=life_loss_ends)
+                if noops:
+                    protocol = replace(protocol, noop_max=noops + 1)
+                    notes += (f"a reset presses NOOP at least once, and up to {noops} times",)
+            case "MaxAndSkipObservation", {"skip": frames}:
+                protocol = _skipping(protocol, frames)
+            case "FrameStackObservation", {"stack_size": stack}:
+                protocol = replace(protocol, stack=stack)
+            case "ClipReward", _:
+                clips = True
+            case name, _ if name not in _WITHOUT_RULES:
+                notes += (f"wrapped in {name}",)
+        rules = replace(rules, protocol=protocol, notes=notes, rewards_clipped=clips)
+    return _limited(rules, spec.max_episode_steps, inner_frame_skip)
 
 
 _WITHOUT_RULES = (
@@ -136,11 +138,17 @@ _WITHOUT_RULES = (
 """Wrappers that change no more than what observations look like, which their shape says."""
 
 
-def _limited(protocol: AtariProtocol, max_steps: int | None) -> AtariProtocol:
-    """Return the protocol with episodes that also end after `max_steps` steps."""
+def _limited(rules: Rules, max_steps: int | None, inner_frame_skip: int) -> Rules:
+    """Return the rules with a limit of steps, which a specification has without its place."""
     if max_steps is None:
-        return protocol
-    return replace(protocol, max_frames=min(protocol.max_frames, max_steps * protocol.frame_skip))
+        return rules
+    protocol, notes = rules.protocol, rules.notes
+    max_frames = min(protocol.max_frames, max_steps * protocol.frame_skip)
+    if inner_frame_skip != protocol.frame_skip:
+        notes += (
+            f"the limit of {max_steps} steps may be one of {max_steps * inner_frame_skip} frames",
+        )
+    return replace(rules, protocol=replace(protocol, max_frames=max_frames), notes=notes)
 
 
 def _skipping(protocol: AtariProtocol, frames: int) -> AtariProtocol:
