@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ import tyro
 from mgdt_agents.replay import Trace, expand
 from mgdt_agents.training.collection import SB3Config, check_folder, collect, describe
 from mgdt_agents.training.pqn import PQNConfig
-from mgdt_cli.common import Names, Steps, progress_bar, run, say
+from mgdt_cli.common import Names, Steps, fail, progress_bar, run, say
 from mgdt_envs import resolve_games
 
 STOPPING = threading.Event()
@@ -73,13 +75,15 @@ def collect_all(arguments: CollectArguments) -> None:
         description = describe(name, arguments.steps, arguments.algo, _config(arguments))
         check_folder(arguments.output / name, description)
     STOPPING.clear()
-    if arguments.ray is None:
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
-        if arguments.processes in (None, 1):
-            collect_in_turn(arguments, names)
-            return
-    collect_in_pool(arguments, names)
+    if arguments.ray is not None:
+        collect_in_cluster(arguments, names)
+        return
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    if arguments.processes in (None, 1):
+        collect_in_turn(arguments, names)
+    else:
+        collect_in_processes(arguments, names)
 
 
 def collect_in_turn(arguments: CollectArguments, names: tuple[str, ...]) -> None:
@@ -96,11 +100,58 @@ def collect_in_turn(arguments: CollectArguments, names: tuple[str, ...]) -> None
                 return
 
 
-def collect_in_pool(arguments: CollectArguments, names: tuple[str, ...]) -> None:
-    """Collect several games at once, on this machine or on a Ray cluster."""
+def collect_in_processes(arguments: CollectArguments, names: tuple[str, ...]) -> None:
+    """Collect several games at once, each in a process of its own, so that one may be killed."""
+    context = multiprocessing.get_context("spawn")
+    waiting = deque(names)
+    running: list[Any] = []
+    failures = []
+    while running or (waiting and not STOPPING.is_set()):
+        while waiting and len(running) < (arguments.processes or 1) and not STOPPING.is_set():
+            name = waiting.popleft()
+            running.append(
+                context.Process(
+                    target=collect_in_own_process, args=(arguments, name), name=name, daemon=True
+                )
+            )
+            running[-1].start()
+        connection.wait([process.sentinel for process in running])
+        ended = [process for process in running if process.exitcode is not None]
+        for process in ended:
+            running.remove(process)
+            # Told to stop before it could be told so.
+            stopped = STOPPING.is_set() and process.exitcode == -signal.SIGTERM
+            if process.exitcode and not stopped:
+                failures.append(f"{process.name} {_reason(process.exitcode)}")
+                say(f"Collecting {failures[-1]}")
+    if failures:
+        fail(f"Not collected: {', '.join(failures)}. The other games are not affected.")
+
+
+def _reason(exit_status: int) -> str:
+    if exit_status > 0:
+        return f"ended with exit status {exit_status}"
+    name = signal.Signals(-exit_status).name
+    return f"was killed by {name}, perhaps by the system for want of memory"
+
+
+def collect_in_own_process(arguments: CollectArguments, name: str) -> None:
+    """Collect a game in a process that was started for it."""
+    # The first process alone answers the keyboard, and says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    run(lambda: collect_in_worker(arguments, name))
+
+
+def collect_in_cluster(arguments: CollectArguments, names: tuple[str, ...]) -> None:
+    """Collect several games at once on a Ray cluster."""
+    try:
+        from ray.util.multiprocessing import Pool
+    except ImportError:
+        raise ValueError("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
     # Ray's workers are in other folders.
     arguments = replace(arguments, output=arguments.output.resolve())
-    with _pool(arguments, len(names)) as pool:
+    with Pool(arguments.processes, ray_address=arguments.ray) as pool:
         results = [pool.apply_async(collect_in_worker, (arguments, name)) for name in names]
         pool.close()
         pool.join()
@@ -108,28 +159,8 @@ def collect_in_pool(arguments: CollectArguments, names: tuple[str, ...]) -> None
         result.get()  # raises what the game's collection raised
 
 
-def _pool(arguments: CollectArguments, num_games: int) -> Any:
-    if arguments.ray is None:
-        assert arguments.processes is not None
-        processes = min(arguments.processes, num_games)
-        return multiprocessing.get_context("spawn").Pool(processes, begin_worker)
-    try:
-        from ray.util.multiprocessing import Pool
-    except ImportError:
-        raise ValueError("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
-    return Pool(arguments.processes, ray_address=arguments.ray)
-
-
-def begin_worker() -> None:
-    """Stop when the first process says so; it alone answers the keyboard."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop)
-
-
 def collect_in_worker(arguments: CollectArguments, name: str) -> None:
     """Collect a game in a process that shares the cores with others."""
-    if STOPPING.is_set():
-        return
     threads = 1
     if arguments.processes is not None and arguments.ray is None:
         threads = max(1, (os.cpu_count() or 1) // arguments.processes)

@@ -116,6 +116,40 @@ def test_games_in_processes(monkeypatch, tmp_path, capfd):
         assert f"Collected {name}; " in error
 
 
+class Killing(str):
+    """A name that kills the process that it is sent to."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+class Failing(str):
+    """A name that cannot be sent to a process."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (Killing("Pong"), "was killed by SIGKILL, perhaps by the system for want of memory"),
+        (Failing("Pong"), "ended with exit status 1"),
+    ],
+)
+def test_process_that_ends(monkeypatch, tmp_path, capfd, name, reason):
+    """The command says which game it was, and collects the others."""
+    monkeypatch.setattr(collect, "resolve_games", lambda names: (name, "Breakout"))
+    command = ["mgdt-collect", "--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    monkeypatch.setattr(sys, "argv", [*map(str, command + SMALL), "--processes", "2"])
+    with pytest.raises(SystemExit) as caught:
+        collect.main()
+    assert caught.value.code == 2
+    assert f"Not collected: Pong {reason}. The other games" in capfd.readouterr().err
+    assert len(Trace.load(tmp_path / "Breakout" / "Breakout.npz").actions) == 16
+
+
 def test_refused_before_anything_is_written(monkeypatch, tmp_path, capsys):
     output = ["--output", tmp_path / "new"]
     assert "'Pong'" in refused(monkeypatch, capsys, "--game", "Breakout,Pnog", *output)
