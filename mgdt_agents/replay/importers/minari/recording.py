@@ -97,11 +97,15 @@ class MinariRecording:
             ReplayError: if one cannot be read, or is not whole.
         """
         for number in range(start or 0, self._dataset.total_episodes):
-            try:
-                recorded = self._dataset[number]
-            except Exception as error:  # for damaged files, libraries raise many kinds
-                raise ReplayError(f"Cannot read {self._place(number)}: {error}") from error
-            yield self._episode(number, recorded), number + 1
+            # No name for what was read: it would stay in memory while the next is read.
+            yield self._episode(number, self._read(number)), number + 1
+
+    def _read(self, number: int) -> Any:
+        """Return the `minari.EpisodeData`."""
+        try:
+            return self._dataset[number]
+        except Exception as error:  # for damaged files, libraries raise many kinds
+            raise ReplayError(f"Cannot read {self._place(number)}: {error}") from error
 
     def _place(self, number: int) -> str:
         return f"episode {number} of the Minari data set {self.dataset_id}"
