@@ -24,20 +24,44 @@ class HubMethods:
 
     @classmethod
     def from_pretrained(
-        cls, repo_id: str | Path, *, device: str | torch.device = "auto", **options: Any
+        cls,
+        repo_id: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        device: str | torch.device = "auto",
+        **options: Any,
     ) -> Self:
         """Return the agent in a repository of the hub, or in a folder.
 
         Args:
             repo_id: such as "user/name", or the folder that `save` or `save_pretrained` wrote.
+            revision: branch, tag or commit of the repository; None is its main branch.
+            token: of an account that may read it; None is that of `hf auth login`, if any.
+            cache_dir: where downloads are kept; None is the hub's usual folder.
+            force_download: download again what is kept.
+            local_files_only: take what is kept, without a network.
             device: where to compute; "auto" takes a GPU if there is one.
-            options: of `PyTorchModelHubMixin.from_pretrained`: revision, token, cache_dir,
-                force_download, local_files_only.
+            options: keyword arguments of the agent in place of the saved ones, such as `rule`.
 
         Raises:
-            AgentLoadError: if there is no agent of this class.
+            AgentLoadError: if there is no agent of this class, or it cannot be had.
         """
-        return _wrapper(cls).from_pretrained(repo_id, device=device, **options).agent
+        path = Path(repo_id)
+        if not path.is_dir():
+            path = download(
+                str(repo_id),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+        # Mixed into `NetworkAgent`, which has it.
+        return cls.load(path, device=device, **options)  # type: ignore[attr-defined]
 
     def save_pretrained(
         self,
@@ -58,7 +82,7 @@ class HubMethods:
         Raises:
             ValueError: if `results` are not of one agent; nothing is written then.
         """
-        _wrapper(type(self))(self, card, results, license).save_pretrained(path)
+        _wrapper()(self, card, results, license).save_pretrained(path)
 
     def push_to_hub(
         self,
@@ -82,7 +106,7 @@ class HubMethods:
         Raises:
             ValueError: if `results` are not of one agent; nothing is uploaded then.
         """
-        return _wrapper(type(self))(self, card, results, license).push_to_hub(repo_id, **options)
+        return _wrapper()(self, card, results, license).push_to_hub(repo_id, **options)
 
 
 def download(repo_id: str, **options: Any) -> Path:
@@ -105,8 +129,8 @@ def download(repo_id: str, **options: Any) -> Path:
         raise AgentLoadError(f"Cannot download {repo_id!r} from the hub: {error}") from error
 
 
-def _wrapper(kind: Any) -> Any:
-    """Return the class through which huggingface_hub saves and loads agents of class `kind`.
+def _wrapper() -> Any:
+    """Return the class through which huggingface_hub saves and uploads agents.
 
     `PyTorchModelHubMixin` is written for an `nn.Module` whose arguments are its `config.json`. An
     agent is none, and it is imported without the hub, so this class stands between the two.
@@ -134,31 +158,6 @@ def _wrapper(kind: Any) -> Any:
             self.agent.save(save_directory, self.card)
             self.card_text = (save_directory / "card.md").read_text()
 
-        @classmethod
-        def _from_pretrained(
-            cls,
-            *,
-            model_id: str,
-            revision: str | None,
-            cache_dir: str | Path | None,
-            force_download: bool,
-            local_files_only: bool,
-            token: str | bool | None,
-            device: str | torch.device = "auto",
-            **_config: Any,
-        ) -> "HubAgent":
-            path = Path(model_id)
-            if not path.is_dir():
-                path = download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
-            return cls(kind.load(path, device=device))
-
         def generate_model_card(self) -> ModelCard:
             data = ModelCardData(
                 library_name="mgdt",
@@ -176,8 +175,13 @@ def _wrapper(kind: Any) -> Any:
 
 def _read_results(path: Path) -> dict[str, Any]:
     """Return the results in the file `path`, which must be of one agent."""
-    results = json.loads(path.read_text())
-    agents = list(results.get("agents", []))
+    try:
+        results = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"Expected the results.json of `mgdt-bench`, and {path} is not JSON: {error}"
+        ) from error
+    agents = list(results.get("agents", [])) if isinstance(results, dict) else []
     if len(agents) != 1:
         raise ValueError(
             f"Expected the results of one agent in {path}, got {len(agents)}: {agents}. "

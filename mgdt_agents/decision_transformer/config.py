@@ -61,12 +61,26 @@ class DecisionTransformerConfig:
             raise ValueError(
                 f"layers and steps must be at least 1, got {self.layers} and {self.steps}"
             )
+        if min(self.frame_size, self.actions, self.rewards) < 1:
+            raise ValueError(
+                "frame_size, actions and rewards must be at least 1, got "
+                f"{self.frame_size}, {self.actions} and {self.rewards}"
+            )
         if self.stem not in ("patch", "conv"):
             raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
         if self.stem == "patch" and (self.patch_size < 1 or self.frame_size % self.patch_size):
             raise ValueError(
                 f"frame_size must be a multiple of patch_size, got {self.frame_size} "
                 f"and {self.patch_size}"
+            )
+        if self.stem == "conv" and (self.frame_size < 36 or self.frame_size % 4):
+            raise ValueError(
+                "frame_size must be a multiple of 4, at least 36, for stem 'conv', got "
+                f"{self.frame_size}"
+            )
+        if len(self.stem_channels) != 3 or min(self.stem_channels) < 1:
+            raise ValueError(
+                f"stem_channels must be three numbers of at least 1, got {self.stem_channels}"
             )
         if self.return_tokens not in ("single", "every", "none"):
             raise ValueError(

@@ -219,7 +219,8 @@ class _PickledArray:
         return pickled
 
 
-# A pickle may set attributes of what it names; neither methods nor these classes let it.
+# A pickle may set attributes of what it names. These classes do not let it, and what it adds to a
+# method replaces nothing.
 _STAND_INS = {
     # Writes bytes in the protocols that have none.
     "_codecs.encode": str.encode,

@@ -59,8 +59,8 @@ class TrainingConfig:
     """How windows are displaced at random (Lee et al. 2022, section 4.1); by default not at all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the forward and backward pass; weights are fp32. "auto" is bf16 on a GPU, and fp32 on a
-    CPU, so that all CPUs train alike. With AMX or AVX512-BF16, bf16 is 1.5 to 3 times as fast;
-    without, it is slower."""
+    CPU, so that all CPUs train alike. With AVX512-BF16, bf16 is 1.5 to 3 times as fast; without
+    it or AMX, it is slower."""
     seed: int = 0
     """Of the windows drawn and of dropout; with `mgdt-train`, of the first weights too."""
     workers: int | None = None
@@ -70,6 +70,29 @@ class TrainingConfig:
     """Gradient steps between two lines of the log."""
     checkpoint_interval: int = 5000
     """Gradient steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: naming the one that cannot be.
+        """
+        for name in ("steps", "batch_size", "log_interval", "checkpoint_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        choices = {
+            "optimizer": tuple(OPTIMIZERS),
+            "decay": ("none", "linear"),
+            "precision": ("auto", "bf16", "fp32"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.learning_rate <= 0 or self.max_gradient_norm <= 0:
+            raise ValueError(
+                "learning_rate and max_gradient_norm must be above 0, got "
+                f"{self.learning_rate} and {self.max_gradient_norm}"
+            )
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of gradient step `step`, counted from 0."""
@@ -189,8 +212,12 @@ def _restore(
     """Load the last checkpoint of `output`, if any, and return its step."""
     output.mkdir(parents=True, exist_ok=True)
     checkpoints = sorted(output.glob("checkpoint-*"), key=_step_of)
-    network = {"agent": agent.kind, "network": dataclasses.asdict(agent.config)}
-    description = json.dumps(network | dataclasses.asdict(config), indent=2)
+    learner = {
+        "agent": agent.kind,
+        "network": dataclasses.asdict(agent.config),
+        "games": agent.games,
+    }
+    description = json.dumps(learner | dataclasses.asdict(config), indent=2)
     if not checkpoints:
         (output / "training.json").write_text(description + "\n")
         return 0

@@ -13,7 +13,7 @@ import torch
 
 from mgdt_agents import NetworkAgent, load_agent, make_agent
 from mgdt_agents.cql import CQLAgent
-from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent, Greedy
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
 from mgdt_agents.random_agent import RandomAgent
@@ -60,9 +60,6 @@ def fake_hub(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             shutil.copytree(folder_path, root / repo_id, dirs_exist_ok=True)
             return f"https://hub/{repo_id}/commit/1"
 
-    def hf_hub_download(repo_id: str, filename: str, **_options: object) -> str:
-        return str(root / repo_id / filename)
-
     def snapshot_download(repo_id: str, *, allow_patterns: list[str], **_options: object) -> str:
         if not (root / repo_id).exists():
             raise FileNotFoundError(f"no repository {repo_id}")
@@ -73,7 +70,6 @@ def fake_hub(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(copy)
 
     monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", FakeApi)
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", hf_hub_download)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     return root
 
@@ -170,9 +166,10 @@ def test_results_of_several_agents_are_refused(
     several.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"one agent in .*, got 2: \['runs/mine', 'bc'\]"):
         make().push_to_hub("user/dt", results=several)
-    several.write_text("{}")
-    with pytest.raises(ValueError, match="got 0"):
-        make().save_pretrained(tmp_path / "agent", results=several)
+    for content, message in (("{}", "got 0"), ("[]", "got 0"), ("{", "is not JSON")):
+        several.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            make().save_pretrained(tmp_path / "agent", results=several)
     assert not fake_hub.exists()
     assert not (tmp_path / "agent").exists()
 
@@ -184,15 +181,35 @@ def test_agents_of_another_kind_are_refused(hub: Any, fake_hub: Path, tmp_path: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(AgentLoadError, match="Expected a saved agent at"):
         CQLAgent.from_pretrained(tmp_path / "empty")
-    with pytest.raises(AgentLoadError, match="Cannot download 'user/nothing' from the hub: no rep"):
+    message = "Cannot download 'user/nothing' from the hub: no rep"
+    with pytest.raises(AgentLoadError, match=message):
         load_agent("hf://user/nothing")
+    with pytest.raises(AgentLoadError, match=message):
+        CQLAgent.from_pretrained("user/nothing")
+
+
+def test_options_of_the_agent(hub: Any, tmp_path: Path) -> None:
+    make().save(tmp_path)
+    agent = DecisionTransformerAgent.from_pretrained(tmp_path, rule=Greedy(), device="cpu")
+    assert agent.rule == Greedy()
+    with pytest.raises(AgentLoadError, match="unexpected keyword argument 'rules'"):
+        DecisionTransformerAgent.from_pretrained(tmp_path, rules=Greedy())
+
+
+def test_an_invalid_name_is_refused(hub: Any) -> None:
+    with pytest.raises(AgentLoadError, match="Cannot download 'runs/dt/small' from the hub"):
+        DecisionTransformerAgent.from_pretrained("runs/dt/small")
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     agent = make()
-    for use in (agent.push_to_hub, agent.save_pretrained, type(agent).from_pretrained):
+    for use in (agent.push_to_hub, agent.save_pretrained):
         with pytest.raises(ImportError, match=r"pip install 'mgdt\[hub\]'"):
             use("user/name")
-    with pytest.raises(AgentLoadError, match=r"pip install 'mgdt\[hub\]'"):
-        load_agent("hf://user/name")
+    for load in (type(agent).from_pretrained, lambda name: load_agent(f"hf://{name}")):
+        with pytest.raises(AgentLoadError, match=r"pip install 'mgdt\[hub\]'"):
+            load("user/name")
+    # A folder needs no hub.
+    agent.save(tmp_path)
+    assert_same(agent, type(agent).from_pretrained(tmp_path, device="cpu"))

@@ -238,6 +238,32 @@ def test_checkpoint_of_another_configuration_is_refused(config, tmp_path):
         run(other, output=tmp_path)
     # What is there is whole still.
     run(config, output=tmp_path)
+    # The same folders, with another game in them since.
+    description = json.loads((tmp_path / "training.json").read_text())
+    (tmp_path / "training.json").write_text(json.dumps(description | {"games": ["Boxing"]}))
+    with pytest.raises(ValueError, match=r"another training: games was \[\['Boxing'\]\], is \[\['"):
+        run(config, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"log_interval": 0},
+        {"checkpoint_interval": 0},
+        {"optimizer": "sgd"},
+        {"decay": "cosine"},
+        {"precision": "fp16"},
+        {"learning_rate": 0.0},
+        {"max_gradient_norm": -1.0},
+    ],
+    ids=str,
+)
+def test_impossible_configs_are_refused(fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"{name}.* must be"):
+        TrainingConfig(**{"steps": 1, **fields})
 
 
 def test_replay_of_another_protocol_is_refused(config, make_random_episodes, write_store, tmp_path):
