@@ -14,7 +14,7 @@ from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import Names, Steps, progress_bar, run, say
 from mgdt_cli.replay_export import ExportArguments, export
-from mgdt_cli.replay_import import IMPORTS, Imports
+from mgdt_cli.replay_import import ImportArguments, import_all
 from mgdt_cli.replay_info import InfoArguments, show_info
 from mgdt_cli.replay_trace import TraceArguments, trace_all
 from mgdt_envs import resolve_games
@@ -54,7 +54,7 @@ class TrimArguments:
 
 Command = (
     Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
-    | Imports
+    | Annotated[ImportArguments, tyro.conf.subcommand("import")]
     | Annotated[ExportArguments, tyro.conf.subcommand("export")]
     | Annotated[TraceArguments, tyro.conf.subcommand("trace")]
     | Annotated[InfoArguments, tyro.conf.subcommand("info")]
@@ -72,12 +72,12 @@ def replay(arguments: Any) -> None:
     """Do what the arguments of a command say."""
     commands: dict[type, Callable[[Any], None]] = {
         ExpandArguments: expand_all,
+        ImportArguments: import_all,
         ExportArguments: export,
         TraceArguments: trace_all,
         InfoArguments: show_info,
         VerifyArguments: verify_all,
         TrimArguments: trim_all,
-        **IMPORTS,
     }
     commands[type(arguments)](arguments)
 

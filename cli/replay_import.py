@@ -142,15 +142,21 @@ def _show(progress: Progress, task: TaskID, steps: int) -> None:
     progress.update(task, completed=steps)
 
 
-Imports = Annotated[
-    Annotated[DQNReplayArguments, tyro.conf.subcommand("dqn-replay")]
-    | Annotated[MinariArguments, tyro.conf.subcommand("minari")],
-    tyro.conf.subcommand("import", description="Import recorded play of others."),
-]
-"""The command `import`, with a subcommand for each format."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportArguments:
+    """Import recorded play of others."""
 
-IMPORTS: dict[type, Callable[[Any], None]] = {
-    DQNReplayArguments: import_dqn_replay_runs,
-    MinariArguments: import_minari_dataset,
-}
-"""What does the imports, by the type of their arguments."""
+    recording: Annotated[
+        Annotated[DQNReplayArguments, tyro.conf.subcommand("dqn-replay")]
+        | Annotated[MinariArguments, tyro.conf.subcommand("minari")],
+        tyro.conf.arg(name=""),
+    ]
+
+
+def import_all(arguments: ImportArguments) -> None:
+    """Import what the arguments of the format say."""
+    imports: dict[type, Callable[[Any], None]] = {
+        DQNReplayArguments: import_dqn_replay_runs,
+        MinariArguments: import_minari_dataset,
+    }
+    imports[type(arguments.recording)](arguments.recording)
