@@ -26,9 +26,9 @@ class ActingRule:
         >>> import torch
         >>> class NoOp(ActingRule):
         ...     def action_logits(self, logits_BA):
-        ...         return torch.where(torch.arange(logits_BA.shape[-1]) == 0, 0, -torch.inf)
+        ...         return logits_BA.masked_fill(torch.arange(logits_BA.shape[-1]) > 0, -torch.inf)
         >>> NoOp().action_logits(torch.zeros(1, 3))
-        tensor([0., -inf, -inf])
+        tensor([[0., -inf, -inf]])
     """
 
     def return_logits(self, logits_BR: Tensor) -> Tensor:
