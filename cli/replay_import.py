@@ -1,4 +1,4 @@
-"""Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay|minari ...`."""
+"""Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay|rlu|minari`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay
 from mgdt_agents.replay.importers.minari import MinariRecording, import_minari
+from mgdt_agents.replay.importers.rlu import RLURun, import_rlu
 from mgdt_cli.common import Names, Steps, progress_bar, say
 from mgdt_envs import AtariProtocol, game
 
@@ -43,25 +44,9 @@ def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
         ReplayError: if files are missing or do not fit one another, before anything is imported;
             if files are damaged; if a store is not of this import.
     """
-    played = game(arguments.game)
-    if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
-        raise ValueError(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
-    outputs = {run: arguments.output / f"{played.name}-{run}" for run in arguments.runs}
-    runs = {
-        run: DQNReplayRun(
-            arguments.source,
-            played.name,
-            int(run),
-            protocol=AtariProtocol(),
-            downloads=output.with_name(output.name + ".downloads"),
-        )
-        for run, output in outputs.items()
-    }
-    faithful = "plays like" if played.has_faithful_rom else "differs from"
-    say(
-        f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; see "
-        "docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
-    )
+    outputs = _outputs(arguments)
+    runs = {run: DQNReplayRun(**_opening(arguments, run, outputs[run])) for run in outputs}
+    _say_what_differs(arguments)
     with progress_bar() as progress:
         for run, output in outputs.items():
             rows = runs[run].num_rows
@@ -82,6 +67,86 @@ def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
             )
             progress.update(task, completed=total)
             say(str(ReplayStore(output)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RLUArguments:
+    """Import runs of RLU Atari that TensorFlow Datasets prepared (pip install 'mgdt[tfds]').
+
+    A killed import goes on when it is run again.
+    """
+
+    source: tyro.conf.Positional[str]
+    """Folder of TFDS's data, or of rlu_atari_checkpoints_ordered, rlu_atari_checkpoints or
+    rlu_atari in it, or of a run; or an address such as gs://..."""
+    game: str
+    """Name of the game."""
+    runs: Names = ("1",)
+    """Runs of the game, 1 to 5; each gets a store."""
+    output: Path = Path("replay")
+    """Folder of the stores, which are called <game>-<run>."""
+    limit_steps: Steps | None = None
+    """Import the first episodes of each run that have no more steps than that together."""
+    threads: int = 0
+    """Threads that decode pictures; 0 takes one a core. The stores do not depend on it."""
+
+
+def import_rlu_runs(arguments: RLUArguments) -> None:
+    """Import every run to a store in the output folder.
+
+    Raises:
+        ValueError: for an unknown game, or a run that is none.
+        ReplayError: if a run or a shard is missing, before anything is imported; if files are
+            damaged; if a store is not of this import.
+    """
+    outputs = _outputs(arguments)
+    runs = {run: RLURun(**_opening(arguments, run, outputs[run])) for run in outputs}
+    _say_what_differs(arguments)
+    with progress_bar() as progress:
+        for run, output in outputs.items():
+            # How many steps there are is not known before they are read.
+            note = f"{runs[run].num_episodes:,} episodes"
+            task = progress.add_task(output.name, total=arguments.limit_steps, note=note)
+            import_rlu(
+                runs[run],
+                output,
+                limit_steps=arguments.limit_steps,
+                num_threads=arguments.threads,
+                on_steps=partial(_show, progress, task),
+            )
+            if unfinished := runs[run].num_unfinished:
+                say(f"{output.name}: left out {unfinished} episodes that are not played to an end.")
+            say(str(ReplayStore(output)))
+
+
+def _outputs(arguments: DQNReplayArguments | RLUArguments) -> dict[str, Path]:
+    """Return the store of each run."""
+    if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
+        raise ValueError(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
+    name = game(arguments.game).name
+    return {run: arguments.output / f"{name}-{run}" for run in arguments.runs}
+
+
+def _opening(
+    arguments: DQNReplayArguments | RLUArguments, run: str, output: Path
+) -> dict[str, Any]:
+    """Return the arguments that open a run."""
+    return {
+        "source": arguments.source,
+        "game": arguments.game,
+        "run": int(run),
+        "protocol": AtariProtocol(),
+        "downloads": output.with_name(output.name + ".downloads"),
+    }
+
+
+def _say_what_differs(arguments: DQNReplayArguments | RLUArguments) -> None:
+    played = game(arguments.game)
+    faithful = "plays like" if played.has_faithful_rom else "differs from"
+    say(
+        f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; see "
+        "docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +213,7 @@ class ImportArguments:
 
     recording: Annotated[
         Annotated[DQNReplayArguments, tyro.conf.subcommand("dqn-replay")]
+        | Annotated[RLUArguments, tyro.conf.subcommand("rlu")]
         | Annotated[MinariArguments, tyro.conf.subcommand("minari")],
         tyro.conf.arg(name=""),
     ]
@@ -157,6 +223,7 @@ def import_all(arguments: ImportArguments) -> None:
     """Import what the arguments of the format say."""
     imports: dict[type, Callable[[Any], None]] = {
         DQNReplayArguments: import_dqn_replay_runs,
+        RLUArguments: import_rlu_runs,
         MinariArguments: import_minari_dataset,
     }
     imports[type(arguments.recording)](arguments.recording)

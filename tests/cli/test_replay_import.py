@@ -1,4 +1,4 @@
-"""mgdt-replay import: what it makes of DQN Replay's files, and what it refuses."""
+"""mgdt-replay import: what it makes of DQN Replay's and RLU's files, and what it refuses."""
 
 import shutil
 import sys
@@ -14,8 +14,8 @@ DATA = Path(__file__).parents[1] / "data" / "dqn_replay"
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    def run(source, *arguments, game="Pong", output="replay"):
-        command = ["mgdt-replay", "import", "dqn-replay", source, "--game", game]
+    def run(source, *arguments, game="Pong", output="replay", format="dqn-replay"):
+        command = ["mgdt-replay", "import", format, source, "--game", game]
         command += ["--output", tmp_path / output, *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         replay.main()
@@ -102,3 +102,23 @@ def test_damaged_file(refused, tmp_path):
     message = refused(source)
     assert f"Cannot read {path} beyond row" in message
     assert not (tmp_path / "replay" / "Pong-1").exists()
+
+
+def test_rlu(run, refused, tmp_path, capsys):
+    pytest.importorskip("google_crc32c")
+    pytest.importorskip("google.protobuf")
+    from tests.mgdt_agents.replay.importers.rlu.shards import encode, play, write_run
+
+    episodes = [play(5, side=84), play(3, side=84, is_terminal=False), play(4, side=84)]
+    for number in (1, 3):
+        write_run(tmp_path / "data", {"checkpoint_00": [encode(*episodes)]}, run=number)
+    for _ in range(2):  # the second time there is nothing to do
+        run(tmp_path / "data", "--runs", "1,3", "--threads", 1, format="rlu")
+        error = " ".join(capsys.readouterr().err.split())
+        assert "plays like the one of DQN Replay (same_hash;" in error
+        assert "true scores are unknown" in error
+        assert error.count("9 steps, 2 episodes") == 2
+    run(tmp_path / "data", "--limit-steps", 5, format="rlu", output="limited")
+    assert len(ReplayStore(tmp_path / "limited" / "Pong-1")) == 5
+    message = refused(tmp_path / "data", "--runs", "2", format="rlu")
+    assert "Expected Pong_run_2 of RLU Atari" in message

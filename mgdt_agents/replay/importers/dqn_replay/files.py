@@ -1,17 +1,17 @@
 """The files of DQN Replay: where they are, whether they fit one another, and their rows."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay.importers.dqn_replay.gzip_arrays import GzipArray, SourceFolder
+from mgdt_agents.replay.importers.dqn_replay import gzip_arrays
+from mgdt_agents.replay.importers.dqn_replay.gzip_arrays import GzipArray
+from mgdt_agents.replay.importers.source_folder import SourceFolder, find_source
 from mgdt_envs import AtariProtocol, Game, game
 
 ROWS_PER_BLOCK = 128
@@ -140,15 +140,7 @@ def find_run(source: str, played: Game, run: int, downloads: Path) -> SourceFold
     Raises:
         ReplayError: if there is no such run, or the folder is another game's.
     """
-    # Else gcsfs asks again and again whether the bucket is of an experimental kind, and warns.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    try:
-        filesystem, root = fsspec.core.url_to_fs(source)
-    except ImportError as error:
-        raise ReplayError(
-            f"Cannot read {source}: {error}. For gs:// addresses, pip install 'mgdt[gcs]'."
-        ) from error
-    root = root.rstrip("/")
+    filesystem, root = find_source(source)
     looked = []
     for middle in (f"/dqn/{played.name}/{run}", f"/{played.name}/{run}", f"/{run}", ""):
         for path in (f"{root}{middle}/replay_logs", root + middle):
@@ -202,7 +194,7 @@ def logged_buffers(
                 f"there is no {' and no '.join(absent)}."
             )
     keys = sorted(names)
-    heads = folder.heads(names[key] for key in keys)
+    heads = folder.heads((names[key] for key in keys), gzip_arrays.HEAD_BYTES)
     arrays = {
         key: GzipArray(folder, names[key], head) for key, head in zip(keys, heads, strict=True)
     }
