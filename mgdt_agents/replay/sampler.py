@@ -95,18 +95,17 @@ class WindowSampler:
         if len(shapes) > 1:
             raise ValueError(f"Expected stores of one frame size, got {sorted(shapes)}.")
         self._frame_shape = shapes.pop()
-        self._sums = [_ClippedSums(store) for store in self.stores]
-        self._episodes = [
-            _Episodes(store, sums, _in_split(store, split, heldout_fraction), top_fraction)
-            for store, sums in zip(self.stores, self._sums, strict=True)
-        ]
-        sizes = np.array([episodes.total for episodes in self._episodes], np.float64)
+        self._sums = _ClippedSums(self.stores)
+        chosen = [_choose(store, split, heldout_fraction, top_fraction) for store in self.stores]
+        self._episodes = _Episodes(self.stores, self._sums, chosen)
+        sizes = self._episodes.totals.astype(np.float64)
         if not sizes.all():
             empty = [str(s.path) for s, size in zip(self.stores, sizes, strict=True) if not size]
             raise ValueError(
                 f"Expected steps in the {split} split of every store; there are none in {empty}."
             )
-        self._weights = self._store_weights(sizes, weights)
+        shares = self._store_weights(sizes, weights).cumsum()
+        self._shares = shares / shares[-1]
 
     def _store_weights(
         self, sizes: np.ndarray, weights: Literal["uniform", "size"] | Mapping[str, float]
@@ -144,79 +143,82 @@ class WindowSampler:
             step: number of the batch.
         """
         rng = np.random.default_rng([self.seed, self.rank, step])
-        picks = rng.choice(len(self.stores), size=batch_size, p=self._weights)
-        places = rng.random(batch_size)
-        shape = (batch_size, self.steps + self.future)
-        batch = WindowBatch(
-            frames=np.empty((*shape, *self._frame_shape), np.uint8),
-            actions=np.empty(shape, np.int64),
-            rewards=np.empty(shape, np.float32),
-            returns_to_go=np.empty(shape, np.int64),
-            terminated=np.empty(shape, bool),
-            valid=np.empty(shape, bool),
-        )
-        for pick in np.unique(picks):
-            windows = np.flatnonzero(picks == pick)
-            self._fill(batch, windows, int(pick), places[windows])
-        batch.frames[~batch.valid] = 0
-        return batch
-
-    def _fill(self, batch: WindowBatch, windows: np.ndarray, pick: int, places: np.ndarray) -> None:
-        """Fill the `windows` of the batch from one store."""
-        store, sums, episodes = self.stores[pick], self._sums[pick], self._episodes[pick]
-        picked, drawn = episodes.locate(places)
-        starts, stops = episodes.starts[picked], episodes.stops[picked]
+        picks = self._shares.searchsorted(rng.random(batch_size), side="right")
+        episodes, drawn = self._episodes.locate(picks, rng.random(batch_size))
         first = drawn - self.steps + 1
-        begin = np.maximum(first, starts)
-        end = np.minimum(drawn + self.future + 1, stops)
+        begin = np.maximum(first, self._episodes.starts[episodes])
+        end = np.minimum(drawn + self.future + 1, self._episodes.stops[episodes])
         rows = first[:, None] + np.arange(self.steps + self.future)
         valid = (begin[:, None] <= rows) & (rows < end[:, None])
         rows = np.where(valid, rows, drawn[:, None])  # any row of the store
-        rewards = np.where(valid, store.rewards[rows], 0)
-        batch.valid[windows] = valid
-        batch.actions[windows] = np.where(valid, store.actions[rows], 0)
-        batch.rewards[windows] = rewards
-        batch.terminated[windows] = store.terminated[rows] & valid
-        clipped = np.clip(rewards.astype(np.float64), -1, 1)
-        before = clipped.cumsum(1) - clipped
-        left = (episodes.sums[picked] - sums.before(begin))[:, None] - before
-        batch.returns_to_go[windows] = np.clip(np.rint(left), MIN_RETURN, MAX_RETURN)
-        for window, begins, ends, first_row in np.stack([windows, begin, end, first], 1).tolist():
-            target = batch.frames[window, begins - first_row : ends - first_row]
-            store.read_frames(begins, ends, out=target)
+        batch = WindowBatch(
+            frames=np.empty((*rows.shape, *self._frame_shape), np.uint8),
+            actions=np.empty(rows.shape, np.int64),
+            rewards=np.empty(rows.shape, np.float32),
+            returns_to_go=np.empty(rows.shape, np.int64),
+            terminated=np.empty(rows.shape, bool),
+            valid=valid,
+        )
+        sums = self._episodes.sums[episodes] - self._sums.before(picks, begin)
+        for pick, store in enumerate(self.stores):
+            windows = np.flatnonzero(picks == pick)
+            theirs = rows[windows]
+            batch.actions[windows] = store.actions[theirs]
+            batch.rewards[windows] = store.rewards[theirs]
+            batch.terminated[windows] = store.terminated[theirs]
+        for column in (batch.frames, batch.actions, batch.rewards, batch.terminated):
+            column[~valid] = 0
+        clipped = batch.rewards.astype(np.float64).clip(-1, 1)
+        returns = sums[:, None] - (clipped.cumsum(1) - clipped)
+        batch.returns_to_go[:] = np.rint(returns).clip(MIN_RETURN, MAX_RETURN)
+        readers = [store.read_frames for store in self.stores]
+        places = np.stack([np.arange(batch_size), picks, begin, end, begin - first, end - first], 1)
+        # Store by store, for each has a decompressor with memory of its own.
+        for window, pick, start, stop, left, right in places[picks.argsort()].tolist():
+            readers[pick](start, stop, batch.frames[window, left:right])
+        return batch
 
 
 class _Episodes:
-    """The drawn episodes of a store."""
+    """The drawn episodes of all stores, one after another."""
 
     def __init__(
-        self, store: ReplayStore, sums: "_ClippedSums", chosen: np.ndarray, top_fraction: float
+        self,
+        stores: Sequence[ReplayStore],
+        sums: "_ClippedSums",
+        chosen: Sequence[np.ndarray],
     ) -> None:
-        if top_fraction < 1:
-            count = int(np.ceil(top_fraction * len(chosen)))
-            best = np.argsort(-store.episode_returns[chosen], kind="stable")[:count]
-            chosen = np.sort(chosen[best])
-        lengths = store.episode_lengths[chosen]
-        self.starts = store.episode_starts[chosen]
-        self.stops = self.starts + lengths
-        self.ends = np.cumsum(lengths)  # in steps of the chosen episodes alone
-        self.total = int(lengths.sum())
+        lengths = [s.episode_lengths[c] for s, c in zip(stores, chosen, strict=True)]
+        starts = [s.episode_starts[c] for s, c in zip(stores, chosen, strict=True)]
+        self.totals = np.array([steps.sum() for steps in lengths])  # steps of each store
+        self.begins = self.totals.cumsum() - self.totals  # the number of its first step
+        self.ends = np.concatenate(lengths).cumsum()  # in such numbers
+        self.starts = np.concatenate(starts)
+        self.stops = self.starts + np.concatenate(lengths)
+        picks = np.repeat(np.arange(len(stores)), [len(c) for c in chosen])
         # Piece by piece, for `before` takes half a kilobyte a row.
-        pieces = np.array_split(self.stops, len(chosen) // 4096 + 1)
-        self.sums = np.concatenate([sums.before(piece) for piece in pieces])
+        pieces = np.array_split(np.arange(len(picks)), len(picks) // 4096 + 1)
+        # Of the store's clipped rewards, up to the episode's end.
+        self.sums = np.concatenate([sums.before(picks[p], self.stops[p]) for p in pieces])
 
-    def locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the episodes, numbered among the chosen, and the drawn rows, for [0, 1)."""
-        numbers = (places * self.total).astype(np.int64)
-        picked = np.searchsorted(self.ends, numbers, side="right")
-        return picked, self.stops[picked] + numbers - self.ends[picked]
+    def locate(self, picks: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the episodes, numbered over all stores, and the drawn rows, for [0, 1)."""
+        numbers = self.begins[picks] + (places * self.totals[picks]).astype(np.int64)
+        episodes = np.searchsorted(self.ends, numbers, side="right")
+        return episodes, self.stops[episodes] + numbers - self.ends[episodes]
 
 
 class _ClippedSums:
     """Sums of the rewards clipped to [-1, 1] over any range of rows, without a table of all."""
 
-    def __init__(self, store: ReplayStore) -> None:
-        self.store = store
+    def __init__(self, stores: Sequence[ReplayStore]) -> None:
+        self.stores = stores
+        marks = [self._marks(store) for store in stores]
+        self.marks = np.concatenate(marks)  # of the rows before 0, 64, 128, ... of each store
+        self.begins = np.cumsum([0, *map(len, marks)])[:-1]
+
+    @staticmethod
+    def _marks(store: ReplayStore) -> np.ndarray:
         marks = [np.zeros(1)]
         rows = _ROWS_PER_MARK << 13
         for start in range(0, len(store), rows):
@@ -224,25 +226,38 @@ class _ClippedSums:
             whole = piece[: len(piece) // _ROWS_PER_MARK * _ROWS_PER_MARK]
             sums = whole.reshape(-1, _ROWS_PER_MARK).sum(1, dtype=np.float64)
             marks.append(marks[-1][-1] + sums.cumsum())
-        self.marks = np.concatenate(marks)  # of the rows before 0, 64, 128, ...
+        return np.concatenate(marks)
 
-    def before(self, rows: np.ndarray) -> np.ndarray:
-        """Return the sum of all rows before each of `rows`, `(B,)` float64."""
-        number, rest = np.divmod(rows[:, None], _ROWS_PER_MARK)
+    def before(self, picks: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the sum of all rows before each of `rows` in the picked stores, `(B,)` float64."""
+        number, rest = np.divmod(rows, _ROWS_PER_MARK)
         places = np.arange(_ROWS_PER_MARK)
-        near = np.minimum(rows[:, None] - rest + places, len(self.store) - 1)
-        clipped = np.clip(self.store.rewards[near], -1, 1) * (places < rest)
-        return self.marks[number[:, 0]] + clipped.sum(1, np.float64)
+        wanted = (rows - rest)[:, None] + places
+        near = np.empty(wanted.shape, np.float32)
+        for pick, store in enumerate(self.stores):
+            theirs = np.flatnonzero(picks == pick)
+            near[theirs] = store.rewards.take(wanted[theirs], mode="clip")
+        near.clip(-1, 1, out=near)
+        near *= places < rest[:, None]
+        return self.marks[self.begins[picks] + number] + near.sum(1)
 
 
-def _in_split(
-    store: ReplayStore, split: Literal["train", "heldout"], heldout_fraction: float
+def _choose(
+    store: ReplayStore,
+    split: Literal["train", "heldout"],
+    heldout_fraction: float,
+    top_fraction: float,
 ) -> np.ndarray:
-    """Return the indices of the episodes of a split.
+    """Return the indices of the episodes to draw from, in their order.
 
     Multiples of the golden ratio, modulo 1, fill [0, 1) evenly from any index on, so each stretch
     of a learner's progress gives its share (Knuth, TAOCP 3, section 6.4).
     """
     indices = np.arange(len(store.episode_starts), dtype=np.uint64)
     places = (indices * np.uint64(0x9E3779B97F4A7C15)) / 2.0**64
-    return np.flatnonzero((places < heldout_fraction) == (split == "heldout"))
+    chosen = np.flatnonzero((places < heldout_fraction) == (split == "heldout"))
+    if top_fraction < 1:
+        count = int(np.ceil(top_fraction * len(chosen)))
+        best = np.argsort(-store.episode_returns[chosen], kind="stable")[:count]
+        chosen = np.sort(chosen[best])
+    return chosen

@@ -1,7 +1,7 @@
-"""How two sides are compared on a machine whose speed changes from minute to minute."""
+"""How sides are compared on a machine whose speed changes from minute to minute."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,19 +17,28 @@ class Figure(NamedTuple):
     """What the value is measured against."""
 
 
-def ratio(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 7) -> float:
-    """Return how many times as fast `ours` is as `peer`, both doing the same amount of work.
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], rounds: int = 7, warm_ups: int = 1
+) -> dict[str, np.ndarray]:
+    """Return the seconds that each side takes, `(rounds,)`.
 
-    The sides take turns, who goes first too, and the median over the rounds is taken, so that
-    what else the machine does hits both. One round before that warms them up.
+    The sides take turns, who goes first too, so that what else the machine does hits all of them.
+
+    Args:
+        sides: functions that do the same amount of work, by name.
+        rounds: times that each is measured.
+        warm_ups: rounds before them that do not count.
     """
-    sides = {"ours": ours, "peer": peer}
-    ratios = []
-    for number in range(rounds + 1):
-        seconds = {}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warm_ups + rounds):
         for name in sorted(sides, reverse=number % 2 == 1):
             start = time.perf_counter()
             sides[name]()
-            seconds[name] = time.perf_counter() - start
-        ratios.append(seconds["peer"] / seconds["ours"])
-    return float(np.median(ratios[1:]))
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(taken[warm_ups:]) for name, taken in seconds.items()}
+
+
+def ratio(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 7) -> float:
+    """Return how many times as fast `ours` is as `peer`, the median over the rounds."""
+    seconds = take_turns({"ours": ours, "peer": peer}, rounds)
+    return float(np.median(seconds["peer"] / seconds["ours"]))
