@@ -88,11 +88,9 @@ class TrainingConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.learning_rate <= 0 or self.max_gradient_norm <= 0:
-            raise ValueError(
-                "learning_rate and max_gradient_norm must be above 0, got "
-                f"{self.learning_rate} and {self.max_gradient_norm}"
-            )
+        for name in ("learning_rate", "max_gradient_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of gradient step `step`, counted from 0."""

@@ -255,14 +255,14 @@ def test_checkpoint_of_another_configuration_is_refused(config, tmp_path):
         {"optimizer": "sgd"},
         {"decay": "cosine"},
         {"precision": "fp16"},
-        {"learning_rate": 0.0},
+        {"learning_rate": -1.0},
         {"max_gradient_norm": -1.0},
     ],
     ids=str,
 )
 def test_impossible_configs_are_refused(fields):
     (name,) = fields
-    with pytest.raises(ValueError, match=f"{name}.* must be"):
+    with pytest.raises(ValueError, match=f"{name} must"):
         TrainingConfig(**{"steps": 1, **fields})
 
 
