@@ -82,7 +82,8 @@ def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> b
     Raises:
         ReplayError: if it holds anything that is not the beginning of this import.
     """
-    meta = read_meta(partial_folder(output)) or read_meta(output)
+    partial = read_meta(partial_folder(output))
+    meta = partial or read_meta(output)
     if meta is None:
         return False
     if meta["source"] != source:
@@ -95,7 +96,8 @@ def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> b
             f"Expected at most {limit_steps:,} steps at {output}, found {meta['steps']:,}. "
             "Raise --limit-steps, choose another --output or remove it first."
         )
-    if "checksums" not in meta or "stopped_at" not in (meta.get("progress") or {}):
+    # A partial folder may hold all, when only its name was wanting: the writer gives it that.
+    if partial or "stopped_at" not in (meta.get("progress") or {}):
         return False
     stopped_at = meta["progress"]["stopped_at"]
     return stopped_at is None or (limit_steps is not None and limit_steps <= stopped_at)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay import ReplayStore
+from mgdt_agents.replay import ReplayStore, ReplayWriter
 from mgdt_agents.replay.importers.dqn_replay import DQNReplayRun, import_dqn_replay
 from tests.mgdt_agents.replay.importers.dqn_replay.ring import (
     CAPACITY,
@@ -111,7 +111,22 @@ print(kills, kept)
     assert kept
     assert file_bytes(tmp_path / "whole") == file_bytes(imported)
     assert file_bytes(tmp_path / "killed") == file_bytes(imported)
-    assert {path.name for path in tmp_path.iterdir()} == {"whole", "killed"}
+    # Killed when the store had its name, a writer leaves its lock.
+    assert {path.name for path in tmp_path.iterdir()} - {"killed.lock"} == {"whole", "killed"}
+
+
+def test_killed_when_only_the_name_was_wanting(small_source, tmp_path, monkeypatch):
+    def kill(writer):
+        raise KeyboardInterrupt
+
+    import_dqn_replay(open_run(small_source, tmp_path), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplayWriter, "_publish", kill)
+        with pytest.raises(KeyboardInterrupt):
+            import_dqn_replay(open_run(small_source, tmp_path), tmp_path / "killed")
+    assert not (tmp_path / "killed").exists()
+    import_dqn_replay(open_run(small_source, tmp_path), tmp_path / "killed")
+    assert file_bytes(tmp_path / "killed") == file_bytes(tmp_path / "whole")
 
 
 def test_reading_goes_on_from_any_position(tmp_path):
