@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -160,6 +161,8 @@ class Agent(ABC):
                 f"Unexpected observation shape {observation.shape}: expected {shape} "
                 f"(frames first, oldest first) or (n, {', '.join(map(str, shape))})."
             )
+        if not len(observation):
+            raise ValueError("Expected at least one observation, got an empty batch.")
         return observation if observation.ndim == 4 else observation[None]
 
     @staticmethod
@@ -327,6 +330,8 @@ class NetworkAgent(HubMethods, Agent):
             agent.model.load_state_dict(load_file(path / "model.safetensors"))
         except FileNotFoundError as error:
             raise AgentLoadError(f"{path} has no model.safetensors.") from error
+        except SafetensorError as error:
+            raise AgentLoadError(f"{path / 'model.safetensors'} is damaged: {error}") from error
         except (TypeError, ValueError, RuntimeError) as error:
             raise AgentLoadError(f"{path} does not fit its config.json: {error}") from error
         agent.model.eval()
@@ -367,8 +372,12 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from None
     except json.JSONDecodeError as error:
         raise AgentLoadError(f"{path / 'config.json'} is not JSON: {error}") from error
-    if missing := {"agent", "games", "protocol", "config"} - set(content):
-        raise AgentLoadError(f"{path / 'config.json'} lacks {sorted(missing)}; it is no agent's.")
+    expected = {"agent": str, "games": list, "protocol": dict, "config": dict}
+    for name, kind in expected.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise AgentLoadError(
+                f"{path / 'config.json'} is no agent's: expected a {kind.__name__} {name!r} in it."
+            )
     return content
 
 

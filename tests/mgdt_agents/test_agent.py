@@ -188,9 +188,24 @@ def test_load_refuses(tmp_path) -> None:
     (tmp_path / "dt" / "config.json").write_text(config.replace('"width": 64', '"width": 128'))
     with pytest.raises(AgentLoadError, match="does not fit"):
         NETWORK_AGENTS["dt"].load(tmp_path / "dt")
-    (tmp_path / "dt" / "config.json").write_text("{")
-    with pytest.raises(AgentLoadError, match="not JSON"):
+    for content, message in {
+        "{": "not JSON",
+        "null": "expected a str 'agent'",
+        config.replace('"games"', '"suite"'): "expected a list 'games'",
+    }.items():
+        (tmp_path / "dt" / "config.json").write_text(content)
+        with pytest.raises(AgentLoadError, match=message):
+            NETWORK_AGENTS["dt"].load(tmp_path / "dt")
+    (tmp_path / "dt" / "config.json").write_text(config)
+    weights = (tmp_path / "dt" / "model.safetensors").read_bytes()
+    (tmp_path / "dt" / "model.safetensors").write_bytes(weights[:-100])
+    with pytest.raises(AgentLoadError, match=r"model\.safetensors is damaged"):
         NETWORK_AGENTS["dt"].load(tmp_path / "dt")
+
+
+def test_predict_refuses_an_empty_batch(agent: Agent) -> None:
+    with pytest.raises(ValueError, match="at least one observation"):
+        agent.predict(observations(0))
 
 
 def test_evaluate_policy(agent: Agent) -> None:
