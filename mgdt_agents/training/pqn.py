@@ -49,7 +49,7 @@ class PQNConfig:
     """Width of the layer after them (the authors: 512)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the network's passes; "auto" is bf16 on a GPU and fp32 on a CPU, where bf16 pays only
-    with AMX."""
+    with AMX or AVX512-BF16."""
     seed: int = 0
     """Of the network and of the random actions."""
 
