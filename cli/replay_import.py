@@ -18,12 +18,9 @@ from mgdt_envs import AtariProtocol, game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DQNReplayArguments:
-    """Import DQN Replay's logged buffers; a killed import goes on when it is run again."""
+class RunsArguments:
+    """Which runs of a game to import, in whichever form."""
 
-    source: tyro.conf.Positional[str]
-    """Folder of all games, a game, a run or its files; gs://atari-replay-datasets/dqn reads the
-    public bucket (pip install 'mgdt[gcs]')."""
     game: str
     """Name of the game."""
     runs: Names = ("1",)
@@ -33,7 +30,16 @@ class DQNReplayArguments:
     limit_steps: Steps | None = None
     """Import the first episodes of each run that have no more steps than that together."""
     threads: int = 0
-    """Threads that decompress files; 0 takes one a core. The stores do not depend on it."""
+    """Threads that decode; 0 takes one a core. The stores do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DQNReplayArguments(RunsArguments):
+    """Import DQN Replay's logged buffers; a killed import goes on when it is run again."""
+
+    source: tyro.conf.Positional[str]
+    """Folder of all games, a game, a run or its files; gs://atari-replay-datasets/dqn reads the
+    public bucket (pip install 'mgdt[gcs]')."""
 
 
 def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
@@ -70,7 +76,7 @@ def import_dqn_replay_runs(arguments: DQNReplayArguments) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RLUArguments:
+class RLUArguments(RunsArguments):
     """Import runs of RLU Atari that TensorFlow Datasets prepared (pip install 'mgdt[tfds]').
 
     A killed import goes on when it is run again.
@@ -79,16 +85,6 @@ class RLUArguments:
     source: tyro.conf.Positional[str]
     """Folder of TFDS's data, or of rlu_atari_checkpoints_ordered, rlu_atari_checkpoints or
     rlu_atari in it, or of a run; or an address such as gs://..."""
-    game: str
-    """Name of the game."""
-    runs: Names = ("1",)
-    """Runs of the game, 1 to 5; each gets a store."""
-    output: Path = Path("replay")
-    """Folder of the stores, which are called <game>-<run>."""
-    limit_steps: Steps | None = None
-    """Import the first episodes of each run that have no more steps than that together."""
-    threads: int = 0
-    """Threads that decode pictures; 0 takes one a core. The stores do not depend on it."""
 
 
 def import_rlu_runs(arguments: RLUArguments) -> None:
@@ -119,7 +115,7 @@ def import_rlu_runs(arguments: RLUArguments) -> None:
             say(str(ReplayStore(output)))
 
 
-def _outputs(arguments: DQNReplayArguments | RLUArguments) -> dict[str, Path]:
+def _outputs(arguments: RunsArguments) -> dict[str, Path]:
     """Return the store of each run."""
     if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
         raise ValueError(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
@@ -140,7 +136,7 @@ def _opening(
     }
 
 
-def _say_what_differs(arguments: DQNReplayArguments | RLUArguments) -> None:
+def _say_what_differs(arguments: RunsArguments) -> None:
     played = game(arguments.game)
     faithful = "plays like" if played.has_faithful_rom else "differs from"
     say(
