@@ -38,9 +38,9 @@ class DecisionTransformerConfig:
     rewards: int = 4
     """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
     loss_weights: Literal["equal", "vocabulary"] = "equal"
-    """Weigh the cross-entropies of return, action and reward alike, or divide each by the size of
-    its vocabulary, as the release's code does: actions then count 7 times as much as returns. Alike gave
-    the better agent when the two were compared (docs/agents.md)."""
+    """Weigh the cross-entropies of return, action and reward alike, which gave the better agent
+    (docs/agents.md), or divide each by the size of its vocabulary, as the release's code does:
+    actions then count 7 times as much as returns."""
     return_weight: float = 1.0
     """Of the return's cross-entropy, on top of `loss_weights`."""
     action_weight: float = 1.0
