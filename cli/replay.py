@@ -101,7 +101,7 @@ def expand_all(arguments: ExpandArguments) -> None:
     for output in outputs:
         if output.exists():
             raise FileExistsError(f"{output} exists; choose another --output or remove it first.")
-    num_steps = [_steps_to_play(trace, arguments.limit_steps) for trace in traces.values()]
+    num_steps = [trace.steps_within(arguments.limit_steps) for trace in traces.values()]
     with progress_bar() as progress:
         for trace, output, steps in zip(traces.values(), outputs, num_steps, strict=True):
             task = progress.add_task(trace.game, total=steps * len(trace.seeds), note="")
@@ -121,14 +121,6 @@ def _of_games(traces: dict[Path, Trace], games: tuple[str, ...]) -> dict[Path, T
         there = ", ".join(dict.fromkeys(trace.game for trace in traces.values()))
         raise ValueError(f"No trace is of {', '.join(games)}; there are traces of {there}.")
     return chosen
-
-
-def _steps_to_play(trace: Trace, limit_steps: int | None) -> int:
-    """Return how many steps of a trace `expand` plays."""
-    num_episodes = None if limit_steps is None else trace.episodes_within(limit_steps)
-    if num_episodes is None or num_episodes == len(trace.episode_return):
-        return len(trace.actions)
-    return int(trace.episode_end_step[num_episodes - 1]) + 1
 
 
 def verify_all(arguments: VerifyArguments) -> None:

@@ -15,19 +15,13 @@ from mgdt_cli import bench
 from mgdt_envs import AtariProtocol
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mgdt-bench", *map(str, arguments)])
-    bench.main()
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mgdt-bench", *map(str, arguments)])
+        bench.main()
 
-
-def refused(monkeypatch, capsys, *arguments):
-    """Return the message with which the command ends with status 2."""
-    with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, *arguments)
-    assert caught.value.code == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    return output.err
+    return run
 
 
 def summary(score):
@@ -63,7 +57,7 @@ def played(monkeypatch):
     return calls
 
 
-def test_command(tmp_path):
+def test_command(run, tmp_path):
     command = ["--agents", "random", "--games", "breakout", "--episodes", "2", "--seed", "5"]
     done = subprocess.run(
         [sys.executable, "-m", "mgdt_cli.bench", *command, "--output", tmp_path / "results"],
@@ -84,13 +78,12 @@ def test_command(tmp_path):
     assert list((tmp_path / "results").iterdir()) == [tmp_path / "results" / "results.json"]
 
 
-def test_names_with_commas_and_spaces(monkeypatch, played, tmp_path):
+def test_names_with_commas_and_spaces(run, played, tmp_path):
     make_agent("dt", "tiny").save(tmp_path / "my agent")
     path = str(tmp_path / "my agent")
     for number, agents in enumerate([[f"random,{path}"], ["random", path], ["random,", path]]):
         output = tmp_path / str(number)
         run(
-            monkeypatch,
             "--agents",
             *agents,
             "--games",
@@ -106,9 +99,9 @@ def test_names_with_commas_and_spaces(monkeypatch, played, tmp_path):
         assert config.games == ("Pong", "Breakout", "Freeway", "AirRaid")
 
 
-def test_defaults(monkeypatch, played, tmp_path):
+def test_defaults(run, monkeypatch, played, tmp_path):
     monkeypatch.chdir(tmp_path)
-    run(monkeypatch, "--agents", "random")
+    run("--agents", "random")
     ((_, config),) = played
     assert config == BenchmarkConfig(games=("Breakout", "Freeway", "Pong"))
     assert config.protocol == AtariProtocol()
@@ -116,9 +109,9 @@ def test_defaults(monkeypatch, played, tmp_path):
     assert [path.name for path in output.iterdir()] == ["results.json"]
 
 
-def test_options(monkeypatch, played, tmp_path):
+def test_options(run, played, tmp_path):
     options = ["--episodes", 7, "--seed", 9, "--protocol", "mgdt_release", "--deterministic"]
-    run(monkeypatch, "--agents", "random", "--games", "Pong", *options, "--output", tmp_path / "a")
+    run("--agents", "random", "--games", "Pong", *options, "--output", tmp_path / "a")
     ((_, config),) = played
     assert config == BenchmarkConfig(
         games=("Pong",),
@@ -129,12 +122,12 @@ def test_options(monkeypatch, played, tmp_path):
     )
 
 
-def test_terminal_gets_a_table(monkeypatch, played, tmp_path, capsys):
+def test_terminal_gets_a_table(run, monkeypatch, played, tmp_path, capsys):
     make_agent("dt", "tiny").save(tmp_path / "run[a]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
-    run(monkeypatch, "--agents", "random,run[a]", "--games", "Pong", "--output", "out[b]")
+    run("--agents", "random,run[a]", "--games", "Pong", "--output", "out[b]")
     output = capsys.readouterr()
     assert "\t" not in output.out
     assert "12.5 [11.5, 13.5]" in output.out
@@ -143,13 +136,13 @@ def test_terminal_gets_a_table(monkeypatch, played, tmp_path, capsys):
     assert "out[b]/results.json" in output.err
 
 
-def test_existing_output(monkeypatch, played, tmp_path, capsys):
+def test_existing_output(run, refused, played, tmp_path):
     (tmp_path / "results.json").write_text("mine")
     arguments = ["--agents", "random", "--games", "Pong", "--output", tmp_path]
-    assert f"{tmp_path} exists" in refused(monkeypatch, capsys, *arguments)
+    assert f"{tmp_path} exists" in refused(*arguments)
     assert (tmp_path / "results.json").read_text() == "mine"
     assert not played
-    run(monkeypatch, *arguments, "--overwrite")
+    run(*arguments, "--overwrite")
     assert (
         "Pong" in json.loads((tmp_path / "results.json").read_text())["agents"]["random"]["games"]
     )
@@ -169,8 +162,8 @@ def test_existing_output(monkeypatch, played, tmp_path, capsys):
     ],
     ids=str,
 )
-def test_mistakes(monkeypatch, played, tmp_path, capsys, arguments, messages):
-    error = refused(monkeypatch, capsys, *arguments, "--output", tmp_path / "results")
+def test_mistakes(refused, played, tmp_path, arguments, messages):
+    error = refused(*arguments, "--output", tmp_path / "results")
     assert all(message in error for message in messages), error
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []

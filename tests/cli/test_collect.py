@@ -26,25 +26,19 @@ def signals():
         signal.signal(number, handler)
 
 
-def run(monkeypatch, *arguments):
-    command = ["mgdt-collect", *map(str, arguments), *map(str, SMALL)]
-    monkeypatch.setattr(sys, "argv", command)
-    collect.main()
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        command = ["mgdt-collect", *map(str, arguments), *map(str, SMALL)]
+        monkeypatch.setattr(sys, "argv", command)
+        collect.main()
+
+    return run
 
 
-def refused(monkeypatch, capsys, *arguments):
-    """Return the message with which the command ends with status 2."""
-    with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, *arguments)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error
-
-
-def test_games_in_turn(monkeypatch, tmp_path, capsys):
+def test_games_in_turn(run, tmp_path, capsys):
     games = ["--game", "Pong,Breakout", "--steps", "0.03k", "--output", tmp_path / "new"]
-    run(monkeypatch, *games)
+    run(*games)
     for name in ("Pong", "Breakout"):
         assert Trace.load(tmp_path / "new" / name / f"{name}.npz").actions.shape == (16, 2)
         (line,) = (tmp_path / "new" / name / "metrics.jsonl").read_text().splitlines()
@@ -55,19 +49,19 @@ def test_games_in_turn(monkeypatch, tmp_path, capsys):
     assert f"Collected Breakout; `mgdt-replay expand {path}` makes a store of it.\n" in printed.err
 
 
-def test_store(monkeypatch, tmp_path, capsys):
+def test_store(run, tmp_path, capsys):
     arguments = ["--game", "Breakout", "--steps", 576, "--output", tmp_path, "--store"]
     # Untrained, its policy may not end an episode.
     arguments += ["--pqn.exploration-fraction", 1.0]
-    run(monkeypatch, *arguments)
+    run(*arguments)
     trace = Trace.load(tmp_path / "Breakout" / "Breakout.npz")
     store = ReplayStore(tmp_path / "Breakout" / "store")
     assert store.episode_returns.tolist() == trace.episode_return.tolist() != []
     assert f"its store is {store.path}." in capsys.readouterr().err
-    run(monkeypatch, *arguments)  # nothing is left to do
+    run(*arguments)  # nothing is left to do
 
 
-def test_stopped_command_goes_on(monkeypatch, tmp_path, capsys):
+def test_stopped_command_goes_on(run, monkeypatch, tmp_path, capsys):
     def stopped(*args, **options):
         signal.raise_signal(signal.SIGINT)
         return collecting(*args, **options)
@@ -76,39 +70,39 @@ def test_stopped_command_goes_on(monkeypatch, tmp_path, capsys):
     arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
     with monkeypatch.context() as patch:
         patch.setattr(collect, "collect", stopped)
-        run(monkeypatch, *arguments)
+        run(*arguments)
     error = capsys.readouterr().err
     assert "Stopping after this rollout; once more to stop at once.\n" in error
     assert "Stopped Pong; the same command goes on with it.\n" in error
     assert [path.name for path in tmp_path.iterdir()] == ["Pong"]
-    run(monkeypatch, *arguments)
+    run(*arguments)
     for name in ("Pong", "Breakout"):
         assert len(Trace.load(tmp_path / name / f"{name}.npz").actions) == 16
 
 
-def test_second_signal_stops_at_once(monkeypatch, tmp_path, capsys):
+def test_second_signal_stops_at_once(refused, monkeypatch, tmp_path):
     def stopped(*args, **options):
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(collect, "collect", stopped)
     arguments = ["--game", "Pong", "--steps", 32, "--output", tmp_path]
-    assert "interrupted" in refused(monkeypatch, capsys, *arguments)
+    assert "interrupted" in refused(*arguments)
 
 
-def test_stable_baselines3(monkeypatch, tmp_path, capsys):
+def test_stable_baselines3(run, refused, tmp_path):
     arguments = ["--game", "Pong", "--steps", 16, "--output", tmp_path, "--algo", "dqn"]
     arguments += ["--sb3.num-envs", 2, "--sb3.buffer-size", 100]
-    run(monkeypatch, *arguments)
+    run(*arguments)
     trace = Trace.load(tmp_path / "Pong" / "Pong.npz")
     assert (trace.actions.shape, trace.source["learner"]) == ((8, 2), "dqn")
-    assert "collection of dqn, which cannot go on" in refused(monkeypatch, capsys, *arguments)
+    assert "collection of dqn, which cannot go on" in refused(*arguments)
 
 
 @pytest.mark.slow
-def test_games_in_processes(monkeypatch, tmp_path, capfd):
+def test_games_in_processes(run, tmp_path, capfd):
     games = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
-    run(monkeypatch, *games, "--processes", 2)
+    run(*games, "--processes", 2)
     error = capfd.readouterr().err
     for name in ("Pong", "Breakout"):
         assert Trace.load(tmp_path / name / f"{name}.npz").actions.shape == (16, 2)
@@ -150,19 +144,19 @@ def test_process_that_ends(monkeypatch, tmp_path, capfd, name, reason):
     assert len(Trace.load(tmp_path / "Breakout" / "Breakout.npz").actions) == 16
 
 
-def test_refused_before_anything_is_written(monkeypatch, tmp_path, capsys):
+def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
     output = ["--output", tmp_path / "new"]
-    assert "'Pong'" in refused(monkeypatch, capsys, "--game", "Breakout,Pnog", *output)
+    assert "'Pong'" in refused("--game", "Breakout,Pnog", *output)
     zero = ["--game", "Pong", "--processes", 0]
-    assert "at least 1, got 0" in refused(monkeypatch, capsys, *zero, *output)
+    assert "at least 1, got 0" in refused(*zero, *output)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
     ray = ["--game", "Pong", "--ray", "auto"]
-    assert "pip install 'mgdt[ray]'" in refused(monkeypatch, capsys, *ray, *output)
+    assert "pip install 'mgdt[ray]'" in refused(*ray, *output)
     assert not (tmp_path / "new").exists()
 
 
-def test_folder_of_something_else(monkeypatch, tmp_path, capsys):
+def test_folder_of_something_else(refused, tmp_path):
     (tmp_path / "Breakout").mkdir()
     arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
-    assert "holds no collection to go on with" in refused(monkeypatch, capsys, *arguments)
+    assert "holds no collection to go on with" in refused(*arguments)
     assert [path.name for path in tmp_path.rglob("*")] == ["Breakout"]

@@ -9,20 +9,13 @@ from mgdt_agents.replay import ReplayStore, expand
 from mgdt_cli import replay
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mgdt-replay", *map(str, arguments)])
-    replay.main()
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mgdt-replay", *map(str, arguments)])
+        replay.main()
 
-
-def refused(monkeypatch, capsys, *arguments):
-    """Return the message with which the command ends with status 2."""
-    with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, *arguments)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    # The console may have broken lines.
-    return " ".join(error.split())
+    return run
 
 
 @pytest.fixture
@@ -35,9 +28,9 @@ def traces(truncated_recording, tmp_path):
     return folder
 
 
-def test_expand(monkeypatch, truncated_recording, traces, tmp_path, capsys):
+def test_expand(run, truncated_recording, traces, tmp_path, capsys):
     output = tmp_path / "deep" / "replay"
-    run(monkeypatch, "expand", traces / "first.npz", "--output", output, "--threads", 1)
+    run("expand", traces / "first.npz", "--output", output, "--threads", 1)
     expand(truncated_recording.trace, tmp_path / "expected")
     assert [path.name for path in output.iterdir()] == ["first"]
     for path in (tmp_path / "expected").iterdir():
@@ -47,29 +40,29 @@ def test_expand(monkeypatch, truncated_recording, traces, tmp_path, capsys):
     assert f"{len(truncated_recording.episodes)} episodes" in " ".join(printed.err.split())
 
 
-def test_expand_takes_several_traces_and_the_bundled_ones(monkeypatch, traces, tmp_path):
+def test_expand_takes_several_traces_and_the_bundled_ones(run, monkeypatch, traces, tmp_path):
     both = [traces / "first.npz", traces / "second.npz"]
-    run(monkeypatch, "expand", *both, "--output", tmp_path / "several")
+    run("expand", *both, "--output", tmp_path / "several")
     monkeypatch.setattr(replay, "BUNDLED", traces)
     monkeypatch.chdir(tmp_path)
-    run(monkeypatch, "expand")
+    run("expand")
     for folder in ("several", "replay"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["first", "second"]
         ReplayStore(tmp_path / folder / "second").verify()
 
 
-def test_expand_does_not_overwrite(monkeypatch, traces, tmp_path, capsys):
+def test_expand_does_not_overwrite(refused, traces, tmp_path):
     output = tmp_path / "replay"
     (output / "second").mkdir(parents=True)
     both = [traces / "first.npz", traces / "second.npz"]
-    error = refused(monkeypatch, capsys, "expand", *both, "--output", output)
+    error = refused("expand", *both, "--output", output)
     assert "second exists" in error
     # The first is not expanded either.
     assert list(output.rglob("*")) == [output / "second"]
 
 
 def test_expand_some_games_and_steps(
-    monkeypatch, recording, truncated_recording, traces, tmp_path, capsys
+    run, refused, recording, truncated_recording, traces, tmp_path
 ):
     renamed = dataclasses.replace(recording.trace, game="Pong")  # it cannot be played
     renamed.save(traces / "renamed.npz")
@@ -77,17 +70,15 @@ def test_expand_some_games_and_steps(
     arguments = ["expand", traces / "renamed.npz", traces / "first.npz"]
     arguments += ["--output", tmp_path / "replay"]
     limit = ["--limit-steps", sum(steps[:4])]
-    run(monkeypatch, *arguments, *limit, "--games", "breakout")
+    run(*arguments, *limit, "--games", "breakout")
     assert [path.name for path in (tmp_path / "replay").iterdir()] == ["first"]
     assert ReplayStore(tmp_path / "replay" / "first").episode_lengths.tolist() == steps[:4]
-    error = refused(monkeypatch, capsys, *arguments, "--games", "Qbert,Boxing")
+    error = refused(*arguments, "--games", "Qbert,Boxing")
     assert "No trace is of Qbert, Boxing; there are traces of Pong, Breakout." in error
 
 
-def test_expand_of_what_is_no_trace(monkeypatch, traces, tmp_path, capsys):
+def test_expand_of_what_is_no_trace(refused, traces, tmp_path):
     error = refused(
-        monkeypatch,
-        capsys,
         "expand",
         traces / "first.npz",
         "x.npz",
@@ -96,38 +87,36 @@ def test_expand_of_what_is_no_trace(monkeypatch, traces, tmp_path, capsys):
     )
     assert "no trace at x.npz" in error
     (traces / "first.npz").write_bytes(b"damaged")
-    error = refused(
-        monkeypatch, capsys, "expand", traces / "first.npz", "--output", tmp_path / "replay"
-    )
+    error = refused("expand", traces / "first.npz", "--output", tmp_path / "replay")
     assert "first.npz is no readable trace" in error
     assert not (tmp_path / "replay").exists()
 
 
-def test_expand_of_a_diverging_trace(monkeypatch, truncated_recording, tmp_path, capsys):
+def test_expand_of_a_diverging_trace(refused, truncated_recording, tmp_path):
     checksums = truncated_recording.trace.checksums + 1
     trace = dataclasses.replace(truncated_recording.trace, checksums=checksums)
     trace.save(tmp_path / "trace.npz")
     output = tmp_path / "replay"
-    error = refused(monkeypatch, capsys, "expand", tmp_path / "trace.npz", "--output", output)
+    error = refused("expand", tmp_path / "trace.npz", "--output", output)
     assert "Breakout diverged at the reset, at or before step 0" in error
     assert list(output.iterdir()) == []
 
 
-def test_verify(monkeypatch, breakout_store, readable_store, capsys):
-    run(monkeypatch, "verify", breakout_store, readable_store)
+def test_verify(run, breakout_store, readable_store, capsys):
+    run("verify", breakout_store, readable_store)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"{ReplayStore(path)}: whole" for path in (breakout_store, readable_store)]
 
 
-def test_verify_finds_damage(monkeypatch, make_random_episodes, write_store, tmp_path, capsys):
+def test_verify_finds_damage(run, refused, make_random_episodes, write_store, tmp_path):
     path = write_store(tmp_path / "store", "Pong", make_random_episodes([5], side=8), screen_size=8)
-    run(monkeypatch, "verify", path)
+    run("verify", path)
     content = bytearray((path / "actions.npy").read_bytes())
     content[-1] ^= 1
     (path / "actions.npy").write_bytes(content)
-    assert "actions.npy is damaged" in refused(monkeypatch, capsys, "verify", path)
-    assert "Expected a replay store at" in refused(monkeypatch, capsys, "verify", tmp_path)
+    assert "actions.npy is damaged" in refused("verify", path)
+    assert "Expected a replay store at" in refused("verify", tmp_path)
 
 
-def test_no_command(monkeypatch, capsys):
+def test_no_command(refused, monkeypatch, capsys):
     assert "expand" in refused(monkeypatch, capsys)

@@ -23,19 +23,6 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-@pytest.fixture
-def refused(run, capsys):
-    """Return the message with which the command ends with status 2."""
-
-    def refused(*arguments, **options):
-        with pytest.raises(SystemExit) as caught:
-            run(*arguments, **options)
-        assert caught.value.code == 2
-        return " ".join(capsys.readouterr().err.split())
-
-    return refused
-
-
 def test_runs(run, tmp_path, capsys):
     shutil.copytree(DATA / "Pong" / "1", tmp_path / "source" / "dqn" / "Pong" / "2")
     shutil.copytree(DATA / "Pong" / "1", tmp_path / "source" / "dqn" / "Pong" / "4")

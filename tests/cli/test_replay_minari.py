@@ -24,19 +24,6 @@ def run(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def refused(run, capsys):
-    """Return the message with which the command ends with status 2."""
-
-    def refused(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            run(*arguments)
-        assert caught.value.code == 2
-        return " ".join(capsys.readouterr().err.split())
-
-    return refused
-
-
-@pytest.fixture
 def store(make_random_episodes, write_store, tmp_path):
     return write_store(tmp_path / "stores" / "Pong", "Pong", make_random_episodes([40, 50, 60]))
 

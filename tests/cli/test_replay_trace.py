@@ -29,19 +29,6 @@ def run(monkeypatch, tmp_path):
     return run
 
 
-@pytest.fixture
-def refused(run, capsys):
-    """Return the message with which the command ends with status 2."""
-
-    def refused(*arguments, **options):
-        with pytest.raises(SystemExit) as caught:
-            run(*arguments, **options)
-        assert caught.value.code == 2
-        return " ".join(capsys.readouterr().err.split())
-
-    return refused
-
-
 def test_games(run, tmp_path, capsys):
     run("--games", "Pong,Breakout", "--steps", "0.04k", "--seed", 3)
     for name in ("Pong", "Breakout"):

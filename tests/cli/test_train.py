@@ -11,19 +11,13 @@ from mgdt_agents import load_agent
 from mgdt_cli import train
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mgdt-train", *map(str, arguments), "--device", "cpu"])
-    train.main()
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mgdt-train", *map(str, arguments), "--device", "cpu"])
+        train.main()
 
-
-def refused(monkeypatch, capsys, *arguments):
-    """Return the message with which the command ends with status 2."""
-    with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, *arguments)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error
+    return run
 
 
 @pytest.fixture
@@ -33,10 +27,10 @@ def offline(readable_store):
 
 
 @pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
-def test_train_offline(monkeypatch, offline, tmp_path, capsys, kind):
+def test_train_offline(run, offline, tmp_path, capsys, kind):
     output = tmp_path / "run[a]"
     options = ["--optimizer", "adamw", "--log-interval", 1]
-    run(monkeypatch, "--agent", kind, *offline, *options, "--output", output)
+    run("--agent", kind, *offline, *options, "--output", output)
     agent = load_agent(output)
     assert (agent.kind, agent.games) == (kind, ("Pong",))
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -49,22 +43,22 @@ def test_train_offline(monkeypatch, offline, tmp_path, capsys, kind):
     assert f"Trained; `mgdt-bench --agents {output}` scores it.\n" in printed.err
 
 
-def test_same_command_goes_on(monkeypatch, offline, tmp_path):
+def test_same_command_goes_on(run, offline, tmp_path):
     arguments = ["--agent", "dt", *offline, "--output", tmp_path / "run"]
-    run(monkeypatch, *arguments)
+    run(*arguments)
     files = {
         path.name: path.read_bytes()
         for path in (tmp_path / "run").iterdir()
         if path.suffix in (".safetensors", ".jsonl")
     }
     assert set(files) == {"model.safetensors", "metrics.jsonl"}
-    run(monkeypatch, *arguments)
+    run(*arguments)
     assert all((tmp_path / "run" / name).read_bytes() == files[name] for name in files)
 
 
-def test_training_is_a_function_of_its_seed(monkeypatch, offline, tmp_path):
+def test_training_is_a_function_of_its_seed(run, offline, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(monkeypatch, "--agent", "dt", *offline, "--seed", seed, "--output", tmp_path / name)
+        run("--agent", "dt", *offline, "--seed", seed, "--output", tmp_path / name)
     weights = {
         name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b", "c")
     }
@@ -72,51 +66,49 @@ def test_training_is_a_function_of_its_seed(monkeypatch, offline, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dt", "cql"])
-def test_init_goes_on_from_saved_weights(monkeypatch, offline, tmp_path, capsys, kind):
+def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     first, second = tmp_path / "first", tmp_path / "second"
     options = ["--agent", kind, *offline, "--optimizer", "adamw"]
-    run(monkeypatch, *options, "--output", first)
+    run(*options, "--output", first)
     still = ["--seed", 7, "--learning-rate", 0, "--output", second]
-    run(monkeypatch, *options, *still, "--init", first)
+    run(*options, *still, "--init", first)
     for name in ("config.json", "model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     # Another kind of agent has other weights.
-    error = refused(monkeypatch, capsys, "--agent", "bc", *offline, "--init", first)
+    error = refused("--agent", "bc", *offline, "--init", first)
     assert f"holds an agent of kind '{kind}', expected 'bc'" in error
 
 
-def test_another_training_of_the_same_name(monkeypatch, offline, tmp_path, capsys):
+def test_another_training_of_the_same_name(run, refused, offline, tmp_path):
     arguments = ["--agent", "dt", *offline, "--output", tmp_path / "run"]
-    run(monkeypatch, *arguments)
+    run(*arguments)
     longer = [*arguments, "--learning-rate", 0.5]
-    error = refused(monkeypatch, capsys, *longer)
+    error = refused(*longer)
     assert "learning_rate was [0.0003], is [0.5]" in error
-    run(monkeypatch, *longer, "--overwrite")
+    run(*longer, "--overwrite")
     assert json.loads((tmp_path / "run" / "training.json").read_text())["learning_rate"] == 0.5
 
 
-def test_default_output(monkeypatch, offline, tmp_path):
+def test_default_output(run, monkeypatch, offline, tmp_path):
     monkeypatch.chdir(tmp_path)
-    run(monkeypatch, "--agent", "bc", *offline)
+    run("--agent", "bc", *offline)
     assert load_agent(tmp_path / "runs" / "bc-tiny").kind == "bc"
 
 
-def test_folder_of_something_else_is_kept(monkeypatch, offline, tmp_path, capsys):
+def test_folder_of_something_else_is_kept(refused, offline, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     for agent in ("dt", "dqn"):
-        error = refused(monkeypatch, capsys, "--agent", agent, *offline, "--output", tmp_path)
+        error = refused("--agent", agent, *offline, "--output", tmp_path)
         assert f"{tmp_path} exists and holds no training" in error
-        error = refused(
-            monkeypatch, capsys, "--agent", agent, *offline, "--output", tmp_path, "--overwrite"
-        )
+        error = refused("--agent", agent, *offline, "--output", tmp_path, "--overwrite")
         assert f"{tmp_path} holds no training, so it is not overwritten" in error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_train_dqn(monkeypatch, tmp_path, capsys):
+def test_train_dqn(run, refused, tmp_path, capsys):
     output = tmp_path / "my-dqn"
     arguments = ["--agent", "dqn", "--games", "Breakout", "--steps", 64, "--output", output]
-    run(monkeypatch, *arguments, "--seed", 3)
+    run(*arguments, "--seed", 3)
     model = DQN.load(output / "model.zip", device="cpu", buffer_size=8)
     assert (model.num_timesteps, model.learning_starts, model.seed) == (64, 6, 3)
     assert model._n_updates > 0
@@ -124,7 +116,7 @@ def test_train_dqn(monkeypatch, tmp_path, capsys):
     named = capsys.readouterr().err.split("mgdt-bench --agents ")[1].split("`")[0]
     assert load_agent(named, device="cpu").predict(np.zeros((4, 84, 84), np.uint8))[0] < 18
     # It cannot go on, so it must not be lost.
-    assert "my-dqn exists" in refused(monkeypatch, capsys, *arguments)
+    assert "my-dqn exists" in refused(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +130,8 @@ def test_train_dqn(monkeypatch, tmp_path, capsys):
     ],
     ids=str,
 )
-def test_mistakes(monkeypatch, tmp_path, capsys, arguments, message):
+def test_mistakes(refused, tmp_path, arguments, message):
     output = tmp_path / "run"
-    error = refused(monkeypatch, capsys, *arguments, "--steps", 1, "--output", output)
+    error = refused(*arguments, "--steps", 1, "--output", output)
     assert message in error
     assert not output.exists()

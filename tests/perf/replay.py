@@ -33,12 +33,12 @@ WINDOWS = BATCH_SIZE * BATCHES
 Reader = Callable[[int, int, np.ndarray], object]
 """Puts the frames from a row to another into an array."""
 
-SAMPLE = """
+SAMPLE = f"""
 import sys, torch
 from mgdt_agents.replay import WindowSampler
 sampler = WindowSampler(sys.argv[1:])
 for step in range(30):
-    [torch.from_numpy(array) for array in sampler.sample(256, step)]
+    [torch.from_numpy(array) for array in sampler.sample({BATCH_SIZE}, step)]
 """
 # getrusage would tell the parent's peak where that is higher.
 TELL_PEAK = """
@@ -66,8 +66,7 @@ def _expand_all(folder: Path) -> tuple[list[ReplayStore], Figure]:
     stores, seconds = [], np.zeros(2)
     for number, path in enumerate(sorted(BUNDLED.glob("*.npz"))):
         trace, store = Trace.load(path), folder / path.stem
-        ends = np.sort(trace.episode_end_step)[: trace.episodes_within(LIMIT_STEPS)]
-        steps = int(ends[-1]) + 1
+        steps = trace.steps_within(LIMIT_STEPS)
         sides: list[Callable[[], object]] = [
             partial(expand, trace, store, limit_steps=LIMIT_STEPS, num_threads=1),
             partial(_play_bare, trace, steps),

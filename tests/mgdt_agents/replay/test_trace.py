@@ -134,8 +134,8 @@ def test_limit(truncated_recording, tmp_path):
         assert store.meta["source"]["limit_steps"] == limit
         # The emulators stop with the last episode that is wanted.
         all_wanted = expected == len(episodes)
-        played = len(trace.actions) if all_wanted else trace.episode_end_step[expected - 1]
-        assert len(calls) == played
+        played = len(trace.actions) if all_wanted else trace.episode_end_step[expected - 1] + 1
+        assert len(calls) == trace.steps_within(limit) == played
     with pytest.raises(ReplayError, match=f"at least {steps[0]} steps, .* first episode of Break"):
         expand(trace, tmp_path / "none", limit_steps=steps[0] - 1)
     assert not (tmp_path / "none").exists()

@@ -1,0 +1,21 @@
+"""What the tests of the commands share."""
+
+import pytest
+
+
+@pytest.fixture
+def refused(run, capsys):
+    """Return the message with which the command, `run` of the module, ends with status 2."""
+
+    def refused(*arguments, **options):
+        capsys.readouterr()  # what came before is not the command's
+        with pytest.raises(SystemExit) as caught:
+            run(*arguments, **options)
+        assert caught.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert "Traceback" not in printed.err
+        # The console may have broken lines.
+        return " ".join(printed.err.split())
+
+    return refused
