@@ -15,6 +15,7 @@ from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, run_benchmark
 from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
 from mgdt_cli.common import Names, progress_bar, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
+from mgdt_envs.errors import InvalidArgument, OutputExists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +59,12 @@ def bench(arguments: BenchArguments) -> None:
         FileExistsError: if the output folder exists and may not be overwritten.
     """
     if not arguments.agents:
-        raise ValueError("Expected at least one agent after --agents, such as dt,cql,bc.")
+        raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
     if arguments.episodes < 1:
-        raise ValueError(f"Expected at least one episode, got {arguments.episodes}.")
+        raise InvalidArgument(f"Expected at least one episode, got {arguments.episodes}.")
     output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
     if output.exists() and not arguments.overwrite:
-        raise FileExistsError(f"{output} exists; choose another --output or add --overwrite.")
+        raise OutputExists(f"{output} exists; choose another --output or add --overwrite.")
     config = BenchmarkConfig(
         games=resolve_games(arguments.games or "bundled"),
         episodes=arguments.episodes,

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 import tyro
 
+from mgdt_agents.online.collection import SB3Config, check_folder, collect, describe
+from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.replay import Trace, expand
-from mgdt_agents.training.collection import SB3Config, check_folder, collect, describe
-from mgdt_agents.training.pqn import PQNConfig
 from mgdt_cli.common import Names, Steps, fail, progress_bar, run, say
 from mgdt_envs import resolve_games
+from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 STOPPING = threading.Event()
 """Set when collections are to stop after what they are at."""
@@ -70,7 +71,7 @@ def collect_all(arguments: CollectArguments) -> None:
     """
     names = resolve_games(arguments.game)
     if arguments.processes is not None and arguments.processes < 1:
-        raise ValueError(f"--processes must be at least 1, got {arguments.processes}")
+        raise InvalidArgument(f"--processes must be at least 1, got {arguments.processes}")
     for name in names:
         description = describe(name, arguments.steps, arguments.algo, _config(arguments))
         check_folder(arguments.output / name, description)
@@ -148,7 +149,7 @@ def collect_in_cluster(arguments: CollectArguments, names: tuple[str, ...]) -> N
     try:
         from ray.util.multiprocessing import Pool
     except ImportError:
-        raise ValueError("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
+        raise MissingExtra("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
     # Ray's workers are in other folders.
     arguments = replace(arguments, output=arguments.output.resolve())
     with Pool(arguments.processes, ray_address=arguments.ray) as pool:
@@ -190,7 +191,7 @@ def collect_game(
         finished = collect(name, arguments.steps, arguments.pqn, output, **options)
     else:
         # Imported only when needed: it takes seconds.
-        from mgdt_agents.training.sb3_collection import collect_with_sb3
+        from mgdt_agents.online.sb3_collection import collect_with_sb3
 
         finished = collect_with_sb3(
             arguments.algo, name, arguments.steps, arguments.sb3, output, **options

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mgdt_envs.errors import InvalidArgument, MGDTError
+
 # Everything but results goes to stderr, so that stdout can be piped.
 stderr = Console(stderr=True)
 
@@ -37,7 +39,9 @@ def parse_steps(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)([km]?)", text.strip().lower())
     number = match and round(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]])
     if not number:
-        raise ValueError(f"Expected a number of steps such as 500000, 500k or 1.5m, got {text!r}")
+        raise InvalidArgument(
+            f"Expected a number of steps such as 500000, 500k or 1.5m, got {text!r}"
+        )
     return number
 
 
@@ -75,7 +79,7 @@ def run(command: Callable[[], None]) -> None:
     """Run a command; the user's mistakes end it with their message instead of a traceback."""
     try:
         command()
-    except (ValueError, FileExistsError) as error:
+    except MGDTError as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted")

@@ -18,6 +18,7 @@ from mgdt_cli.replay_import import ImportArguments, import_all
 from mgdt_cli.replay_info import InfoArguments, show_info
 from mgdt_cli.replay_trace import TraceArguments, trace_all
 from mgdt_envs import resolve_games
+from mgdt_envs.errors import InvalidArgument, OutputExists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ def expand_all(arguments: ExpandArguments) -> None:
     outputs = [arguments.output / path.stem for path in traces]
     for output in outputs:
         if output.exists():
-            raise FileExistsError(f"{output} exists; choose another --output or remove it first.")
+            raise OutputExists(f"{output} exists; choose another --output or remove it first.")
     num_steps = [trace.steps_within(arguments.limit_steps) for trace in traces.values()]
     with progress_bar() as progress:
         for trace, output, steps in zip(traces.values(), outputs, num_steps, strict=True):
@@ -119,7 +120,7 @@ def _of_games(traces: dict[Path, Trace], games: tuple[str, ...]) -> dict[Path, T
     chosen = {path: trace for path, trace in traces.items() if trace.game in games}
     if not chosen:
         there = ", ".join(dict.fromkeys(trace.game for trace in traces.values()))
-        raise ValueError(f"No trace is of {', '.join(games)}; there are traces of {there}.")
+        raise InvalidArgument(f"No trace is of {', '.join(games)}; there are traces of {there}.")
     return chosen
 
 

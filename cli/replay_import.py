@@ -15,6 +15,7 @@ from mgdt_agents.replay.importers.minari import MinariRecording, import_minari
 from mgdt_agents.replay.importers.rlu import RLURun, import_rlu
 from mgdt_cli.common import Names, Steps, progress_bar, say
 from mgdt_envs import AtariProtocol, game
+from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +119,7 @@ def import_rlu_runs(arguments: RLUArguments) -> None:
 def _outputs(arguments: RunsArguments) -> dict[str, Path]:
     """Return the store of each run."""
     if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
-        raise ValueError(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
+        raise InvalidArgument(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
     name = game(arguments.game).name
     return {run: arguments.output / f"{name}-{run}" for run in arguments.runs}
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
+from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
 
 # Of the curve: short enough to show how a short run went, long enough to be read.
 MAX_EPISODES_PER_MEAN = 100
@@ -111,13 +112,13 @@ def _mark(store: ReplayStore) -> str:
 
 def _check_plot(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(f"{path} exists; choose another --plot or remove it first.")
+        raise OutputExists(f"{path} exists; choose another --plot or remove it first.")
     if path.suffix != ".png":
-        raise ValueError(f"Expected --plot to name a .png file, got {path}.")
+        raise InvalidArgument(f"Expected --plot to name a .png file, got {path}.")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
+        raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
 
 
 def _origins(stores: list[ReplayStore]) -> list[str]:

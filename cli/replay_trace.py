@@ -13,6 +13,7 @@ from mgdt_agents.evaluation.agent_trace import record_agent
 from mgdt_agents.replay.recording import TraceRecorder
 from mgdt_cli.common import Names, Steps, progress_bar, say
 from mgdt_envs import resolve_games
+from mgdt_envs.errors import OutputExists
 
 RECENT_EPISODES = 100
 
@@ -55,7 +56,7 @@ def trace_all(arguments: TraceArguments) -> None:
     outputs = {name: arguments.output / f"{name}.npz" for name in resolve_games(arguments.games)}
     for output in outputs.values():
         if output.exists():
-            raise FileExistsError(f"{output} exists; choose another --output or remove it first.")
+            raise OutputExists(f"{output} exists; choose another --output or remove it first.")
     agent = load_agent(arguments.agent, device=arguments.device)
     stopping = threading.Event()
 

@@ -13,6 +13,7 @@ from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig, train
 from mgdt_cli.common import Names, progress_bar, run, say
 from mgdt_envs import resolve_games
+from mgdt_envs.errors import InvalidArgument, OutputExists
 from mgdt_envs.games import did_you_mean
 
 
@@ -55,7 +56,7 @@ def start(arguments: TrainArguments) -> None:
     """
     kinds = [*NETWORK_AGENTS, "dqn"]
     if arguments.agent not in kinds:
-        raise ValueError(
+        raise InvalidArgument(
             f"Unknown kind of agent {arguments.agent!r}. {did_you_mean(arguments.agent, kinds)}"
         )
     name = "dqn" if arguments.agent == "dqn" else f"{arguments.agent}-{arguments.size}"
@@ -63,10 +64,10 @@ def start(arguments: TrainArguments) -> None:
     holds_training = (output / "training.json").exists()
     if output.exists() and arguments.overwrite:
         if not holds_training and not (output / "model.zip").exists():
-            raise FileExistsError(f"{output} holds no training, so it is not overwritten.")
+            raise OutputExists(f"{output} holds no training, so it is not overwritten.")
         shutil.rmtree(output)
     if output.exists() and (arguments.agent == "dqn" or not holds_training):
-        raise FileExistsError(
+        raise OutputExists(
             f"{output} exists and holds no training to go on with; choose another --output "
             "or add --overwrite."
         )
@@ -100,7 +101,7 @@ def start_offline(arguments: TrainArguments, output: Path) -> None:
 def start_dqn(arguments: TrainArguments, output: Path) -> None:
     """Train stable-baselines3's DQN by playing."""
     # Imported only when needed: it takes seconds.
-    from mgdt_agents.training.online import DQNConfig, train_dqn
+    from mgdt_agents.online.dqn import DQNConfig, train_dqn
 
     steps = arguments.training.steps
     config = DQNConfig(

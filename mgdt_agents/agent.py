@@ -21,6 +21,7 @@ from mgdt_agents.hub import HubMethods
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 State = tuple[np.ndarray, ...]
@@ -95,7 +96,9 @@ class Agent(ABC):
                 [np.arange(len(batch)), np.full(len(batch), self._calls, np.int64)], 1
             )
         elif np.shape(stream) != (len(batch), 2):
-            raise ValueError(f"Expected stream of shape ({len(batch)}, 2), got {np.shape(stream)}.")
+            raise InvalidArgument(
+                f"Expected stream of shape ({len(batch)}, 2), got {np.shape(stream)}."
+            )
         self._calls += 1
         self.draws = RowStreams(self._seed, stream[:, 0], stream[:, 1])
         actions, state = self._act(batch, state, starts, rewards, deterministic)
@@ -128,12 +131,12 @@ class Agent(ABC):
             (columns,) for columns in self.memory
         ]:
             expected = [f"(n, {columns})" for columns in self.memory]
-            raise ValueError(
+            raise InvalidArgument(
                 f"The state is not of this {self.kind} agent: expected arrays of shapes "
                 f"[{', '.join(expected)}], got {shapes}. Pass what its predict() last returned."
             )
         if any(shape[:1] != (rows,) for shape in shapes):
-            raise ValueError(
+            raise InvalidArgument(
                 f"The state is of {len(state[0])} rows and the observation of {rows}. When the "
                 "number of environments changes, pass state=None, or an episode_start that is "
                 "true for every row."
@@ -142,7 +145,7 @@ class Agent(ABC):
     def _as_batch(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         shape = self.observation_space.shape
         if isinstance(observation, tuple) and len(observation) == 2:
-            raise ValueError(
+            raise InvalidArgument(
                 "The observation is a tuple of two: `env.reset()` returns (observation, info) and "
                 "predict() takes the observation alone: `obs, info = env.reset()`."
             )
@@ -152,24 +155,24 @@ class Agent(ABC):
                 f"(n, *{shape}), got {type(observation).__name__}."
             )
         if observation.dtype != np.uint8:
-            raise ValueError(
+            raise InvalidArgument(
                 f"Expected an observation of dtype uint8 with values 0 to 255, got "
                 f"{observation.dtype}. Frames are not scaled before predict()."
             )
         if observation.shape != shape and observation.shape[1:] != shape:
-            raise ValueError(
+            raise InvalidArgument(
                 f"Unexpected observation shape {observation.shape}: expected {shape} "
                 f"(frames first, oldest first) or (n, {', '.join(map(str, shape))})."
             )
         if not len(observation):
-            raise ValueError("Expected at least one observation, got an empty batch.")
+            raise InvalidArgument("Expected at least one observation, got an empty batch.")
         return observation if observation.ndim == 4 else observation[None]
 
     @staticmethod
     def _as_row(values: np.ndarray | float, size: int, name: str) -> np.ndarray:
         row = np.atleast_1d(np.asarray(values))
         if row.shape != (size,):
-            raise ValueError(f"Expected {name} of shape ({size},), got {row.shape}.")
+            raise InvalidArgument(f"Expected {name} of shape ({size},), got {row.shape}.")
         return row
 
     @property
@@ -216,7 +219,7 @@ class NetworkAgent(HubMethods, Agent):
         super().__init__(games, protocol)
         if isinstance(config, str):
             if config not in self.presets:
-                raise ValueError(
+                raise InvalidArgument(
                     f"Unknown size {config!r} of {self.kind}. {did_you_mean(config, self.presets)}"
                 )
             config = self.presets[config]

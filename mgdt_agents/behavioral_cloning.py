@@ -12,8 +12,9 @@ from mgdt_agents.decision_transformer import (
     DecisionTransformerConfig,
     PredictedReturn,
 )
-from mgdt_agents.decision_transformer.inference import ActingRule
+from mgdt_agents.decision_transformer.rules import ActingRule
 from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
 
 
 class BehavioralCloningAgent(DecisionTransformerAgent):
@@ -43,7 +44,7 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
         """Make the agent, randomly initialised."""
         super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
         if self.config.return_tokens != "none":
-            raise ValueError(
+            raise InvalidArgument(
                 f"Behavioral cloning has no return tokens: expected return_tokens='none', "
                 f"got {self.config.return_tokens!r}."
             )

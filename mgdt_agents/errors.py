@@ -1,7 +1,9 @@
-"""Errors of the package. Each message says what was expected, what came, and what to do."""
+"""Errors of agents and replay, beside those of `mgdt_envs.errors`."""
+
+from mgdt_envs.errors import InvalidArgument
 
 
-class ReplayError(ValueError):
+class ReplayError(InvalidArgument):
     """A trace or a replay store that cannot be read as what it claims to be."""
 
 
@@ -9,5 +11,5 @@ class TraceDivergedError(ReplayError):
     """A trace that does not regenerate the play it was recorded from."""
 
 
-class AgentLoadError(ValueError):
+class AgentLoadError(InvalidArgument):
     """A saved agent that cannot be loaded, or does not fit the environment."""

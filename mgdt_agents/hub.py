@@ -9,6 +9,7 @@ import torch
 from typing_extensions import Self
 
 from mgdt_agents.errors import AgentLoadError
+from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
     from mgdt_agents.agent import NetworkAgent
@@ -124,7 +125,7 @@ def download(repo_id: str, **options: Any) -> Path:
 
         return Path(snapshot_download(repo_id, allow_patterns=FILES, **options))
     except ImportError as error:
-        raise AgentLoadError(INSTALL) from error
+        raise MissingExtra(INSTALL) from error
     except (OSError, ValueError) as error:
         raise AgentLoadError(f"Cannot download {repo_id!r} from the hub: {error}") from error
 
@@ -138,7 +139,7 @@ def _wrapper() -> Any:
     try:
         from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
     except ImportError as error:
-        raise ImportError(INSTALL) from error
+        raise MissingExtra(INSTALL) from error
 
     class HubAgent(PyTorchModelHubMixin):
         def __init__(
@@ -178,12 +179,12 @@ def _read_results(path: Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise InvalidArgument(
             f"Expected the results.json of `mgdt-bench`, and {path} is not JSON: {error}"
         ) from error
     agents = list(results.get("agents", [])) if isinstance(results, dict) else []
     if len(agents) != 1:
-        raise ValueError(
+        raise InvalidArgument(
             f"Expected the results of one agent in {path}, got {len(agents)}: {agents}. "
             "`mgdt-bench --agents` with the agent's folder alone makes them."
         )

@@ -8,11 +8,12 @@ import torch
 
 from mgdt_agents.agent import Agent, NetworkAgent, read_config
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
-from mgdt_agents.cql import CQLAgent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.hub import download
+from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -39,7 +40,9 @@ def make_agent(kind: str, size: str, **options: Any) -> NetworkAgent:
         ValueError: if there is no such kind or size. The message suggests the nearest.
     """
     if kind not in NETWORK_AGENTS:
-        raise ValueError(f"Unknown kind of agent {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}")
+        raise InvalidArgument(
+            f"Unknown kind of agent {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}"
+        )
     return NETWORK_AGENTS[kind](size, **options)
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mgdt_envs.errors import InvalidArgument
+
 CONFIDENCE = 0.95
 """Probability that an interval is to cover the value, unless another is asked for."""
 RESAMPLES = 2000
@@ -123,7 +125,7 @@ def probability_of_improvement(scores_x: ArrayLike, scores_y: ArrayLike) -> NDAr
     """
     x, y = _with_runs(scores_x), _with_runs(scores_y)
     if x.shape[-1] != y.shape[-1]:
-        raise ValueError(
+        raise InvalidArgument(
             f"Expected scores of X and of Y in the same games, got {x.shape[-1]} and "
             f"{y.shape[-1]} games"
         )
@@ -167,7 +169,7 @@ def interval_over_runs(
     arrays = [_with_runs(values) for values in scores]
     shapes = [values.shape for values in arrays]
     if any(len(shape) != 2 for shape in shapes):
-        raise ValueError(f"Expected scores of shape (runs, games), got {shapes}")
+        raise InvalidArgument(f"Expected scores of shape (runs, games), got {shapes}")
     if any(runs == 1 for runs, _ in shapes):
         return _no_interval(metric, *arrays)
     random = np.random.default_rng(seed)
@@ -216,14 +218,14 @@ def interval_over_episodes(
     _check_options(confidence, resamples)
     if len({frozenset(episodes) for episodes in episodes_by_game}) > 1:
         games = [sorted(episodes) for episodes in episodes_by_game]
-        raise ValueError(f"Expected episodes of the same games for all agents, got {games}")
+        raise InvalidArgument(f"Expected episodes of the same games for all agents, got {games}")
     agents = [
         [np.asarray(episodes[game], np.float64) for game in episodes_by_game[0]]
         for episodes in episodes_by_game
     ]
     shapes = [values.shape for scores in agents for values in scores]
     if not shapes or any(len(shape) != 1 or shape == (0,) for shape in shapes):
-        raise ValueError(f"Expected (episodes,) scores of at least one episode, got {shapes}")
+        raise InvalidArgument(f"Expected (episodes,) scores of at least one episode, got {shapes}")
     if (1,) in shapes:
         return _no_interval(metric, *([values.mean() for values in scores] for scores in agents))
     random = np.random.default_rng(seed)
@@ -238,9 +240,9 @@ def _with_runs(scores: ArrayLike) -> NDArray[np.float64]:
     """Return `scores` as (..., runs, games); scores of games alone are of one run."""
     values = np.asarray(scores, np.float64)
     if values.size == 0:
-        raise ValueError("Expected at least one score, got none")
+        raise InvalidArgument("Expected at least one score, got none")
     if not np.isfinite(values).all():
-        raise ValueError(
+        raise InvalidArgument(
             "Expected finite scores, got NaN or infinity; leave out runs or games without a score"
         )
     return np.atleast_2d(values)
@@ -255,9 +257,9 @@ def _resampled_means(
 
 def _check_options(confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+        raise InvalidArgument(f"confidence must be in (0, 1), got {confidence}")
     if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
+        raise InvalidArgument(f"resamples must be at least 1, got {resamples}")
 
 
 def _percentiles(samples: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from mgdt_envs.emulator import MAX_SEED, NUM_ACTIONS, Emulator
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.scoring import human_normalised_score, reason_without_score
@@ -68,7 +69,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
             ValueError: for an unknown game, suite, protocol or render mode.
         """
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+            raise InvalidArgument(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.games = resolve_games(games)
         self.protocol = as_protocol(protocol)
         self.render_mode = render_mode
@@ -104,7 +105,9 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
         self._check_open()
         seed = None if seed is None else operator.index(seed)
         if seed is not None and not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed must be in 0..{MAX_SEED}, the emulator's range, got {seed}")
+            raise InvalidArgument(
+                f"seed must be in 0..{MAX_SEED}, the emulator's range, got {seed}"
+            )
         name = self._named_game(options or {})
         super().reset(seed=seed)
         if name is None:
@@ -178,12 +181,12 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
     def _named_game(self, options: dict[str, Any]) -> str | None:
         """Return the canonical name of the game in `options`, `None` if there is none."""
         if unknown := sorted(set(options) - {"game"}):
-            raise ValueError(f"reset() understands options={{'game': name}}, got {unknown}")
+            raise InvalidArgument(f"reset() understands options={{'game': name}}, got {unknown}")
         if (wanted := options.get("game")) is None:
             return None
         by_loose_name = {key: name for name in self.games for key in (name.lower(), game(name).rom)}
         if (name := by_loose_name.get(str(wanted).lower())) is None:
-            raise ValueError(
+            raise InvalidArgument(
                 f"options['game'] must be one of {', '.join(self.games)}; got {wanted!r}"
             )
         return name

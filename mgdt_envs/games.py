@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from mgdt_envs.errors import InvalidArgument
+
 ALL_ACTIONS = tuple(range(18))
 
 
@@ -144,7 +146,7 @@ def game(name: str) -> Game:
     """
     found = _BY_NAME.get(name) or _BY_LOOSE_NAME.get(name.lower())
     if found is None:
-        raise ValueError(f"Unknown game {name!r}. {did_you_mean(name, _BY_NAME)}")
+        raise InvalidArgument(f"Unknown game {name!r}. {did_you_mean(name, _BY_NAME)}")
     return found
 
 
@@ -196,7 +198,7 @@ def suite(name: str) -> Suite:
         ValueError: if there is no such suite. The message suggests the nearest names.
     """
     if name not in _SUITE_BY_NAME:
-        raise ValueError(f"Unknown suite {name!r}. {did_you_mean(name, _SUITE_BY_NAME)}")
+        raise InvalidArgument(f"Unknown suite {name!r}. {did_you_mean(name, _SUITE_BY_NAME)}")
     return _SUITE_BY_NAME[name]
 
 
@@ -218,9 +220,9 @@ def resolve_games(games: str | Iterable[str]) -> tuple[str, ...]:
             names[game(entry).name] = None
         else:
             near = did_you_mean(entry, [*_BY_NAME, *_SUITE_BY_NAME])
-            raise ValueError(f"Unknown game or suite {entry!r}. {near}")
+            raise InvalidArgument(f"Unknown game or suite {entry!r}. {near}")
     if not names:
-        raise ValueError(
+        raise InvalidArgument(
             "Expected at least one game, got none; a suite is among " + ", ".join(SUITES)
         )
     return tuple(names)

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 
@@ -58,13 +59,13 @@ class AtariProtocol:
         """
         for field in ("frame_skip", "max_frames", "screen_size", "stack"):
             if (value := getattr(self, field)) < 1:
-                raise ValueError(f"AtariProtocol.{field} must be at least 1, got {value}")
+                raise InvalidArgument(f"AtariProtocol.{field} must be at least 1, got {value}")
         if not 0 <= self.sticky < 1:
-            raise ValueError(f"AtariProtocol.sticky must be in [0, 1), got {self.sticky}")
+            raise InvalidArgument(f"AtariProtocol.sticky must be in [0, 1), got {self.sticky}")
         if self.noop_max < 0:
-            raise ValueError(f"AtariProtocol.noop_max must be at least 0, got {self.noop_max}")
+            raise InvalidArgument(f"AtariProtocol.noop_max must be at least 0, got {self.noop_max}")
         if self.outside_action not in ("noop", "native"):
-            raise ValueError(
+            raise InvalidArgument(
                 "AtariProtocol.outside_action must be 'noop' or 'native', "
                 f"got {self.outside_action!r}"
             )
@@ -106,7 +107,7 @@ class AtariProtocol:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
-            raise ValueError(
+            raise InvalidArgument(
                 f"Unknown fields of AtariProtocol: {unknown}; known are {sorted(known)}. "
                 "A newer version of mgdt may have written them."
             )
@@ -162,5 +163,5 @@ def as_protocol(protocol: AtariProtocol | str | dict[str, Any] | None) -> AtariP
         return AtariProtocol.from_dict(protocol)
     name = "default" if protocol is None else protocol
     if name not in PROTOCOLS:
-        raise ValueError(f"Unknown protocol {name!r}. {did_you_mean(name, PROTOCOLS)}")
+        raise InvalidArgument(f"Unknown protocol {name!r}. {did_you_mean(name, PROTOCOLS)}")
     return PROTOCOLS[name]

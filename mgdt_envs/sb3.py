@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 
 from mgdt_envs.emulator import MAX_SEED
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AtariProtocol
 from mgdt_envs.vector_env import COUNTERS, MultiGameAtariVectorEnv
 
@@ -83,7 +84,7 @@ class MultiGameAtariVecEnv(VecEnv):
             Observations, (num_envs, stack, screen_size, screen_size) uint8.
         """
         if any(self._options):
-            raise ValueError(f"reset() understands no options, got {self._options}")
+            raise InvalidArgument(f"reset() understands no options, got {self._options}")
         observations, infos = self.envs.reset(seed=self._seeds)
         self._reset_seeds()
         self.reset_infos = self._listed(infos)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mgdt_envs import games
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AtariProtocol
 
 
@@ -58,7 +59,7 @@ def human_normalised_score(
     """
     entry = games.game(game)
     if not (entry.has_human_reference or self_played):
-        raise ValueError(
+        raise InvalidArgument(
             f"{entry.name} has no published human score, so its scores cannot be normalised by "
             'one; the suite "atari57" is the games that have one'
         )
@@ -117,7 +118,7 @@ def dqn_normalised_score(game: str, score: ArrayLike) -> NDArray[np.float64]:
     """
     entry = games.game(game)
     if entry.dqn is None:
-        raise ValueError(
+        raise InvalidArgument(
             f"DQN Replay does not hold {entry.name}, so its scores cannot be normalised by DQN's; "
             'the suite "dqn_replay60" is the games that it holds'
         )

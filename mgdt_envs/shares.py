@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game
 
 
@@ -36,19 +37,19 @@ def share_out(
     """
     names = [] if shares is None else [game(name).name for name in shares]
     if outside := [name for name in names if name not in games]:
-        raise ValueError(
+        raise InvalidArgument(
             f"shares must be of the environment's games, {', '.join(games)}; got {outside[0]!r}"
         )
     if shares is not None and not isinstance(shares, Mapping):
         expected = max(1, len(names)) if num_envs is None else num_envs
         if len(names) != expected:
-            raise ValueError(
+            raise InvalidArgument(
                 f"shares must have {expected} entries, one an environment, got {len(names)}"
             )
         return tuple(names)
     num_envs = len(games) if num_envs is None else num_envs
     if num_envs < len(games):
-        raise ValueError(
+        raise InvalidArgument(
             f"num_envs must be at least {len(games)}, one environment a game, got {num_envs}; "
             "give more environments or fewer games"
         )
@@ -56,7 +57,7 @@ def share_out(
     weights.update(zip(names, (shares or {}).values(), strict=True))
     for name, weight in weights.items():
         if not (weight > 0 and math.isfinite(weight)):
-            raise ValueError(f"The share of {name} must be a positive number, got {weight}")
+            raise InvalidArgument(f"The share of {name} must be a positive number, got {weight}")
     # The next environment goes to the game that has the fewest for its weight (D'Hondt's method).
     counts = np.ones(len(games), int)
     for _ in range(num_envs - len(games)):

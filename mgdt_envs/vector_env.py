@@ -23,6 +23,7 @@ from mgdt_envs.emulator import (
     jpeg_round_trip,
     minimal_action_index,
 )
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.scoring import human_normalised_score, reason_without_score
@@ -105,12 +106,12 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         """
         self._pools: list[tuple[slice | NDArray[np.intp], AtariVectorEnv]] = []
         if render_mode is not None:
-            raise ValueError(
+            raise InvalidArgument(
                 f"render_mode must be None, got {render_mode!r}; MultiGameAtariEnv renders"
             )
         modes = {name: mode for mode in AUTORESET_MODES for name in (mode, mode.value)}
         if autoreset_mode not in modes:
-            raise ValueError(
+            raise InvalidArgument(
                 "autoreset_mode must be AutoresetMode.NEXT_STEP ('NextStep') or "
                 f"AutoresetMode.SAME_STEP ('SameStep'), got {autoreset_mode!r}"
             )
@@ -251,10 +252,12 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
 
     def _checked_mask(self, options: dict[str, Any]) -> NDArray[np.bool_]:
         if unknown := sorted(set(options) - {"reset_mask"}):
-            raise ValueError(f"reset() understands options={{'reset_mask': mask}}, got {unknown}")
+            raise InvalidArgument(
+                f"reset() understands options={{'reset_mask': mask}}, got {unknown}"
+            )
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(
+            raise InvalidArgument(
                 f"reset_mask must be bool of shape ({self.num_envs},), "
                 f"got {mask.dtype} of shape {mask.shape}"
             )
@@ -276,12 +279,12 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         else:
             seeds = list(seed)
         if len(seeds) != self.num_envs:
-            raise ValueError(
+            raise InvalidArgument(
                 f"seed must be an integer or have {self.num_envs} entries, got {len(seeds)}"
             )
         for entry in seeds:
             if entry is not None and not 0 <= operator.index(entry) <= MAX_SEED:
-                raise ValueError(
+                raise InvalidArgument(
                     f"seeds must be in 0..{MAX_SEED}, the emulator's range, got {entry}"
                 )
         if seeds[0] is not None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from ale_py import AtariVectorEnv
 
+from mgdt_agents.online.dqn import DQNConfig, train_dqn
 from mgdt_agents.replay import ReplayWriter, Trace, expand
-from mgdt_agents.training.online import DQNConfig, train_dqn
 from mgdt_envs import AtariProtocol
 
 # What Breakout's emulator takes for full-set ids; 17 is outside its actions and means NOOP.

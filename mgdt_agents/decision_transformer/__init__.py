@@ -2,7 +2,9 @@
 
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent
 from mgdt_agents.decision_transformer.config import PRESETS, DecisionTransformerConfig
-from mgdt_agents.decision_transformer.inference import (
+from mgdt_agents.decision_transformer.model import DecisionTransformer
+from mgdt_agents.decision_transformer.released import from_released_checkpoint
+from mgdt_agents.decision_transformer.rules import (
     ActingRule,
     BestOfSamples,
     ExpertReturn,
@@ -10,8 +12,6 @@ from mgdt_agents.decision_transformer.inference import (
     PredictedReturn,
     TargetReturn,
 )
-from mgdt_agents.decision_transformer.model import DecisionTransformer
-from mgdt_agents.decision_transformer.released import from_released_checkpoint
 
 __all__ = [
     "PRESETS",

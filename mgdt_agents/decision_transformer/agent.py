@@ -12,7 +12,8 @@ from torch import Tensor
 from mgdt_agents.agent import NetworkAgent, State
 from mgdt_agents.decision_transformer.config import PRESETS, DecisionTransformerConfig
 from mgdt_agents.decision_transformer.decide import Decision, decide
-from mgdt_agents.decision_transformer.inference import (
+from mgdt_agents.decision_transformer.model import DecisionTransformer
+from mgdt_agents.decision_transformer.rules import (
     ActingRule,
     ExpertReturn,
     TargetReturn,
@@ -20,11 +21,11 @@ from mgdt_agents.decision_transformer.inference import (
     rule_to_dict,
     sample,
 )
-from mgdt_agents.decision_transformer.model import DecisionTransformer
 from mgdt_agents.decision_transformer.tokens import encode_returns, encode_rewards
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
 
 PADDING = -1
 """Target of the steps that are not learned."""
@@ -75,7 +76,7 @@ class DecisionTransformerAgent(NetworkAgent):
             raise TypeError(f"Expected an acting rule, such as {ExpertReturn()}, got {rule!r}.")
         super().__init__(config, games=games, protocol=protocol, device=device)
         if (self.config.steps, self.config.frame_size) != self.observation_space.shape[:2]:
-            raise ValueError(
+            raise InvalidArgument(
                 f"The model reads {self.config.steps} frames of {self.config.frame_size} pixels, "
                 f"the protocol gives {self.protocol.stack} of {self.protocol.screen_size}."
             )
@@ -163,7 +164,7 @@ class DecisionTransformerAgent(NetworkAgent):
             ValueError: for a model without return tokens, and as `predict` does.
         """
         if self.config.return_tokens == "none":
-            raise ValueError(
+            raise InvalidArgument(
                 f"Expected a model with return tokens, and this {self.kind} has return_tokens="
                 "'none': it predicts no returns."
             )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mgdt_envs.errors import InvalidArgument
+
 HEAD_SIZE = 64  # Lee et al. 2022, released notebook: key_size=64 at every width.
 
 
@@ -57,49 +59,49 @@ class DecisionTransformerConfig:
             ValueError: naming the sizes that do not.
         """
         if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
-            raise ValueError(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
+            raise InvalidArgument(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
         if self.layers < 1 or self.steps < 1:
-            raise ValueError(
+            raise InvalidArgument(
                 f"layers and steps must be at least 1, got {self.layers} and {self.steps}"
             )
         if min(self.frame_size, self.actions, self.rewards) < 1:
-            raise ValueError(
+            raise InvalidArgument(
                 "frame_size, actions and rewards must be at least 1, got "
                 f"{self.frame_size}, {self.actions} and {self.rewards}"
             )
         if self.stem not in ("patch", "conv"):
-            raise ValueError(f"stem must be 'patch' or 'conv', got {self.stem!r}")
+            raise InvalidArgument(f"stem must be 'patch' or 'conv', got {self.stem!r}")
         if self.stem == "patch" and (self.patch_size < 1 or self.frame_size % self.patch_size):
-            raise ValueError(
+            raise InvalidArgument(
                 f"frame_size must be a multiple of patch_size, got {self.frame_size} "
                 f"and {self.patch_size}"
             )
         if self.stem == "conv" and (self.frame_size < 36 or self.frame_size % 4):
-            raise ValueError(
+            raise InvalidArgument(
                 "frame_size must be a multiple of 4, at least 36, for stem 'conv', got "
                 f"{self.frame_size}"
             )
         if len(self.stem_channels) != 3 or min(self.stem_channels) < 1:
-            raise ValueError(
+            raise InvalidArgument(
                 f"stem_channels must be three numbers of at least 1, got {self.stem_channels}"
             )
         if self.return_tokens not in ("single", "every", "none"):
-            raise ValueError(
+            raise InvalidArgument(
                 f"return_tokens must be 'single', 'every' or 'none', got {self.return_tokens!r}"
             )
         if self.loss_weights not in ("equal", "vocabulary"):
-            raise ValueError(
+            raise InvalidArgument(
                 f"loss_weights must be 'equal' or 'vocabulary', got {self.loss_weights!r}"
             )
         if min(self.return_weight, self.action_weight, self.reward_weight) < 0:
-            raise ValueError(
+            raise InvalidArgument(
                 "return_weight, action_weight and reward_weight must not be negative, got "
                 f"{self.return_weight}, {self.action_weight} and {self.reward_weight}"
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+            raise InvalidArgument(f"dropout must be in [0, 1), got {self.dropout}")
         if self.max_return <= self.min_return:
-            raise ValueError(
+            raise InvalidArgument(
                 f"max_return must be above min_return, got {self.max_return} and {self.min_return}"
             )
 

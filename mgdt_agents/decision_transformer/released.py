@@ -17,8 +17,8 @@ from typing_extensions import Self
 
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent
 from mgdt_agents.decision_transformer.config import DecisionTransformerConfig
-from mgdt_agents.decision_transformer.inference import BestOfSamples
 from mgdt_agents.decision_transformer.model import DecisionTransformer
+from mgdt_agents.decision_transformer.rules import BestOfSamples
 from mgdt_agents.errors import AgentLoadError
 from mgdt_envs import AtariProtocol, suite
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace
 from mgdt_envs import MultiGameAtariVectorEnv
+from mgdt_envs.errors import InvalidArgument
 
 
 def check_recordable(envs: MultiGameAtariVectorEnv) -> None:
@@ -21,7 +22,7 @@ def check_recordable(envs: MultiGameAtariVectorEnv) -> None:
         ValueError: if there are several games, or frames go through JPEG.
     """
     if len(envs.games) != 1 or envs.protocol.jpeg:
-        raise ValueError(
+        raise InvalidArgument(
             "A trace holds one game without JPEG, got "
             f"{', '.join(envs.games)} under {envs.protocol.sheet()}"
         )
@@ -53,7 +54,7 @@ class TraceRecorder(VectorWrapper):
         """Wrap `envs`."""
         check_recordable(envs)
         if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.NEXT_STEP:
-            raise ValueError(f"A trace is recorded with NEXT_STEP autoreset, got {mode}")
+            raise InvalidArgument(f"A trace is recorded with NEXT_STEP autoreset, got {mode}")
         super().__init__(envs)
         self.game, self.protocol = envs.games[0], envs.protocol
         self.source = source
@@ -63,7 +64,7 @@ class TraceRecorder(VectorWrapper):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start the environments with seeds `seed`, `seed + 1`, ...: a new trace begins."""
         if not isinstance(seed, int) or options:
-            raise ValueError(
+            raise InvalidArgument(
                 "Environments that are recorded are reset all together with an integer seed, "
                 f"got seed={seed!r} and options={options!r}"
             )

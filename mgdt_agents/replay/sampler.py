@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mgdt_agents.replay.store import ReplayStore
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 # Lee et al. 2022, footnote 2: returns are kept in -20..100, in bins of 1.
@@ -78,22 +79,22 @@ class WindowSampler:
     ) -> None:
         """Open the stores and choose their episodes."""
         if not stores:
-            raise ValueError("Expected at least one replay store, got none.")
+            raise InvalidArgument("Expected at least one replay store, got none.")
         if steps < 1 or future < 0:
-            raise ValueError(f"Expected steps >= 1 and future >= 0, got {steps} and {future}.")
+            raise InvalidArgument(f"Expected steps >= 1 and future >= 0, got {steps} and {future}.")
         if not 0 < top_fraction <= 1:
-            raise ValueError(f"Expected top_fraction in (0, 1], got {top_fraction}.")
+            raise InvalidArgument(f"Expected top_fraction in (0, 1], got {top_fraction}.")
         if not 0 <= heldout_fraction < 1:
-            raise ValueError(f"Expected heldout_fraction in [0, 1), got {heldout_fraction}.")
+            raise InvalidArgument(f"Expected heldout_fraction in [0, 1), got {heldout_fraction}.")
         if split not in ("train", "heldout"):
-            raise ValueError(f"Expected split 'train' or 'heldout', got {split!r}.")
+            raise InvalidArgument(f"Expected split 'train' or 'heldout', got {split!r}.")
         self.stores = [
             store if isinstance(store, ReplayStore) else ReplayStore(store) for store in stores
         ]
         self.steps, self.future, self.seed, self.rank = steps, future, seed, rank
         shapes = {store.frames.shape[1:] for store in self.stores}
         if len(shapes) > 1:
-            raise ValueError(f"Expected stores of one frame size, got {sorted(shapes)}.")
+            raise InvalidArgument(f"Expected stores of one frame size, got {sorted(shapes)}.")
         self._frame_shape = shapes.pop()
         self._sums = _ClippedSums(self.stores)
         chosen = [_choose(store, split, heldout_fraction, top_fraction) for store in self.stores]
@@ -101,7 +102,7 @@ class WindowSampler:
         sizes = self._episodes.totals.astype(np.float64)
         if not sizes.all():
             empty = [str(s.path) for s, size in zip(self.stores, sizes, strict=True) if not size]
-            raise ValueError(
+            raise InvalidArgument(
                 f"Expected steps in the {split} split of every store; there are none in {empty}."
             )
         shares = self._store_weights(sizes, weights).cumsum()
@@ -112,19 +113,25 @@ class WindowSampler:
     ) -> np.ndarray:
         """Return the probability of each store, `(stores,)`."""
         if isinstance(weights, str) and weights not in ("uniform", "size"):
-            raise ValueError(f"Expected weights 'uniform', 'size' or by game, got {weights!r}.")
+            raise InvalidArgument(
+                f"Expected weights 'uniform', 'size' or by game, got {weights!r}."
+            )
         if weights == "size":
             return sizes / sizes.sum()
         games = np.array([store.game for store in self.stores])
         by_game = dict.fromkeys(self.games, 1.0) if isinstance(weights, str) else weights
         if unknown := set(by_game) - set(self.games):
             name = sorted(unknown)[0]
-            raise ValueError(f"No store is of {name!r}. {did_you_mean(name, self.games)}")
+            raise InvalidArgument(f"No store is of {name!r}. {did_you_mean(name, self.games)}")
         if missing := set(self.games) - set(by_game):
-            raise ValueError(f"Expected a weight for each game, got none for {sorted(missing)}.")
+            raise InvalidArgument(
+                f"Expected a weight for each game, got none for {sorted(missing)}."
+            )
         given = [by_game[name] for name in self.games]
         if min(given) < 0 or not 0 < sum(given) < np.inf:
-            raise ValueError(f"Expected weights >= 0 with a positive sum, got {dict(by_game)}.")
+            raise InvalidArgument(
+                f"Expected weights >= 0 with a positive sum, got {dict(by_game)}."
+            )
         sizes = sizes.copy()
         for name in self.games:
             sizes[games == name] *= by_game[name] / sizes[games == name].sum()

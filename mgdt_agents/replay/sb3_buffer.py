@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from mgdt_agents.replay.store import ReplayStore
 from mgdt_envs import game
 from mgdt_envs.emulator import NUM_ACTIONS, emulator_actions
+from mgdt_envs.errors import InvalidArgument
 
 ROWS_PER_BLOCK = 256
 
@@ -75,7 +76,7 @@ def _stack_depth(buffer: ReplayBuffer, store: ReplayStore) -> int:
     space, frame_shape = buffer.observation_space, store.frames.shape[1:]
     if isinstance(space, Box) and space.dtype == np.uint8 and space.shape[1:] == frame_shape:
         return space.shape[0]
-    raise ValueError(
+    raise InvalidArgument(
         f"Expected a buffer of uint8 observations of shape (stack, {frame_shape[0]}, "
         f"{frame_shape[1]}), which are the frames of {store.path}, got {space}."
     )
@@ -88,7 +89,7 @@ def _action_index(buffer: ReplayBuffer, store: ReplayStore) -> np.ndarray:
         return np.arange(NUM_ACTIONS)
     minimal = np.array(played.minimal_actions)
     if space != Discrete(len(minimal)):
-        raise ValueError(
+        raise InvalidArgument(
             f"Expected a buffer of actions Discrete({NUM_ACTIONS}), or Discrete({len(minimal)}) "
             f"for the minimal set of {played.name}, got {space}."
         )
@@ -96,7 +97,7 @@ def _action_index(buffer: ReplayBuffer, store: ReplayStore) -> np.ndarray:
     index[minimal] = np.arange(len(minimal))
     index = index[emulator_actions(played, store.protocol)]
     if (index[np.unique(store.actions)] < 0).any():
-        raise ValueError(
+        raise InvalidArgument(
             f"{store.path} has actions outside of the minimal set of {played.name}, and they are "
             f"not NOOP under its protocol; give the buffer actions Discrete({NUM_ACTIONS})."
         )
@@ -125,7 +126,7 @@ def _stretches(store: ReplayStore, num_stretches: int, max_rows: int) -> tuple[n
     most = min(max_rows, len(store) // num_stretches)
     rows = bisect_left(range(1, most + 1), True, key=is_too_long)
     if not rows:
-        raise ValueError(
+        raise InvalidArgument(
             f"Expected at least one episode for each of the buffer's {num_stretches} environments, "
             f"found {len(ends) - 1} in {store.path}."
         )

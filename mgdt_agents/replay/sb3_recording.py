@@ -10,6 +10,7 @@ from mgdt_agents.errors import TraceDivergedError
 from mgdt_agents.replay.recording import TraceRecorder, check_recordable
 from mgdt_envs import MultiGameAtariVectorEnv
 from mgdt_envs.emulator import NOOP
+from mgdt_envs.errors import InvalidArgument, OutputExists
 from mgdt_envs.sb3 import MultiGameAtariVecEnv
 
 
@@ -57,12 +58,12 @@ class RecordingCallback(BaseCallback):
     def _on_training_start(self) -> None:
         envs = self.training_env.unwrapped
         if not isinstance(envs, MultiGameAtariVecEnv):
-            raise ValueError(
+            raise InvalidArgument(
                 f"RecordingCallback records play on MultiGameAtariVecEnv, got {type(envs).__name__}"
             )
         check_recordable(envs.envs)
         if self.path.exists():
-            raise FileExistsError(f"{self.path} exists; choose another file or remove it first.")
+            raise OutputExists(f"{self.path} exists; choose another file or remove it first.")
         self._envs = envs
         self._actions: list[np.ndarray] = []
         self._frame_numbers: list[list[int]] = []

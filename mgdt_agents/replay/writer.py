@@ -37,6 +37,7 @@ from mgdt_agents.replay.store import (
     read_meta,
 )
 from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import OutputExists
 
 
 class ReplayWriter:
@@ -81,7 +82,7 @@ class ReplayWriter:
         self.num_steps = self.num_episodes = 0
         self.progress: dict[str, Any] | None = None
         if self.path.exists() and not resume:
-            raise FileExistsError(f"{self.path} exists; choose another folder or remove it first.")
+            raise OutputExists(f"{self.path} exists; choose another folder or remove it first.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
@@ -180,7 +181,7 @@ class ReplayWriter:
     def _begin(self, resume: bool) -> None:
         meta = read_meta(self.partial)
         if meta and not resume:
-            raise FileExistsError(
+            raise OutputExists(
                 f"{self.partial} holds {meta['episodes']:,} episodes of a writing that was cut "
                 "off; resume it, choose another folder, or remove it first."
             )

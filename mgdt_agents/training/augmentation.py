@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +30,7 @@ class Augmentation:
             ValueError: naming the one that cannot be.
         """
         if self.shift < 0 or not 0 <= self.rotation <= 180:
-            raise ValueError(
+            raise InvalidArgument(
                 "Expected a shift of at least 0 pixels and a rotation in 0..180 degrees, got "
                 f"{self.shift} and {self.rotation}."
             )

@@ -25,6 +25,7 @@ from mgdt_agents.replay.prefetch import batches
 from mgdt_agents.training.augmentation import Augmentation
 from mgdt_agents.training.metrics import open_log
 from mgdt_agents.training.optimizers import LAMB
+from mgdt_envs.errors import InvalidArgument
 
 OPTIMIZERS = {"lamb": LAMB, "adamw": torch.optim.AdamW}
 # A run may go on with other values of these: they change no result.
@@ -79,7 +80,7 @@ class TrainingConfig:
         """
         for name in ("steps", "batch_size", "log_interval", "checkpoint_interval"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InvalidArgument(f"{name} must be at least 1, got {getattr(self, name)}")
         choices = {
             "optimizer": tuple(OPTIMIZERS),
             "decay": ("none", "linear"),
@@ -87,10 +88,12 @@ class TrainingConfig:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+                raise InvalidArgument(
+                    f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
+                )
         for name in ("learning_rate", "max_gradient_norm"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise InvalidArgument(f"{name} must not be negative, got {getattr(self, name)}")
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of gradient step `step`, counted from 0."""
@@ -128,7 +131,7 @@ def train(
     )
     for store in sampler.stores:
         if store.protocol != agent.protocol:
-            raise ValueError(
+            raise InvalidArgument(
                 f"{store.path} was recorded under another protocol than the agent's: "
                 f"{store.protocol.sheet()}; expected {agent.protocol.sheet()}."
             )
@@ -223,7 +226,7 @@ def _restore(
     now = json.loads(description)
     compared = [name for name in now if name not in FREE_FIELDS]
     if differing := [name for name in compared if now[name] != before.get(name)]:
-        raise ValueError(
+        raise InvalidArgument(
             f"{output} holds a checkpoint of another training: {', '.join(differing)} "
             f"was {[before.get(name) for name in differing]}, "
             f"is {[now[name] for name in differing]}. Choose another folder."

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mgdt_agents import NetworkAgent, load_agent, make_agent
-from mgdt_agents.cql import CQLAgent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent, Greedy
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
+from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol

@@ -9,9 +9,9 @@ import pytest
 
 from mgdt_agents import load_agent, make_agent, registry
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
-from mgdt_agents.cql import CQLAgent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import bundled_agents
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv

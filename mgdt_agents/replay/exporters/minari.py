@@ -27,6 +27,7 @@ from mgdt_agents.replay.importers.minari.library import dataset_path, minari_lib
 from mgdt_agents.replay.store import ReplayStore
 from mgdt_envs import game
 from mgdt_envs.emulator import NUM_ACTIONS
+from mgdt_envs.errors import InvalidArgument, OutputExists
 
 
 def export_minari(
@@ -51,14 +52,14 @@ def export_minari(
     """
     path = dataset_path(dataset_id)
     if path.exists():
-        raise FileExistsError(f"{path} exists; choose another --id or remove it first.")
+        raise OutputExists(f"{path} exists; choose another --id or remove it first.")
     if not len(store):
-        raise ValueError(f"Expected episodes in {store.path}, found none.")
+        raise InvalidArgument(f"Expected episodes in {store.path}, found none.")
     ends = store.episode_starts + store.episode_lengths
     if limit_steps is not None:
         ends = ends[ends <= limit_steps]
     if not len(ends):
-        raise ValueError(
+        raise InvalidArgument(
             f"Expected a limit of {store.episode_lengths[0]:,} steps or more, which the first "
             f"episode of {store.path} has, got {limit_steps:,}."
         )

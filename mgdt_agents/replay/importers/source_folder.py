@@ -12,6 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from mgdt_agents.errors import ReplayError
+from mgdt_envs.errors import MissingExtra
 
 COPY_BYTES = 1 << 24  # at a time
 
@@ -20,14 +21,14 @@ def find_source(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system that a path or an address is on, and its path there.
 
     Raises:
-        ReplayError: if the library for such addresses is not installed.
+        MissingExtra: if the library for such addresses is not installed.
     """
     # Else gcsfs asks again and again whether the bucket is of an experimental kind, and warns.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         filesystem, root = fsspec.core.url_to_fs(source)
     except ImportError as error:
-        raise ReplayError(
+        raise MissingExtra(
             f"Cannot read {source}: {error}. For gs:// addresses, pip install 'mgdt[gcs]'."
         ) from error
     return filesystem, root.rstrip("/")

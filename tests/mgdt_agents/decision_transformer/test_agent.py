@@ -21,7 +21,7 @@ from mgdt_agents.decision_transformer import (
     PredictedReturn,
     TargetReturn,
 )
-from mgdt_agents.decision_transformer.inference import sample
+from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay import WindowBatch

@@ -16,8 +16,8 @@ import torch
 
 from mgdt_agents import load_agent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent, from_released_checkpoint
-from mgdt_agents.decision_transformer.inference import BestOfSamples
 from mgdt_agents.decision_transformer.released import _STAND_INS, _ArrayUnpickler
+from mgdt_agents.decision_transformer.rules import BestOfSamples
 from mgdt_agents.decision_transformer.tokens import encode_returns, encode_rewards
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.replay import WindowBatch

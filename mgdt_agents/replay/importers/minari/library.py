@@ -4,21 +4,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mgdt_agents.errors import ReplayError
+from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 
 def minari_library() -> Any:
     """Return the module `minari`, with what it needs to read and write files.
 
     Raises:
-        ReplayError: if it is not installed.
+        MissingExtra: if it is not installed.
     """
     try:
         import h5py  # noqa: F401
         import minari
         import PIL  # noqa: F401
     except ImportError as error:
-        raise ReplayError(
+        raise MissingExtra(
             f"Minari data sets need Python 3.11 or newer and pip install 'mgdt[minari]': {error}."
         ) from error
     return minari
@@ -33,7 +33,7 @@ def dataset_path(dataset_id: str) -> Path:
     """
     # Minari's own check fails without words where the version is missing.
     if not re.fullmatch(r"(?:\w[-\w]*/)*\w[-\w]*-v\d+", dataset_id):
-        raise ValueError(
+        raise InvalidArgument(
             "Expected the id of a Minari data set, with a version at its end, such as "
             f"atari/pong/expert-v0, got {dataset_id!r}."
         )

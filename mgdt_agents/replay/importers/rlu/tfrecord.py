@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, BinaryIO
 
 from mgdt_agents.errors import ReplayError
+from mgdt_envs.errors import MissingExtra
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 _EXAMPLE = """
@@ -68,13 +69,13 @@ def example_class() -> Any:
     """Return protobuf's class of `tf.train.Example`.
 
     Raises:
-        ReplayError: if the extra `tfds` is not installed.
+        MissingExtra: if the extra `tfds` is not installed.
     """
     try:
         import google_crc32c  # noqa: F401
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
     except ImportError:
-        raise ReplayError(
+        raise MissingExtra(
             "TFRecord files need google-crc32c and protobuf: pip install 'mgdt[tfds]'."
         ) from None
     # A pool of its own: TensorFlow, if it is there, has these names in the default one.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mgdt_agents.random_streams import RowStreams
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 
@@ -98,7 +99,7 @@ class BestOfSamples(ActingRule):
             ValueError: naming the one that cannot be.
         """
         if self.samples < 1 or not 0 < self.action_share <= 1:
-            raise ValueError(
+            raise InvalidArgument(
                 "Expected samples of at least 1 and action_share in (0, 1], "
                 f"got {self.samples} and {self.action_share}."
             )
@@ -174,7 +175,7 @@ def rule_from_dict(content: Mapping[str, Any]) -> ActingRule:
     fields = dict(content)
     name = fields.pop("name", None)
     if name not in RULES:
-        raise ValueError(f"Unknown rule {name!r}. {did_you_mean(str(name), RULES)}")
+        raise InvalidArgument(f"Unknown rule {name!r}. {did_you_mean(str(name), RULES)}")
     return RULES[name](**fields)
 
 

@@ -7,8 +7,8 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from mgdt_agents.training import online
-from mgdt_agents.training.online import DQNConfig, train_dqn
+from mgdt_agents.online import dqn
+from mgdt_agents.online.dqn import DQNConfig, train_dqn
 
 EPISODE_STEPS = 10
 
@@ -48,8 +48,8 @@ def models(monkeypatch):
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(online, "DQN", KeptDQN)
-    monkeypatch.setattr(online, "MultiGameAtariVecEnv", ten_steps_envs)
+    monkeypatch.setattr(dqn, "DQN", KeptDQN)
+    monkeypatch.setattr(dqn, "MultiGameAtariVecEnv", ten_steps_envs)
     return made
 
 

@@ -12,7 +12,7 @@ from mgdt_agents.decision_transformer import (
     PredictedReturn,
     TargetReturn,
 )
-from mgdt_agents.decision_transformer.inference import (
+from mgdt_agents.decision_transformer.rules import (
     RULES,
     rule_from_dict,
     rule_to_dict,

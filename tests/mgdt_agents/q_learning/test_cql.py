@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgdt_agents.cql import CQLAgent, CQLConfig
+from mgdt_agents.q_learning.cql import CQLAgent, CQLConfig
 from mgdt_agents.replay import WindowBatch
 
 CONFIG = CQLConfig(

@@ -15,8 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from mgdt_agents.replay.sb3_recording import RecordingCallback
-from mgdt_agents.training.collection import (
+from mgdt_agents.online.collection import (
     LOG_INTERVAL,
     RECENT_EPISODES,
     SB3Config,
@@ -24,8 +23,9 @@ from mgdt_agents.training.collection import (
     describe,
     source_of,
 )
+from mgdt_agents.online.dqn import DQNConfig, make_dqn
+from mgdt_agents.replay.sb3_recording import RecordingCallback
 from mgdt_agents.training.metrics import open_log
-from mgdt_agents.training.online import DQNConfig, make_dqn
 from mgdt_envs import game
 from mgdt_envs.sb3 import LearnerRewards, MultiGameAtariVecEnv
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.online import collection
+from mgdt_agents.online.collection import collect
+from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.replay import Trace, recording
 from mgdt_agents.replay import trace as replay_trace
-from mgdt_agents.training import collection
-from mgdt_agents.training.collection import collect
-from mgdt_agents.training.pqn import PQNConfig
 
 SMALL = PQNConfig(
     num_envs=2,

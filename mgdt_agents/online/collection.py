@@ -25,11 +25,12 @@ import numpy as np
 import torch
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.online.pqn import PQN, PQNConfig, Rollout
 from mgdt_agents.replay.recording import TraceRecorder, replace_trace
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.training.metrics import open_log
-from mgdt_agents.training.pqn import PQN, PQNConfig, Rollout
 from mgdt_envs import MultiGameAtariVectorEnv, game
+from mgdt_envs.errors import OutputExists
 
 CHECKPOINT_INTERVAL = 120.0  # seconds
 LOG_INTERVAL = 10_000  # agent steps
@@ -128,18 +129,18 @@ def check_folder(output: Path, description: dict[str, Any]) -> None:
         return
     path = output / "collection.json"
     if not path.exists():
-        raise FileExistsError(
+        raise OutputExists(
             f"{output} exists and holds no collection to go on with; choose another --output."
         )
     before = json.loads(path.read_text())
     if differing := sorted(key for key in description if description[key] != before.get(key)):
-        raise FileExistsError(
+        raise OutputExists(
             f"{output} holds a collection with another {', '.join(differing)}: "
             f"{[before.get(key) for key in differing]}, this one has "
             f"{[description[key] for key in differing]}. Choose another --output."
         )
     if description["learner"] != "pqn":
-        raise FileExistsError(
+        raise OutputExists(
             f"{output} holds a collection of {description['learner']}, which cannot go on; "
             "choose another --output or remove it first."
         )

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from mgdt_agents.online import sb3_collection
+from mgdt_agents.online.collection import SB3Config
+from mgdt_agents.online.sb3_collection import collect_with_sb3
 from mgdt_agents.replay import Trace
-from mgdt_agents.training import sb3_collection
-from mgdt_agents.training.collection import SB3Config
-from mgdt_agents.training.sb3_collection import collect_with_sb3
 
 
 def collect_small(learner, output, steps, **arguments):

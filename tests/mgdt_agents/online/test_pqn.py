@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgdt_agents.training.pqn import PQN, PQNConfig, Rollout, lambda_returns
+from mgdt_agents.online.pqn import PQN, PQNConfig, Rollout, lambda_returns
 
 SMALL = PQNConfig(
     num_envs=32,
