@@ -12,7 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from mgdt_agents.errors import ReplayError
-from mgdt_envs.errors import MissingExtra
+from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 COPY_BYTES = 1 << 24  # at a time
 
@@ -31,6 +31,8 @@ def find_source(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise MissingExtra(
             f"Cannot read {source}: {error}. For gs:// addresses, pip install 'mgdt[gcs]'."
         ) from error
+    except ValueError as error:
+        raise InvalidArgument(f"Cannot read {source}: {error}.") from error
     return filesystem, root.rstrip("/")
 
 
