@@ -88,7 +88,7 @@ def test_other_machine_that_goes_away(remote, tmp_path):
 
 def test_bucket_without_its_library(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(ReplayError, match=r"Cannot read gs://a/dqn: .* pip install 'mgdt\[gcs\]'"):
+    with pytest.raises(ImportError, match=r"Cannot read gs://a/dqn: .* pip install 'mgdt\[gcs\]'"):
         open_run("gs://a/dqn", tmp_path)
 
 
