@@ -1,4 +1,10 @@
-"""Play agents and print how well they play: `mgdt-bench --agents dt,cql,bc`."""
+"""Play agents and print how well they play.
+
+Examples:
+    mgdt-bench --agents dt,cql,bc
+    mgdt-bench --agents dt --games Pong --episodes 1
+    mgdt-bench --agents runs/dt-small,random --games Pong,Breakout --output results/mine
+"""
 
 import json
 import sys
@@ -7,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.console import Console
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, run_benchmark
 from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
-from mgdt_cli.common import Names, progress_bar, run, say
+from mgdt_cli.common import Games, Names, parse, progress_bar, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
@@ -26,9 +31,9 @@ class BenchArguments:
     """
 
     agents: Names
-    """Bundled agents (dt, bc, cql), random, or paths: folders of agents, zips of
-    stable-baselines3."""
-    games: Names = ()
+    """Bundled agents (dt, bc, cql), random, folders of agents, zips of stable-baselines3, or
+    agents of the Hugging Face Hub (hf://user/name)."""
+    games: Games = ()
     """Games or suites; by default those of the bundled agents."""
     episodes: int = 16
     """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
@@ -48,7 +53,7 @@ class BenchArguments:
 
 def main() -> None:
     """Run the command."""
-    run(lambda: bench(tyro.cli(BenchArguments, description=__doc__)))
+    run(lambda: bench(parse(BenchArguments, __doc__)))
 
 
 def bench(arguments: BenchArguments) -> None:

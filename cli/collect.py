@@ -1,4 +1,10 @@
-"""Play a game, learn it online, and keep every step: `mgdt-collect --game Pong --steps 2m`."""
+"""Play a game, learn it online, and keep every step.
+
+Examples:
+    mgdt-collect --games Pong --steps 2m
+    mgdt-collect --games Pong,Boxing,Qbert --steps 1.5m --processes 3 --store
+    mgdt-collect --games Breakout --algo ppo --output collection-ppo
+"""
 
 import multiprocessing
 import os
@@ -12,12 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 
 from mgdt_agents.online.collection import SB3Config, check_folder, collect, describe
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.replay import Trace, expand
-from mgdt_cli.common import Names, Steps, fail, progress_bar, run, say
+from mgdt_cli.common import Games, Steps, fail, parse, progress_bar, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
@@ -33,7 +38,7 @@ class CollectArguments:
     goes on where it was when the same command runs again.
     """
 
-    game: Names
+    games: Games
     """Games or suites to collect."""
     steps: Steps = 2_000_000
     """Agent steps of each game."""
@@ -59,7 +64,7 @@ class CollectArguments:
 
 def main() -> None:
     """Run the command."""
-    run(lambda: collect_all(tyro.cli(CollectArguments, description=__doc__)))
+    run(lambda: collect_all(parse(CollectArguments, __doc__)))
 
 
 def collect_all(arguments: CollectArguments) -> None:
@@ -69,7 +74,7 @@ def collect_all(arguments: CollectArguments) -> None:
         ValueError: for an unknown game, or a number of processes below 1.
         FileExistsError: if the folder of a game holds something else; nothing is collected then.
     """
-    names = resolve_games(arguments.game)
+    names = resolve_games(arguments.games)
     if arguments.processes is not None and arguments.processes < 1:
         raise InvalidArgument(f"--processes must be at least 1, got {arguments.processes}")
     for name in names:

@@ -1,4 +1,10 @@
-"""Work with recorded play: `mgdt-replay expand|import|export|trace|info|verify|trim ...`."""
+"""Work with recorded play.
+
+Examples:
+    mgdt-replay expand --games Pong --output replay
+    mgdt-replay info replay/Pong
+    mgdt-replay import dqn-replay gs://atari-replay-datasets/dqn --game Pong --runs 1,2
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +18,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, Trace, expand, trim
 from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
-from mgdt_cli.common import Names, Steps, progress_bar, run, say
+from mgdt_cli.common import Games, Paths, Steps, parse, progress_bar, run, say
 from mgdt_cli.replay_export import ExportArguments, export
 from mgdt_cli.replay_import import ImportArguments, import_all
 from mgdt_cli.replay_info import InfoArguments, show_info
@@ -27,7 +33,7 @@ class ExpandArguments:
 
     traces: tyro.conf.Positional[tuple[str, ...]] = ("bundled",)
     """Files of traces; "bundled" means those that come with the package."""
-    games: Names = ()
+    games: Games = ()
     """Games or suites; traces of others are left out."""
     limit_steps: Steps | None = None
     """Regenerate the first episodes of each trace that have no more steps than that together."""
@@ -41,7 +47,7 @@ class ExpandArguments:
 class VerifyArguments:
     """Compare every file of replay stores with its checksum."""
 
-    stores: tyro.conf.Positional[tuple[Path, ...]]
+    stores: tyro.conf.Positional[Paths]
     """Folders of replay stores."""
 
 
@@ -49,7 +55,7 @@ class VerifyArguments:
 class TrimArguments:
     """Make stores of the whole episodes that were safe when their writing was cut off."""
 
-    stores: tyro.conf.Positional[tuple[Path, ...]]
+    stores: tyro.conf.Positional[Paths]
     """Folders that the replay stores were to get."""
 
 
@@ -66,7 +72,7 @@ Command = (
 
 def main() -> None:
     """Run the command."""
-    run(lambda: replay(tyro.cli(Command, description=__doc__)))
+    run(lambda: replay(parse(Command, __doc__)))
 
 
 def replay(arguments: Any) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
+from mgdt_cli.common import Paths
 from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
 
 # Of the curve: short enough to show how a short run went, long enough to be read.
@@ -22,7 +23,7 @@ MEANS_PER_STORE = 20
 class InfoArguments:
     """Print what replay stores hold, and draw how their returns grew."""
 
-    stores: tyro.conf.Positional[tuple[Path, ...]]
+    stores: tyro.conf.Positional[Paths]
     """Folders of replay stores."""
     plot: Path | None = None
     """Picture to draw, such as returns.png: returns over steps (pip install 'mgdt[plot]')."""

@@ -11,7 +11,7 @@ import numpy as np
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.agent_trace import record_agent
 from mgdt_agents.replay.recording import TraceRecorder
-from mgdt_cli.common import Names, Steps, progress_bar, say
+from mgdt_cli.common import Games, Steps, progress_bar, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import OutputExists
 
@@ -26,9 +26,10 @@ class TraceArguments:
     """
 
     agent: str
-    """A bundled agent (dt, bc, cql), random, a folder of an agent, or a zip of stable-baselines3.
-    It plays under the rules it was trained under."""
-    games: Names = ("bundled",)
+    """A bundled agent (dt, bc, cql), random, a folder of an agent, a zip of stable-baselines3, or
+    an agent of the Hugging Face Hub (hf://user/name). It plays under the rules it was trained
+    under."""
+    games: Games = ("bundled",)
     """Games or suites."""
     steps: Steps = 100_000
     """Agent steps of each game."""

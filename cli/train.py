@@ -1,4 +1,10 @@
-"""Train an agent on recorded play: `mgdt-train --agent dt --replay DIR... --steps N`."""
+"""Train an agent on recorded play.
+
+Examples:
+    mgdt-train --agent dt --replay replay/Pong,replay/Breakout --steps 10k
+    mgdt-train --agent cql --size 5m --replay replay/Pong --steps 100k --output runs/pong
+    mgdt-train --agent dqn --games Pong --steps 1m
+"""
 
 import shutil
 from dataclasses import dataclass, field
@@ -11,7 +17,7 @@ import tyro
 from mgdt_agents import make_agent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig, train
-from mgdt_cli.common import Names, progress_bar, run, say
+from mgdt_cli.common import Games, parse, progress_bar, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 from mgdt_envs.games import did_you_mean
@@ -32,7 +38,7 @@ class TrainArguments:
     """Preset of the network: small trains on two cores; dt and bc: 10m, 40m, 200m; cql: 5m, ..."""
     init: Path | None = None
     """Begin with the weights of this saved agent, of the same kind; its size counts."""
-    games: Names = field(default=("bundled",))
+    games: Games = field(default=("bundled",))
     """Games or suites that dqn plays."""
     output: Path | None = None
     """Folder of the run; by default runs/<agent>-<size>."""
@@ -44,7 +50,7 @@ class TrainArguments:
 
 def main() -> None:
     """Run the command."""
-    run(lambda: start(tyro.cli(TrainArguments, description=__doc__)))
+    run(lambda: start(parse(TrainArguments, __doc__)))
 
 
 def start(arguments: TrainArguments) -> None:

@@ -5,13 +5,13 @@ import pytest
 
 @pytest.fixture
 def refused(run, capsys):
-    """Return the message with which the command, `run` of the module, ends with status 2."""
+    """Return the message with which the command, `run` of the module, ends with `status`."""
 
-    def refused(*arguments, **options):
+    def refused(*arguments, status=2, **options):
         capsys.readouterr()  # what came before is not the command's
         with pytest.raises(SystemExit) as caught:
             run(*arguments, **options)
-        assert caught.value.code == 2
+        assert caught.value.code == status
         printed = capsys.readouterr()
         assert printed.out == ""
         assert "Traceback" not in printed.err

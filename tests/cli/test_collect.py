@@ -37,7 +37,7 @@ def run(monkeypatch):
 
 
 def test_games_in_turn(run, tmp_path, capsys):
-    games = ["--game", "Pong,Breakout", "--steps", "0.03k", "--output", tmp_path / "new"]
+    games = ["--games", "Pong,Breakout", "--steps", "0.03k", "--output", tmp_path / "new"]
     run(*games)
     for name in ("Pong", "Breakout"):
         assert Trace.load(tmp_path / "new" / name / f"{name}.npz").actions.shape == (16, 2)
@@ -50,7 +50,7 @@ def test_games_in_turn(run, tmp_path, capsys):
 
 
 def test_store(run, tmp_path, capsys):
-    arguments = ["--game", "Breakout", "--steps", 576, "--output", tmp_path, "--store"]
+    arguments = ["--games", "Breakout", "--steps", 576, "--output", tmp_path, "--store"]
     # Untrained, its policy may not end an episode.
     arguments += ["--pqn.exploration-fraction", 1.0]
     run(*arguments)
@@ -67,7 +67,7 @@ def test_stopped_command_goes_on(run, monkeypatch, tmp_path, capsys):
         return collecting(*args, **options)
 
     collecting = collect.collect
-    arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    arguments = ["--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
     with monkeypatch.context() as patch:
         patch.setattr(collect, "collect", stopped)
         run(*arguments)
@@ -86,12 +86,12 @@ def test_second_signal_stops_at_once(refused, monkeypatch, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(collect, "collect", stopped)
-    arguments = ["--game", "Pong", "--steps", 32, "--output", tmp_path]
-    assert "interrupted" in refused(*arguments)
+    arguments = ["--games", "Pong", "--steps", 32, "--output", tmp_path]
+    assert "interrupted" in refused(*arguments, status=130)
 
 
 def test_stable_baselines3(run, refused, tmp_path):
-    arguments = ["--game", "Pong", "--steps", 16, "--output", tmp_path, "--algo", "dqn"]
+    arguments = ["--games", "Pong", "--steps", 16, "--output", tmp_path, "--algo", "dqn"]
     arguments += ["--sb3.num-envs", 2, "--sb3.buffer-size", 100]
     run(*arguments)
     trace = Trace.load(tmp_path / "Pong" / "Pong.npz")
@@ -101,7 +101,7 @@ def test_stable_baselines3(run, refused, tmp_path):
 
 @pytest.mark.slow
 def test_games_in_processes(run, tmp_path, capfd):
-    games = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    games = ["--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
     run(*games, "--processes", 2)
     error = capfd.readouterr().err
     for name in ("Pong", "Breakout"):
@@ -135,7 +135,7 @@ class Failing(str):
 def test_process_that_ends(monkeypatch, tmp_path, capfd, name, reason):
     """The command says which game it was, and collects the others."""
     monkeypatch.setattr(collect, "resolve_games", lambda names: (name, "Breakout"))
-    command = ["mgdt-collect", "--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    command = ["mgdt-collect", "--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
     monkeypatch.setattr(sys, "argv", [*map(str, command + SMALL), "--processes", "2"])
     with pytest.raises(SystemExit) as caught:
         collect.main()
@@ -146,17 +146,17 @@ def test_process_that_ends(monkeypatch, tmp_path, capfd, name, reason):
 
 def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
     output = ["--output", tmp_path / "new"]
-    assert "'Pong'" in refused("--game", "Breakout,Pnog", *output)
-    zero = ["--game", "Pong", "--processes", 0]
+    assert "'Pong'" in refused("--games", "Breakout,Pnog", *output)
+    zero = ["--games", "Pong", "--processes", 0]
     assert "at least 1, got 0" in refused(*zero, *output)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
-    ray = ["--game", "Pong", "--ray", "auto"]
+    ray = ["--games", "Pong", "--ray", "auto"]
     assert "pip install 'mgdt[ray]'" in refused(*ray, *output)
     assert not (tmp_path / "new").exists()
 
 
 def test_folder_of_something_else(refused, tmp_path):
     (tmp_path / "Breakout").mkdir()
-    arguments = ["--game", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
+    arguments = ["--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
     assert "holds no collection to go on with" in refused(*arguments)
     assert [path.name for path in tmp_path.rglob("*")] == ["Breakout"]

@@ -72,7 +72,7 @@ def test_second_interruption_stops_at_once(run, refused, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(TraceRecorder, "step", press_twice)
-    assert "interrupted" in refused("--games", "Pong", "--steps", 100)
+    assert "interrupted" in refused("--games", "Pong", "--steps", 100, status=130)
     assert list((tmp_path / "traces").iterdir()) == []
 
 
