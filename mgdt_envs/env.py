@@ -17,8 +17,6 @@ from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.scoring import human_normalised_score, reason_without_score
 
-FRAMES_PER_SECOND = 60
-
 
 class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
     """Atari games behind one observation space and one action space.
@@ -73,7 +71,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
         self.games = resolve_games(games)
         self.protocol = as_protocol(protocol)
         self.render_mode = render_mode
-        self.metadata = self.metadata | {"render_fps": FRAMES_PER_SECOND / self.protocol.frame_skip}
+        self.metadata = self.metadata | {"render_fps": self.protocol.steps_per_second}
         size = self.protocol.screen_size
         self.observation_space = Box(0, 255, (self.protocol.stack, size, size), np.uint8)
         self.action_space = Discrete(NUM_ACTIONS)

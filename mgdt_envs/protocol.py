@@ -94,6 +94,11 @@ class AtariProtocol:
         """
         return cls(outside_action="native")
 
+    @property
+    def steps_per_second(self) -> float:
+        """Agent steps a second at which the console's 60 frames a second play."""
+        return 60 / self.frame_skip
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
         return dataclasses.asdict(self)

@@ -26,6 +26,7 @@ from mgdt_envs.emulator import (
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
+from mgdt_envs.screens import ColorScreens, Rows
 from mgdt_envs.scoring import human_normalised_score, reason_without_score
 from mgdt_envs.shares import share_out
 
@@ -70,7 +71,11 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         >>> envs.close()
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "render_modes": ["rgb_array"],
+        "render_fps": AtariProtocol().steps_per_second,
+    }
 
     def __init__(
         self,
@@ -78,7 +83,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         games: str | Iterable[str] = "atari57",
         protocol: AtariProtocol | str | dict[str, Any] | None = None,
         num_threads: int = 0,
-        render_mode: None = None,
+        render_mode: str | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         shares: Mapping[str, float] | Sequence[str] | None = None,
@@ -92,7 +97,8 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
                 `mgdt_envs.PROTOCOLS`, or its fields; `AtariProtocol()` by default.
             num_threads: threads of all emulators together, though at least one a game; 0 for as
                 many as there are cores in each game, the best where other programs run too.
-            render_mode: `None`; only `MultiGameAtariEnv` renders.
+            render_mode: "rgb_array" plays each game in a second emulator, whose screens `render`
+                returns; `None` renders nothing.
             max_episode_steps: agent steps after which an episode is truncated, if before the
                 protocol's `max_frames`.
             autoreset_mode: NEXT_STEP or SAME_STEP.
@@ -104,22 +110,25 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             ValueError: for an unknown game, suite, protocol or share, fewer environments than
                 games, a render mode, or another autoreset mode.
         """
-        self._pools: list[tuple[slice | NDArray[np.intp], AtariVectorEnv]] = []
-        if render_mode is not None:
-            raise InvalidArgument(
-                f"render_mode must be None, got {render_mode!r}; MultiGameAtariEnv renders"
-            )
+        self._pools: list[tuple[Rows, AtariVectorEnv]] = []
+        self._screens: ColorScreens | None = None
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise InvalidArgument(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        self.render_mode = render_mode
         modes = {name: mode for mode in AUTORESET_MODES for name in (mode, mode.value)}
         if autoreset_mode not in modes:
             raise InvalidArgument(
                 "autoreset_mode must be AutoresetMode.NEXT_STEP ('NextStep') or "
                 f"AutoresetMode.SAME_STEP ('SameStep'), got {autoreset_mode!r}"
             )
-        self.metadata = self.metadata | {"autoreset_mode": modes[autoreset_mode]}
         self.games_of_envs = share_out(resolve_games(games), num_envs, shares)
         self.games = tuple(dict.fromkeys(self.games_of_envs))
         self.num_envs = len(self.games_of_envs)
         self.protocol = as_protocol(protocol)
+        self.metadata = self.metadata | {
+            "autoreset_mode": modes[autoreset_mode],
+            "render_fps": self.protocol.steps_per_second,
+        }
         if max_episode_steps is not None:
             frames = min(self.protocol.max_frames, max_episode_steps * self.protocol.frame_skip)
             self.protocol = dataclasses.replace(self.protocol, max_frames=frames)
@@ -158,6 +167,10 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             assert found == known, f"ale-py has the actions {found} in {name}, expected {known}"
             neighbors = rows[-1] - rows[0] + 1 == len(rows)
             self._pools.append((slice(rows[0], rows[-1] + 1) if neighbors else rows, pool))
+        if self.render_mode:
+            counts = [pool.num_envs for _, pool in self._pools]
+            places = zip(self.games, (rows for rows, _ in self._pools), counts, strict=True)
+            self._screens = ColorScreens(list(places), self.protocol, num_threads)
 
     def reset(
         self,
@@ -221,12 +234,16 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         with self._closing_on_failure():
             for rows, pool in self._pools:
                 pool.send(indices[rows])
+            if self._screens:
+                self._screens.send(indices)
             for rows, pool in self._pools:
                 observations[rows], rewards[rows], terminated[rows], truncated[rows], info = (
                     pool.recv()
                 )
                 for name in COUNTERS:
                     counters[name][rows] = info[name]
+            if self._screens:
+                self._screens.receive()
         everywhere = np.ones(self.num_envs, bool)
         observations = self._through_jpeg(observations, everywhere, self._resets_next)
         self._begin_episodes(self._resets_next)
@@ -242,9 +259,22 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             observations, infos = self._reset_ended(ended, observations, infos)
         return observations, rewards, terminated, truncated, infos
 
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """Return the console's screens, (height, width, 3) uint8 each, if `render_mode` says so.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self._screens is None:
+            return None
+        if not self._started:
+            raise ResetNeeded("render() was called before the first reset(); call reset() first")
+        return self._screens.render(self.num_envs)
+
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the emulators; `close` calls this."""
         self._pools.clear()
+        self._screens = None
 
     def _check_open(self) -> None:
         if self.closed:
@@ -323,6 +353,8 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
                 observations[rows], info = pool.reset(seed=seeds[rows][chosen], options=options)
                 for name in COUNTERS:
                     counters[name][rows] = info[name]
+            if self._screens:
+                self._screens.reset(mask, seeds)
         return self._through_jpeg(observations, mask, mask), counters
 
     def _reset_ended(

@@ -329,7 +329,7 @@ def test_reset_comes_first():
         ({"num_envs": 1}, "at least 57, one environment a game, got 1"),
         ({"games": []}, "at least one game, got none"),
         ({"games": "Pong", "shares": {"Pang": 2}}, "Unknown game 'Pang'"),
-        ({"games": "Pong", "render_mode": "rgb_array"}, "must be None, got 'rgb_array'"),
+        ({"games": "Pong", "render_mode": "human"}, "'rgb_array' or None, got 'human'"),
         ({"games": "Pong", "autoreset_mode": "Disabled"}, r"\('SameStep'\), got 'Disabled'"),
         ({"games": "Pong", "protocol": "natura"}, "Unknown protocol 'natura'. .*'nature'"),
         ({"games": "Pong", "protocol": {"frame_skip": 0}}, "at least 1, got 0"),
