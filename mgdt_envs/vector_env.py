@@ -26,8 +26,8 @@ from mgdt_envs.emulator import (
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
-from mgdt_envs.screens import ColorScreens, Rows
 from mgdt_envs.scoring import human_normalised_score, reason_without_score
+from mgdt_envs.screens import ColorScreens, Rows
 from mgdt_envs.shares import share_out
 
 KEEP_STREAM = -1
