@@ -183,6 +183,15 @@ class Agent(ABC):
         """
         return None
 
+    def with_actions(self, state: State | None, actions: np.ndarray) -> State | None:
+        """Return the state as if `predict` had chosen other actions.
+
+        Args:
+            state: what `predict` returned.
+            actions: `(n,)` int64 full-set ids that were played instead, by a person for example.
+        """
+        return state
+
     @abstractmethod
     def _act(
         self,

@@ -142,6 +142,13 @@ class DecisionTransformerAgent(NetworkAgent):
         past = (self.config.steps - 1,) * 2
         return (*past, self.config.steps) if isinstance(self.rule, TargetReturn) else past
 
+    def with_actions(self, state: State | None, actions: np.ndarray) -> State | None:
+        """Return the state as if `predict` had chosen other actions."""
+        if state is None:
+            return None
+        past_actions, *rest = state
+        return (np.concatenate([past_actions[:, :-1], actions[:, None]], 1), *rest)
+
     def return_distribution(
         self,
         observation: np.ndarray,
