@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from ale_py import Action
 
 from mgdt_agents.play.wall import WallStep
-from ale_py import Action
 
 CAPTION = 26  # pixels above each screen
 MARGIN = 4  # pixels around each screen
@@ -45,7 +45,9 @@ def draw_wall(
         _write(tile, games[number], 0, TEXT)
         _write(tile, Action(int(step.actions[number])).name.lower(), 1, DIM)
         width = cv2.getTextSize(score, FONT, 0.36, 1)[0][0]
-        cv2.putText(tile, score, (screen.shape[1] - width - 2, 10), FONT, 0.36, TEXT, 1, cv2.LINE_AA)
+        cv2.putText(
+            tile, score, (screen.shape[1] - width - 2, 10), FONT, 0.36, TEXT, 1, cv2.LINE_AA
+        )
         if number in taken:
             tile[-2:] = BAR
         parts = [tile, screen]

@@ -1,0 +1,287 @@
+"""The wall as a live page: one play, any number of browsers that watch it.
+
+The play runs in a thread at the console's pace while somebody watches. Each browser is sent the
+newest picture when it has shown the one before, so a slow one misses pictures and never falls
+behind. A picture is a message of the form
+
+    4 bytes  length n of what follows, big endian
+    n bytes  JSON: what the page says of each game
+    the rest JPEG: the screens in one row
+
+The page's messages are JSON objects: {"ack": true} asks for the next picture, {"pause": bool},
+{"take": number of a game or null}, {"keys": [...]} (see `keys`), {"agent": name}, {"rule": name}.
+"""
+
+import asyncio
+import json
+import struct
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+from ale_py import Action
+
+from mgdt_agents.agent import Agent
+from mgdt_agents.decision_transformer.rules import RULES, TargetReturn
+from mgdt_agents.play.keys import action_of_keys
+from mgdt_agents.play.picture import with_attention
+from mgdt_agents.play.wall import Wall, WallStep
+from mgdt_envs.errors import InvalidArgument, MissingExtra
+
+PAGE = Path(__file__).parent / "page.html"
+JPEG_QUALITY = 85
+GRACE_SECONDS = 5.0  # in which a page that is loaded again comes back
+RULE_NAMES = tuple(name for name, rule in RULES.items() if rule is not TargetReturn)
+"""Rules that a page can choose; `TargetReturn` needs a number."""
+
+
+class WallServer:
+    """Serves a wall to browsers until the last of them has gone.
+
+    Args:
+        wall: what is played; the server alone steps it.
+        agents: names that a page may choose, the playing one first.
+        load: returns the agent of such a name.
+        stays: go on when no page is left.
+        on_ready: called with the page's address when browsers can come.
+    """
+
+    def __init__(
+        self,
+        wall: Wall,
+        agents: Sequence[str],
+        load: Callable[[str], Agent],
+        *,
+        stays: bool = False,
+        on_ready: Callable[[str], object] = lambda address: None,
+    ) -> None:
+        """Make a server that does not serve yet."""
+        self.wall, self.agents, self.load = wall, tuple(agents), load
+        self.stays, self.on_ready = stays, on_ready
+        self.agent_name = self.agents[0]
+        self.error = ""
+        self.paused = False
+        self.number = 0  # of the newest picture
+        self.message = b""
+        self.rate = 0.0  # decisions a second, over the last pictures
+        self.taken: dict[Any, int] = {}  # the game that each browser plays
+        self.keys: dict[Any, set[str]] = {}
+        self.browsers: set[Any] = set()
+        self.thread = ThreadPoolExecutor(1)  # nobody else touches the wall
+        self.news = asyncio.Condition()
+        self.left = asyncio.Event()
+
+    async def serve(self, host: str, port: int) -> None:
+        """Serve until the last browser has gone.
+
+        Raises:
+            MissingExtra: if aiohttp is not installed.
+            ValueError: if the address cannot be served.
+        """
+        try:
+            from aiohttp import web
+        except ImportError:
+            raise MissingExtra("A page needs aiohttp: pip install 'mgdt[play]'.") from None
+        app = web.Application()
+        app.add_routes([web.get("/", self._page), web.get("/wall", self._browser)])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port)
+            try:
+                await site.start()
+            except OSError as error:
+                raise InvalidArgument(
+                    f"Cannot serve on {host}:{port} ({error.strerror}); choose another --port, "
+                    "0 for any that is free."
+                ) from None
+            port = runner.addresses[0][1]
+            self.on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+            play = asyncio.create_task(self._play())
+            leave = asyncio.create_task(self.left.wait())
+            await asyncio.wait([play, leave], return_when=asyncio.FIRST_COMPLETED)
+            if play.done():
+                play.result()  # raises what ended it
+            play.cancel()
+        finally:
+            await runner.cleanup()
+            self.thread.shutdown()
+
+    async def _play(self) -> None:
+        """Play at the console's pace while somebody watches."""
+        loop = asyncio.get_running_loop()
+        pause = 1 / self.wall.envs.protocol.steps_per_second
+        due = loop.time()
+        while True:
+            async with self.news:
+                await self.news.wait_for(lambda: self.browsers and not self.paused)
+            began = time.perf_counter()
+            self.message = await loop.run_in_executor(self.thread, self._next_message)
+            async with self.news:
+                self.number += 1
+                self.news.notify_all()
+            # After a delay the next step comes at once, but what was missed is not caught up.
+            due = max(due + pause, loop.time())
+            await asyncio.sleep(due - loop.time())
+            seconds = time.perf_counter() - began
+            self.rate += 0.1 * (1 / seconds - self.rate)
+
+    def _next_message(self) -> bytes:
+        taken = {
+            game: action_of_keys(self.keys.get(browser, set()))
+            for browser, game in self.taken.copy().items()
+        }
+        step = self.wall.step(taken)
+        screens = list(step.screens)
+        if step.attention is not None:
+            screens = [
+                with_attention(s, a[-1]) for s, a in zip(screens, step.attention, strict=True)
+            ]
+        content = json.dumps(self._content(step, screens, taken)).encode()
+        strip = beside(screens)
+        jpeg = cv2.imencode(".jpg", strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+        return struct.pack(">I", len(content)) + content + jpeg.tobytes()
+
+    def _content(
+        self, step: WallStep, screens: Sequence[np.ndarray], taken: dict[int, int]
+    ) -> dict[str, Any]:
+        games = []
+        for number, name in enumerate(self.wall.games):
+            last = step.last_scores[number]
+            games.append(
+                {
+                    "name": name,
+                    "width": screens[number].shape[1],
+                    "height": screens[number].shape[0],
+                    "score": step.scores[number],
+                    "last": None if np.isnan(last) else last,
+                    "action": Action(int(step.actions[number])).name,
+                    "taken": number in taken,
+                    "returns": None
+                    if step.returns is None
+                    else (step.returns[number] * 1000).round().astype(int).tolist(),
+                }
+            )
+        rule = getattr(self.wall.agent, "rule", None)
+        return {
+            "games": games,
+            "agent": self.agent_name,
+            "agents": self.agents,
+            "rule": type(rule).__name__ if rule is not None else None,
+            "rules": RULE_NAMES if rule is not None else (),
+            "rate": round(self.rate, 1),
+            "error": self.error,
+        }
+
+    async def _page(self, request: Any) -> Any:
+        from aiohttp import web
+
+        return web.FileResponse(PAGE, headers={"Cache-Control": "no-store"})
+
+    async def _browser(self, request: Any) -> Any:
+        """Send a browser pictures and take its messages until it goes."""
+        from aiohttp import web
+
+        origin = request.headers.get("Origin", "")
+        if urlsplit(origin).netloc != request.host:
+            # Else any page that is open in the browser could watch and play.
+            raise web.HTTPForbidden(text="Only the wall's own page may connect.")
+        socket = web.WebSocketResponse(heartbeat=20)
+        await socket.prepare(request)
+        ready = asyncio.Event()
+        ready.set()
+        async with self.news:
+            self.browsers.add(socket)
+            self.news.notify_all()
+        sending = asyncio.create_task(self._send(socket, ready))
+        try:
+            async for message in socket:
+                if message.type is web.WSMsgType.TEXT:
+                    await self._obey(socket, message.data, ready)
+        finally:
+            sending.cancel()
+            self.browsers.discard(socket)
+            self.taken.pop(socket, None)
+            self.keys.pop(socket, None)
+            if not self.browsers and not self.stays:
+                asyncio.get_running_loop().call_later(GRACE_SECONDS, self._leave_if_alone)
+        return socket
+
+    def _leave_if_alone(self) -> None:
+        if not self.browsers:
+            self.left.set()
+
+    async def _send(self, socket: Any, ready: asyncio.Event) -> None:
+        shown = 0
+        while True:
+            await ready.wait()
+            async with self.news:
+                await self.news.wait_for(lambda shown=shown: self.number > shown)
+                shown, message = self.number, self.message
+            ready.clear()
+            try:
+                await socket.send_bytes(message)
+            except ConnectionError:
+                return
+
+    async def _obey(self, socket: Any, text: str, ready: asyncio.Event) -> None:
+        """Do what a page asks; what makes no sense is ignored."""
+        try:
+            asked = json.loads(text)
+        except json.JSONDecodeError:
+            return
+        if not isinstance(asked, dict):
+            return
+        if asked.get("ack"):
+            ready.set()
+        if isinstance(asked.get("pause"), bool):
+            async with self.news:
+                self.paused = asked["pause"]
+                self.news.notify_all()
+        if "take" in asked:
+            self.taken.pop(socket, None)
+            self.keys.pop(socket, None)
+            game = asked["take"]
+            free = set(range(len(self.wall.games))) - set(self.taken.values())
+            if type(game) is int and game in free:
+                self.taken[socket] = game
+        if isinstance(asked.get("keys"), list):
+            self.keys[socket] = {key for key in asked["keys"] if isinstance(key, str)}
+        for what, names in ("agent", self.agents), ("rule", RULE_NAMES):
+            if asked.get(what) in names:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self.thread, self._change, what, asked[what])
+
+    def _change(self, what: str, name: str) -> None:
+        """Have another agent play, or the agent act by another rule."""
+        self.error = ""
+        try:
+            if what == "agent":
+                self.wall.agent = self.load(name)
+                self.agent_name = name
+            elif hasattr(self.wall.agent, "rule"):
+                self.wall.agent.rule = RULES[name]()
+                self.wall.forget()
+        except InvalidArgument as error:
+            self.error = str(error)
+
+
+def beside(screens: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the pictures `(height, width, 3)` in one row, their tops in line."""
+    height = max(len(screen) for screen in screens)
+    row = np.zeros((height, sum(screen.shape[1] for screen in screens), 3), np.uint8)
+    left = 0
+    for screen in screens:
+        row[: len(screen), left : left + screen.shape[1]] = screen
+        left += screen.shape[1]
+    return row
+
+
+def serve_wall(server: WallServer, host: str, port: int) -> None:
+    """Serve until the last browser has gone, or Ctrl-C."""
+    asyncio.run(server.serve(host, port))
