@@ -174,6 +174,9 @@ class WallServer:
             "agents": self.agents,
             "rule": type(rule).__name__ if rule is not None else None,
             "rules": RULE_NAMES if rule is not None else (),
+            "return_range": None
+            if step.returns is None
+            else (self.wall.agent.config.min_return, self.wall.agent.config.max_return),
             "rate": round(self.rate, 1),
             "error": self.error,
         }
