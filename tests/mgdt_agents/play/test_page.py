@@ -1,0 +1,48 @@
+"""The live page in a real browser."""
+
+import re
+import subprocess
+import sys
+
+from tests.browser import chromium, watched_page
+
+
+def test_the_page_in_a_browser():
+    command = [sys.executable, "-m", "mgdt_cli.play", "--agent", "dt", "--games", "Pong,Breakout"]
+    with chromium() as browser:
+        process = subprocess.Popen(
+            [*command, "--web", "--port", "0"], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stderr is not None
+            address = re.search(r"http://\S+/", process.stderr.readline())[0]
+            page, faults = watched_page(browser, address, viewport={"width": 390, "height": 800})
+            page.goto(address)
+            page.wait_for_selector("figure", timeout=60_000)
+            assert page.locator("figure strong").all_inner_texts() == ["Pong", "Breakout"]
+            page.wait_for_function(
+                "document.querySelector('#status').textContent.includes('decisions/s')"
+            )
+            # Nothing is wider than a phone.
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+            page.locator("figure").nth(1).click()
+            page.keyboard.down("ArrowRight")
+            page.wait_for_selector("figure.taken >> text=a person: right")
+            page.keyboard.press("Escape")
+            page.wait_for_selector("figure.taken", state="detached")
+
+            # Other agents have no rule, and no predicted returns.
+            assert page.locator("canvas.returns").nth(0).is_visible()
+            page.select_option("#agent", "cql")
+            page.wait_for_selector("#rule-label", state="hidden")
+            page.wait_for_selector("canvas.returns", state="hidden")
+            page.click("#pause")
+            assert page.inner_text("#status") == "Paused"
+            assert not faults
+            page.close()
+            assert process.wait(60) == 0
+            assert "The last page was closed." in process.stderr.read()
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,207 @@
+"""The live page's server, spoken to as a browser speaks to it."""
+
+import asyncio
+import json
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.play import Wall, server
+from mgdt_agents.play.server import WallServer, beside
+from mgdt_agents.random_agent import RandomAgent
+
+aiohttp = pytest.importorskip("aiohttp")
+
+
+def load(name):
+    if name == "broken":
+        raise AgentLoadError("<b>broken</b> cannot be loaded.")
+    return RandomAgent()
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch):
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.05)
+
+
+def serve(talk, agent=None, **options):
+    """Run `talk(session, address, server)` beside a server, which must have ended after it."""
+
+    async def both():
+        addresses = asyncio.Queue()
+        wall = Wall(agent or RandomAgent(), ["Pong", "Breakout"], explain=True, num_threads=1)
+        wall_server = WallServer(
+            wall, ["first", "random", "broken"], load, on_ready=addresses.put_nowait, **options
+        )
+        serving = asyncio.create_task(wall_server.serve("127.0.0.1", 0))
+        async with aiohttp.ClientSession() as session:
+            await talk(session, await addresses.get(), wall_server)
+        await asyncio.wait_for(serving, 60)
+        wall.close()
+
+    asyncio.run(both())
+
+
+def connect(session, address):
+    return session.ws_connect(f"{address}wall", origin=address.rstrip("/"))
+
+
+async def picture(socket):
+    """Return the next picture's content and its screens."""
+    message = await asyncio.wait_for(socket.receive_bytes(), 60)
+    (length,) = struct.unpack_from(">I", message)
+    jpeg = np.frombuffer(message, np.uint8, offset=4 + length)
+    await socket.send_json({"ack": True})
+    return json.loads(message[4 : 4 + length]), cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+
+
+async def picture_where(socket, true):
+    while True:
+        content, screens = await picture(socket)
+        if true(content):
+            return content, screens
+
+
+def test_pictures_and_the_page():
+    async def talk(session, address, _):
+        async with session.get(address) as page:
+            assert page.status == 200
+            assert "<title>mgdt: the wall</title>" in await page.text()
+        async with connect(session, address) as socket:
+            content, screens = await picture(socket)
+            assert [game["name"] for game in content["games"]] == ["Pong", "Breakout"]
+            assert screens.shape == (210, 320, 3)
+            assert content["agent"] == "first"
+            assert content["games"][0]["returns"] is None
+            assert content["rules"] == []
+
+    serve(talk)
+
+
+def test_a_browser_is_sent_a_picture_when_it_has_shown_the_last():
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as slow, connect(session, address) as fast:
+            await slow.receive_bytes()  # and no word that it was shown
+            for _ in range(5):
+                await picture(fast)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(slow.receive_bytes(), 0.3)
+
+    serve(talk)
+
+
+def test_people_take_games_over_and_give_them_back():
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as one, connect(session, address) as other:
+            await one.send_json({"take": 0})
+            await one.send_json({"keys": ["up", "fire", 3]})
+            content, _ = await picture_where(one, lambda c: c["games"][0]["action"] == "UPFIRE")
+            assert content["games"][0]["taken"]
+            await other.send_json({"take": 0})  # is taken
+            await other.send_json({"take": 1})
+            content, _ = await picture_where(one, lambda c: c["games"][1]["taken"])
+            assert wall_server.taken == {
+                browser: game for game, browser in enumerate(wall_server.taken)
+            }
+            await one.send_json({"take": None})
+            await picture_where(one, lambda c: not c["games"][0]["taken"])
+            await other.close()
+            await picture_where(one, lambda c: not c["games"][1]["taken"])
+
+    serve(talk)
+
+
+def test_pause():
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as socket:
+            await picture(socket)
+            await socket.send_json({"pause": True})
+            await asyncio.sleep(0.3)
+            number = wall_server.number
+            await asyncio.sleep(0.3)
+            assert wall_server.number == number
+            await socket.send_json({"pause": False})
+            while wall_server.number < number + 2:
+                await picture(socket)
+
+    serve(talk)
+
+
+def test_agents_and_rules_are_chosen():
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as socket:
+            content, _ = await picture(socket)
+            assert content["rule"] == "ExpertReturn"
+            assert "TargetReturn" not in content["rules"]
+            assert abs(sum(content["games"][0]["returns"]) - 1000) < 70
+            await socket.send_json({"rule": "Greedy"})
+            await picture_where(socket, lambda c: c["rule"] == "Greedy")
+            await socket.send_json({"agent": "broken"})
+            content, _ = await picture_where(socket, lambda c: c["error"])
+            assert content["error"] == "<b>broken</b> cannot be loaded."
+            assert content["agent"] == "first"
+            await socket.send_json({"agent": "/etc/passwd"})  # not one of those on offer
+            await socket.send_json({"agent": "random"})
+            content, _ = await picture_where(socket, lambda c: c["agent"] == "random")
+            assert not content["error"]
+            assert content["rule"] is None
+
+    serve(talk, DecisionTransformerAgent("tiny", device="cpu"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"take": "x"}', '{"take": 7}', '{"take": true}'])
+def test_nonsense_is_ignored(text):
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as socket:
+            await socket.send_str(text)
+            await picture(socket)
+            content, _ = await picture(socket)
+            assert not any(game["taken"] for game in content["games"])
+
+    serve(talk)
+
+
+def test_another_page_of_the_browser_may_not_connect():
+    async def talk(session, address, _):
+        for origin in ("http://elsewhere.example", None):
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+                await session.ws_connect(f"{address}wall", origin=origin)
+        async with connect(session, address) as socket:
+            await picture(socket)
+
+    serve(talk)
+
+
+def test_stays_when_told_so():
+    async def talk(session, address, wall_server):
+        for _ in range(2):
+            async with connect(session, address) as socket:
+                await picture(socket)
+            await asyncio.sleep(0.3)
+        wall_server.left.set()
+
+    serve(talk, stays=True)
+
+
+def test_a_port_in_use():
+    async def talk(session, address, _):
+        port = int(address.rsplit(":", 1)[1].strip("/"))
+        wall = Wall(RandomAgent(), ["Pong"])
+        with pytest.raises(ValueError, match=rf"Cannot serve on 127.0.0.1:{port} .*--port"):
+            await WallServer(wall, ["random"], load).serve("127.0.0.1", port)
+        async with connect(session, address) as socket:
+            await picture(socket)
+
+    serve(talk)
+
+
+def test_screens_beside_each_other():
+    row = beside([np.full((2, 3, 3), 1, np.uint8), np.full((4, 1, 3), 2, np.uint8)])
+    assert row.shape == (4, 4, 3)
+    assert (row[:2, :3] == 1).all()
+    assert (row[2:, :3] == 0).all()
+    assert (row[:, 3] == 2).all()
