@@ -169,7 +169,9 @@ def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "play_episodes", interrupted)
-    message = refused("--agents", "random", "--games", "Pong", "--output", tmp_path / "results")
+    message = refused(
+        *("--agents", "random", "--games", "Pong", "--output", tmp_path / "results"), status=130
+    )
     assert "3 episodes were played" in message
     assert str(tmp_path / "results" / "episodes.jsonl") in message
     lines = (tmp_path / "results" / "episodes.jsonl").read_text().splitlines()
