@@ -6,6 +6,7 @@ Examples:
     mgdt-bench --agents runs/dt-small,random --games Pong,Breakout --output results/mine
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -16,11 +17,13 @@ from typing import Literal
 from rich.console import Console
 
 from mgdt_agents import load_agent
-from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, run_benchmark
+from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, play_episodes
+from mgdt_agents.evaluation.benchmark import results_of
 from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
 from mgdt_cli.common import Games, Names, parse, progress_bar, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
+from mgdt_envs.seeds import BENCHMARK_SEED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class BenchArguments:
     """Games or suites; by default those of the bundled agents."""
     episodes: int = 16
     """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
-    seed: int = 0
+    seed: int = BENCHMARK_SEED
     """Of the first episode of each game, and of the agents' draws."""
     protocol: Literal["default", "mgdt_release", "nature", "machado"] = "default"
     """Rules of play: those of DQN Replay, of the released evaluator, of DQN, or of all actions."""
@@ -60,25 +63,28 @@ def bench(arguments: BenchArguments) -> None:
     """Play, print and write the results.
 
     Raises:
-        ValueError: for unknown agents or games, or no agent or episode at all.
+        ValueError: for unknown agents or games, no agent or episode at all, or a folder that
+            cannot be written to.
         FileExistsError: if the output folder exists and may not be overwritten.
     """
     if not arguments.agents:
         raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
     if arguments.episodes < 1:
         raise InvalidArgument(f"Expected at least one episode, got {arguments.episodes}.")
-    output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
-    if output.exists() and not arguments.overwrite:
-        raise OutputExists(f"{output} exists; choose another --output or add --overwrite.")
     config = BenchmarkConfig(
         games=resolve_games(arguments.games or "bundled"),
         episodes=arguments.episodes,
         seed=arguments.seed,
-        protocol=PROTOCOLS[arguments.protocol],
+        protocols={arguments.protocol: PROTOCOLS[arguments.protocol]},
         deterministic=arguments.deterministic,
     )
     agents = {name: load_agent(name, device=arguments.device) for name in arguments.agents}
-    with progress_bar() as progress:
+    output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
+    episodes = []
+    with (
+        _new_file(output, "episodes.jsonl", arguments.overwrite).open("w") as file,
+        progress_bar() as progress,
+    ):
         total = config.episodes * len(config.games)
         tasks = {name: progress.add_task(name, total=total, note="") for name in agents}
         steps = dict.fromkeys(agents, 0)
@@ -88,9 +94,15 @@ def bench(arguments: BenchArguments) -> None:
             ended = int((step.terminated | step.truncated).sum())
             progress.update(tasks[name], advance=ended, note=f"{steps[name]:,} steps")
 
-        results = run_benchmark(agents, config, show)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        try:
+            for episode in play_episodes(agents, config, show):
+                episodes.append(episode)
+                print(json.dumps(dataclasses.asdict(episode)), file=file, flush=True)
+        except KeyboardInterrupt:
+            say(f"{len(episodes)} episodes were played; they are kept in {file.name}.")
+            raise
+    results = results_of(agents, config, episodes)
+    results.save(output / "results.json")
     if sys.stdout.isatty():
         # Names of agents are no markup, whatever brackets they have.
         Console(markup=False).print(results_table(results))
@@ -98,6 +110,25 @@ def bench(arguments: BenchArguments) -> None:
         print("\n".join(results_lines(results)))
         say(protocol_sheet(results))
     say(f"Every episode's score: {output / 'results.json'}")
+
+
+def _new_file(folder: Path, name: str, overwrite: bool) -> Path:
+    """Make the output folder before anything is played, and return the path of a file in it.
+
+    Raises:
+        OutputExists: if the folder exists and may not be overwritten.
+        InvalidArgument: if it cannot be written to.
+    """
+    if folder.exists() and not overwrite:
+        raise OutputExists(f"{folder} exists; choose another --output or add --overwrite.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    except OSError as error:
+        raise InvalidArgument(
+            f"Cannot write to {folder}: {error.strerror}. Choose another --output."
+        ) from error
+    return folder / name
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from mgdt_envs.errors import InvalidArgument, OutputExists
 class ExpandArguments:
     """Regenerate replay stores from traces, through the emulator, bit for bit."""
 
-    traces: tyro.conf.Positional[tuple[str, ...]] = ("bundled",)
-    """Files of traces; "bundled" means those that come with the package."""
+    traces: tyro.conf.Positional[tuple[str, ...]] = ("collection",)
+    """Files of traces; "collection" means all that come with the package."""
     games: Games = ()
     """Games or suites; traces of others are left out."""
     limit_steps: Steps | None = None
@@ -100,7 +100,7 @@ def expand_all(arguments: ExpandArguments) -> None:
     traces = {
         path: Trace.load(path)
         for name in arguments.traces
-        for path in (sorted(BUNDLED.glob("*.npz")) if name == "bundled" else [Path(name)])
+        for path in (sorted(BUNDLED.glob("*.npz")) if name == "collection" else [Path(name)])
     }
     if arguments.games:
         traces = _of_games(traces, resolve_games(arguments.games))

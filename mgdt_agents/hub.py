@@ -1,10 +1,8 @@
 """Agents on the Hugging Face hub. It needs the extra `hub`, which is imported only when used."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from typing_extensions import Self
 
@@ -13,6 +11,7 @@ from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
     from mgdt_agents.agent import NetworkAgent
+    from mgdt_agents.evaluation.results import Results
 
 FILES = ["config.json", "model.safetensors", "card.md"]
 """What `save` writes; nothing else is downloaded."""
@@ -174,57 +173,67 @@ def _wrapper() -> Any:
     return HubAgent
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def _read_results(path: Path) -> "Results":
     """Return the results in the file `path`, which must be of one agent."""
-    try:
-        results = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    from mgdt_agents.evaluation.results import Results
+
+    results = Results.load(path)
+    if len(results.agents) != 1:
         raise InvalidArgument(
-            f"Expected the results.json of `mgdt-bench`, and {path} is not JSON: {error}"
-        ) from error
-    agents = list(results.get("agents", [])) if isinstance(results, dict) else []
-    if len(agents) != 1:
-        raise InvalidArgument(
-            f"Expected the results of one agent in {path}, got {len(agents)}: {agents}. "
-            "`mgdt-bench --agents` with the agent's folder alone makes them."
+            f"Expected the results of one agent in {path}, got {len(results.agents)}: "
+            f"{list(results.agents)}. `mgdt-bench --agents` with the agent's folder alone makes "
+            "them."
         )
     return results
 
 
-def _evaluations(results: dict[str, Any] | None) -> list[Any] | None:
+def _evaluations(results: "Results | None") -> list[Any] | None:
     """Return the scores as the hub's metadata has them, mean and standard deviation."""
     from huggingface_hub import EvalResult
 
+    from mgdt_agents.evaluation.report import counted
+
     if results is None:
         return None
-    (scores,) = results["agents"].values()
+    (agent,) = results.agents
     evaluations = [
         EvalResult(
             task_type="reinforcement-learning",
             dataset_type=f"MultiGameAtari/{game}-v0",
             dataset_name=game,
             metric_type="mean_reward",
-            metric_value=f"{summary['mean']:.2f} +/- {np.std(summary['scores']):.2f}",
+            metric_value=(
+                f"{results.summaries[agent, protocol, game].mean:.2f} +/- "
+                f"{results.scores(agent, game, protocol).std():.2f}"
+            ),
         )
-        for game, summary in scores["games"].items()
+        for protocol in results.protocols
+        for game in results.games
     ]
-    if iqm := scores["iqm"]:
-        evaluations.append(
-            EvalResult(
-                task_type="reinforcement-learning",
-                dataset_type="MultiGameAtari-v0",
-                dataset_name=f"{iqm['games']} games",
-                metric_type="iqm_human_normalised_score",
-                metric_value=round(iqm["value"], 4),
+    for protocol in results.protocols:
+        main = results.headline()
+        if figure := results.aggregates[agent, protocol].get(main):
+            evaluations.append(
+                EvalResult(
+                    task_type="reinforcement-learning",
+                    dataset_type="MultiGameAtari-v0",
+                    dataset_name=counted(figure.games, "game"),
+                    metric_type=f"{main}_human_normalised_score",
+                    metric_value=round(figure.value, 4),
+                )
             )
-        )
     return evaluations
 
 
-def _text(card: str, agent: "NetworkAgent", results: dict[str, Any] | None) -> str:
+def _text(card: str, agent: "NetworkAgent", results: "Results | None") -> str:
     """Return the card, the protocol, and the scores if there are any."""
     # The evaluation imports the agents.
-    from mgdt_agents.evaluation.report import protocol_sheet, results_lines
+    from mgdt_agents.evaluation.report import (
+        counted,
+        intervals_over,
+        markdown_of_agent,
+        protocol_sheet,
+    )
 
     parts = [
         card.rstrip(),
@@ -233,12 +242,12 @@ def _text(card: str, agent: "NetworkAgent", results: dict[str, Any] | None) -> s
         '`mgdt_agents.load_agent("hf://...")`, with the name of this repository, loads the agent.',
     ]
     if results is not None:
-        header, *rows = [line.split("\t")[1:] for line in results_lines(results)]
-        table = [header, ["---"] * len(header), *rows]
+        (name,) = results.agents
         parts += [
             "## Benchmark",
-            "Mean scores of whole episodes, and 95 % intervals over episodes.",
-            "\n".join(f"| {' | '.join(cells)} |" for cells in table),
+            f"Mean scores of {counted(len(results.seeds), 'whole episode')} a game, and 95 % "
+            f"intervals over {intervals_over(results)}.",
+            *(markdown_of_agent(results, name, protocol=rules) for rules in results.protocols),
             f"{protocol_sheet(results)}.",
         ]
     return "\n\n".join(parts) + "\n"

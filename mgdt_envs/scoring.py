@@ -13,6 +13,10 @@ from mgdt_envs import games
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AtariProtocol
 
+HUMAN_MAX_FRAMES = 108_000
+"""Emulator frames that the games of the human references lasted at most (dqn_zoo,
+`dqn_zoo/atari_data.py`). Scores of games that are cut earlier are not quite comparable."""
+
 
 class HumanNormalised(NamedTuple):
     """Human-normalised scores of the games that have them, and the games that have none."""

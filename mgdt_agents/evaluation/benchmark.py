@@ -1,27 +1,19 @@
-"""Scores of agents on games, as they are kept in `results.json`."""
+"""The benchmark: which episodes are played, and by whom."""
 
-import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
+from torch import nn
 
 from mgdt_agents.agent import Agent
+from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_agents.evaluation.rollout import RolloutStep, rollout
 from mgdt_envs import AtariProtocol, __version__
-from mgdt_envs.aggregates import (
-    AGGREGATES,
-    CONFIDENCE,
-    RESAMPLES,
-    Metric,
-    interval_over_episodes,
-    mean,
-)
-from mgdt_envs.scoring import human_normalised_scores
+from mgdt_envs.seeds import BENCHMARK_SEED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +24,12 @@ class BenchmarkConfig:
     """Names of games."""
     episodes: int = 16
     """Whole episodes of each game, for each agent."""
-    seed: int = 0
+    seed: int = BENCHMARK_SEED
     """Of the first episode of each game; the others count up from it."""
-    protocol: AtariProtocol = field(default_factory=AtariProtocol)
-    """Preprocessing and episode rules, the same for all agents."""
+    protocols: Mapping[str, AtariProtocol] = field(
+        default_factory=lambda: {"default": AtariProtocol()}
+    )
+    """Preprocessing and episode rules by name, the same for all agents."""
     deterministic: bool = False
     """Take the likeliest action; published scores of the Decision Transformer are sampled."""
 
@@ -44,93 +38,107 @@ def run_benchmark(
     agents: Mapping[str, Agent],
     config: BenchmarkConfig,
     on_step: Callable[[str, RolloutStep], object] = lambda name, step: None,
-) -> dict[str, Any]:
-    """Play every agent on every game and return the results as JSON types.
+) -> Results:
+    """Play every agent on every game and return the results.
 
     Args:
         agents: the agents by the name they get in the results.
         config: what is played.
         on_step: called with the agent's name and every step, for a progress bar.
-
-    Returns:
-        "protocol", "versions", the configuration, what the "intervals" are, and "agents": for
-        each its "games" with the score and length of every episode and their summary; the
-        "iqm", "mean", "median" and "optimality_gap" of its human-normalised scores over games
-        (None if no game has one); and the games that are "left_out" of them, with the reason.
     """
-    return {
-        "format": "mgdt-results",
-        "version": 1,
-        "protocol": config.protocol.to_dict(),
-        "episodes": config.episodes,
-        "seed": config.seed,
-        "deterministic": config.deterministic,
-        "versions": versions(),
-        "intervals": {"over": "episodes", "confidence": CONFIDENCE, "resamples": RESAMPLES},
-        "agents": {
-            name: _scores(agent, config, partial(on_step, name)) for name, agent in agents.items()
-        },
-    }
+    return results_of(agents, config, play_episodes(agents, config, on_step))
 
 
-def _scores(
-    agent: Agent, config: BenchmarkConfig, on_step: Callable[[RolloutStep], object]
-) -> dict[str, Any]:
-    scores = {name: np.zeros(config.episodes) for name in config.games}
-    lengths = {name: np.zeros(config.episodes, np.int64) for name in config.games}
-    for step in rollout(
-        agent,
-        config.games,
-        episodes=config.episodes,
-        seed=config.seed,
-        protocol=config.protocol,
-        deterministic=config.deterministic,
-    ):
-        for name, seed, reward in zip(step.games, step.seeds, step.rewards, strict=True):
-            scores[name][seed - config.seed] += reward
-            lengths[name][seed - config.seed] += 1
+def play_episodes(
+    agents: Mapping[str, Agent],
+    config: BenchmarkConfig,
+    on_step: Callable[[str, RolloutStep], object] = lambda name, step: None,
+) -> Iterator[Episode]:
+    """Play every agent on every game, and yield each episode as it ends.
+
+    Args:
+        agents: the agents by the name they get in the episodes.
+        config: what is played.
+        on_step: called with the agent's name and every step, for a progress bar.
+    """
+    for name, agent in agents.items():
+        for protocol_name, protocol in config.protocols.items():
+            steps = rollout(
+                agent,
+                config.games,
+                episodes=config.episodes,
+                seed=config.seed,
+                protocol=protocol,
+                deterministic=config.deterministic,
+            )
+            yield from _ended(steps, name, protocol_name, partial(on_step, name))
+
+
+def _ended(
+    steps: Iterable[RolloutStep],
+    agent: str,
+    protocol: str,
+    on_step: Callable[[RolloutStep], object],
+) -> Iterator[Episode]:
+    """Sum up rewards and yield the episodes that end."""
+    playing: dict[tuple[str, int], tuple[float, int]] = {}
+    for step in steps:
+        keys = list(zip(step.games.tolist(), step.seeds.tolist(), strict=True))
+        for key, reward in zip(keys, step.rewards.tolist(), strict=True):
+            score, length = playing.get(key, (0.0, 0))
+            playing[key] = (score + reward, length + 1)
+        for row in np.flatnonzero(step.terminated | step.truncated):
+            game, seed = keys[row]
+            score, length = playing.pop(keys[row])
+            yield Episode(
+                agent=agent,
+                protocol=protocol,
+                game=game,
+                seed=seed,
+                score=score,
+                steps=length,
+                end="terminated" if step.terminated[row] else "truncated",
+            )
         on_step(step)
-    normalised, left_out = human_normalised_scores(scores, config.protocol)
-    return {
-        "trained_on": list(agent.games),
-        "games": {
-            name: _summary(scores[name], lengths[name], normalised.get(name))
-            for name in config.games
-        },
-        "left_out": left_out,
-        **{name: _aggregate(metric, normalised) for name, metric in AGGREGATES.items()},
-    }
 
 
-def _summary(
-    scores: np.ndarray, lengths: np.ndarray, normalised: np.ndarray | None
-) -> dict[str, Any]:
-    """Return the scores and lengths (agent steps) of one game's episodes, and their means."""
-    return {
-        "mean": float(scores.mean()),
-        "interval": _interval(mean, {"": scores}),
-        "human_normalised": None if normalised is None else float(normalised.mean()),
-        "scores": scores.tolist(),
-        "lengths": lengths.tolist(),
-    }
+def results_of(
+    agents: Mapping[str, Agent], config: BenchmarkConfig, episodes: Iterable[Episode]
+) -> Results:
+    """Return the results that all episodes of a benchmark make.
+
+    Args:
+        agents: who played, by name.
+        config: what was played.
+        episodes: what `play_episodes` yielded, in any order.
+    """
+    return Results(
+        agents={name: agent_info(agent) for name, agent in agents.items()},
+        games=config.games,
+        protocols=config.protocols,
+        seeds=range(config.seed, config.seed + config.episodes),
+        deterministic=config.deterministic,
+        versions=versions(),
+        episodes=tuple(episodes),
+    )
 
 
-def _aggregate(metric: Metric, normalised: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Return the metric of the games' mean scores; `None` if there is no game."""
-    if not normalised:
-        return None
-    means = [values.mean() for values in normalised.values()]
-    return {
-        "value": float(metric(means)),
-        "interval": _interval(metric, normalised),
-        "games": len(means),
-    }
-
-
-def _interval(metric: Metric, episodes_by_game: Mapping[str, np.ndarray]) -> list[float] | None:
-    """Return the interval over episodes as JSON has it; a single episode has none."""
-    low, high = interval_over_episodes(metric, episodes_by_game)
-    return None if math.isnan(low) else [float(low), float(high)]
+def agent_info(agent: Agent) -> AgentInfo:
+    """Return what an agent tells of itself."""
+    model = getattr(agent, "model", None)
+    # A model of stable-baselines3 holds its network.
+    network = getattr(model, "policy", model)
+    return AgentInfo(
+        kind=agent.kind,
+        trained_on=agent.games,
+        # An agent that names no games has learned nothing, or does not know from what.
+        trained_under=agent.protocol if agent.games else None,
+        parameters=(
+            sum(parameter.numel() for parameter in network.parameters())
+            if isinstance(network, nn.Module)
+            else None
+        ),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -1,109 +1,239 @@
-"""Results as a table for people and as tab-separated lines for programs."""
-
-from typing import Any
+"""Results as a table for people, as tab-separated lines for programs, and as Markdown."""
 
 from rich.table import Table
 
+from mgdt_agents.evaluation.results import Aggregate, Interval, Results
 from mgdt_envs import AtariProtocol, game
+from mgdt_envs.scoring import HUMAN_MAX_FRAMES
 
-# Beside the IQM; they go without intervals, which are in the results.
-FURTHER_AGGREGATES = ("mean", "median", "optimality_gap")
+# Beside the main figure; they go without intervals, which are in the results.
+FURTHER_AGGREGATES = {"mean": "mean", "median": "median", "optimality_gap": "gap"}
+LINE_COLUMNS = (
+    *("agent", "protocol", "game", "mean", "low", "high", "human_normalised", "episodes"),
+)
+CUT_MARK = "*"
+"""Beside human-normalised scores of games that may have been cut before the human's were."""
 
 
-def results_table(results: dict[str, Any]) -> Table:
-    """Return a table of every game and agent, with the agents' aggregates over games below.
+def counted(number: int, noun: str) -> str:
+    """Return "1 episode" or "2 episodes"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
-    Args:
-        results: what `run_benchmark` returned.
-    """
-    agents = results["agents"]
+
+def headline_name(results: Results) -> str:
+    """Return what the main figure is called: "IQM", or "mean" of too few scores for that."""
+    return {"iqm": "IQM", "mean": "mean"}[results.headline()]
+
+
+def results_table(results: Results) -> Table:
+    """Return a table of every game and agent, with the agents' aggregates over games below."""
+    several = len(results.protocols) > 1
+    per_game = f"{counted(len(results.seeds), 'episode')} a game"
     table = Table(
-        title=f"{results['episodes']} episodes a game, mean score [95 % interval over episodes]",
+        title=f"{per_game}, mean score [95 % interval over {intervals_over(results)}]",
         caption=protocol_sheet(results),
         caption_justify="left",
     )
     table.add_column("game", no_wrap=True)
     table.add_column("agent")
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("human-normalised", justify="right")
+    for protocol, rules in results.protocols.items():
+        under = f", {protocol}" if several else ""
+        table.add_column(f"score{under}", justify="right", no_wrap=True)
+        table.add_column(f"human-normalised{under}{cut_mark(rules)}", justify="right")
     table.add_column("random / human", justify="right")
-    for name in next(iter(agents.values()))["games"]:
+    for name in results.games:
         entry = game(name)
-        for row, (agent, scores) in enumerate(agents.items()):
-            summary = scores["games"][name]
+        for row, agent in enumerate(results.agents):
+            cells = []
+            for protocol in results.protocols:
+                summary = results.summaries[agent, protocol, name]
+                cells += [
+                    with_interval(summary.mean, summary.interval, "{:,.1f}"),
+                    _percent(summary.human_normalised),
+                ]
             references = f"{entry.random:,g} / {entry.human:,g}"
             table.add_row(
                 name if row == 0 else "",
                 agent,
-                _with_interval(summary["mean"], summary["interval"], "{:,.1f}"),
-                _percent(summary["human_normalised"]),
+                *cells,
                 references if row == 0 and entry.has_human_reference else "",
-                end_section=row == len(agents) - 1,
+                end_section=row == len(results.agents) - 1,
             )
-    for row, (agent, scores) in enumerate(agents.items()):
-        if scores["iqm"]:
-            table.add_row(
-                f"IQM of {scores['iqm']['games']} games" if row == 0 else "",
-                agent,
-                "",
-                _with_interval(scores["iqm"]["value"], scores["iqm"]["interval"], "{:.1%}"),
-                "",
-                end_section=row == len(agents) - 1,
-            )
-    for row, (agent, scores) in enumerate(agents.items()):
-        if scores["iqm"]:
-            figures = [f"{scores[name]['value']:.1%}" for name in FURTHER_AGGREGATES]
-            table.add_row("mean, median, gap" if row == 0 else "", agent, "", ", ".join(figures))
+    _add_aggregates(table, results)
     return table
 
 
-def results_lines(results: dict[str, Any]) -> list[str]:
-    """Return a header and a line for each agent and game, tab-separated.
+def _add_aggregates(table: Table, results: Results) -> None:
+    """Add the rows of the aggregates, which some agents may lack."""
+    main = results.headline()
+    further = {name: word for name, word in FURTHER_AGGREGATES.items() if name != main}
+    agents = [
+        agent
+        for agent in results.agents
+        if any(results.aggregates[agent, protocol] for protocol in results.protocols)
+    ]
+    for row, agent in enumerate(agents):
+        cells = []
+        for protocol in results.protocols:
+            figure = results.aggregates[agent, protocol].get(main)
+            cells += ["", "" if figure is None else _aggregate_cell(figure)]
+        table.add_row(
+            _over_games(results, agents[0]) if row == 0 else "",
+            agent,
+            *cells,
+            end_section=row == len(agents) - 1,
+        )
+    for row, agent in enumerate(agents):
+        cells = []
+        for protocol in results.protocols:
+            figures = results.aggregates[agent, protocol]
+            values = [f"{figures[name].value:.1%}" for name in further if figures]
+            cells += ["", ", ".join(values)]
+        table.add_row(", ".join(further.values()) if row == 0 else "", agent, *cells)
 
-    Args:
-        results: what `run_benchmark` returned.
-    """
-    lines = ["\t".join(("agent", "game", "mean", "low", "high", "human_normalised", "episodes"))]
-    for agent, scores in results["agents"].items():
-        rows = [
-            (name, summary["mean"], summary["interval"], summary["human_normalised"])
-            for name, summary in scores["games"].items()
-        ]
-        if iqm := scores["iqm"]:
-            rows.append(("IQM", iqm["value"], iqm["interval"], iqm["value"]))
-        for name, mean, interval, normalised in rows:
-            figures = [mean, *(interval or [None, None]), normalised]
-            cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
-            lines.append("\t".join((agent, name, *cells, str(results["episodes"]))))
+
+def _over_games(results: Results, agent: str) -> str:
+    """Return such as "IQM of 41 games"."""
+    games = max(
+        figures[results.headline()].games
+        for protocol in results.protocols
+        if (figures := results.aggregates[agent, protocol])
+    )
+    return f"{headline_name(results)} of {counted(games, 'game')}"
+
+
+def results_lines(results: Results) -> list[str]:
+    """Return a header and a line for each agent, protocol and game, tab-separated."""
+    lines = ["\t".join(LINE_COLUMNS)]
+    for agent in results.agents:
+        for protocol in results.protocols:
+            rows = []
+            for name in results.games:
+                summary = results.summaries[agent, protocol, name]
+                rows.append((name, summary.mean, summary.interval, summary.human_normalised))
+            if figure := results.aggregates[agent, protocol].get(results.headline()):
+                rows.append((headline_name(results), figure.value, figure.interval, figure.value))
+            for name, mean, interval, normalised in rows:
+                figures = [mean, *(interval or [None, None]), normalised]
+                cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
+                episodes = str(len(results.seeds) * results.agents[agent].runs)
+                lines.append("\t".join((agent, protocol, name, *cells, episodes)))
     return lines
 
 
-def protocol_sheet(results: dict[str, Any]) -> str:
+def markdown_by_game(results: Results, protocol: str = "default") -> str:
+    """Return a Markdown table with a row a game and a column an agent, the human's last."""
+    mark = cut_mark(results.protocols[protocol])
+    rows = [["game", *results.agents, "human"], ["---"] * (len(results.agents) + 2)]
+    for name in results.games:
+        scores = [results.summaries[agent, protocol, name] for agent in results.agents]
+        cells = [with_interval(score.mean, score.interval, "{:,.1f}") for score in scores]
+        entry = game(name)
+        rows.append([name, *cells, f"{entry.human:,g}" if entry.has_human_reference else ""])
+    figures = [results.aggregates[agent, protocol] for agent in results.agents]
+    if all(figures):
+        cells = [_aggregate_cell(figure[results.headline()]) for figure in figures]
+        rows.append([f"{headline_name(results)}, human-normalised{mark}", *cells, "100%"])
+    return _markdown(rows)
+
+
+def markdown_of_agent(
+    results: Results, agent: str, beside: str | None = None, protocol: str = "default"
+) -> str:
+    """Return a Markdown table with a row a game, of one agent and perhaps another beside it."""
+    mark = cut_mark(results.protocols[protocol])
+    names = [agent] if beside is None else [agent, beside]
+    columns = ["score"] if beside is None else names
+    rows = [["game", *columns, f"human-normalised{mark}"], ["---"] * (len(names) + 2)]
+    for name in results.games:
+        summaries = [results.summaries[agent, protocol, name] for agent in names]
+        cells = [with_interval(entry.mean, entry.interval, "{:,.1f}") for entry in summaries]
+        rows.append([name, *cells, _percent(summaries[0].human_normalised)])
+    figures = [results.aggregates[agent, protocol].get(results.headline()) for agent in names]
+    if figures[0] is not None:
+        blank = [""] * len(names)
+        rows.append([_over_games(results, agent), *blank, _aggregate_cell(figures[0])])
+    return _markdown(rows)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def protocol_sheet(results: Results) -> str:
     """Return under which rules and with which versions the results were made."""
-    versions = results["versions"]
-    games = next(iter(results["agents"].values()))["games"]
-    left_out = [name for name, summary in games.items() if summary["human_normalised"] is None]
-    if len(left_out) == len(games):
-        left_out = ["any game"]
-    return " · ".join(
-        [
-            f"mgdt {versions['mgdt']}",
-            f"ale-py {versions['ale-py']}",
-            AtariProtocol.from_dict(results["protocol"]).sheet(),
-            "likeliest actions" if results["deterministic"] else "sampled actions",
-            f"seeds from {results['seed']}",
-            "one training run an agent",
-            "references: dqn_zoo",
-            *([f"not human-normalised: {', '.join(left_out)}"] if left_out else []),
+    versions = results.versions
+    parts = [f"mgdt {versions['mgdt']}", f"ale-py {versions['ale-py']}"]
+    several = len(results.protocols) > 1
+    for name, protocol in results.protocols.items():
+        parts.append(f"{name}: {protocol.sheet()}" if several else protocol.sheet())
+    parts += [
+        "likeliest actions" if results.deterministic else "sampled actions",
+        f"seeds {results.seeds.start} to {results.seeds.stop - 1}",
+        _training_runs(results),
+        *_other_rules(results),
+        "references: dqn_zoo",
+    ]
+    if any(map(is_cut, results.protocols.values())):
+        parts.append(f"{CUT_MARK} the references are of {HUMAN_MAX_FRAMES:,} frames")
+    left_out = sorted({name for rules in results.protocols for name in results.left_out(rules)})
+    if left_out:
+        names = ["any game"] if len(left_out) == len(results.games) else left_out
+        parts.append(f"not human-normalised: {', '.join(names)}")
+    return " · ".join(parts)
+
+
+def _training_runs(results: Results) -> str:
+    """Return how many trained networks of each agent played."""
+    runs = {agent: info.runs for agent, info in results.agents.items()}
+    if len(set(runs.values())) == 1:
+        return f"{counted(next(iter(runs.values())), 'training run')} an agent"
+    return "training runs: " + ", ".join(f"{agent} {number}" for agent, number in runs.items())
+
+
+def _other_rules(results: Results) -> list[str]:
+    """Return which agents were trained under other rules than those they played by."""
+    parts = []
+    for name, protocol in results.protocols.items():
+        other = [
+            agent
+            for agent, info in results.agents.items()
+            if info.trained_under is not None and info.trained_under != protocol
         ]
-    )
+        if other:
+            under = f" than {name}" if len(results.protocols) > 1 else ""
+            parts.append(f"trained under other rules{under}: {', '.join(other)}")
+    return parts
 
 
-def _with_interval(value: float, interval: list[float] | None, form: str) -> str:
+def intervals_over(results: Results) -> str:
+    """Return what the intervals are over: "episodes", "training runs", or either."""
+    several = {info.runs > 1 for info in results.agents.values()}
+    if several == {True, False}:
+        return "training runs, or over episodes of a single one"
+    return "training runs" if several == {True} else "episodes"
+
+
+def is_cut(protocol: AtariProtocol) -> bool:
+    """Return whether games may be cut before those of the human references were."""
+    return protocol.max_frames < HUMAN_MAX_FRAMES
+
+
+def cut_mark(protocol: AtariProtocol) -> str:
+    """Return the mark of human-normalised scores under `protocol`, or nothing."""
+    return CUT_MARK if is_cut(protocol) else ""
+
+
+def with_interval(value: float, interval: Interval | None, form: str) -> str:
+    """Return such as "9.1 [6.6, 11.9]"."""
     if interval is None:
         return form.format(value)
     low, high = map(form.format, interval)
     return f"{form.format(value)} [{low}, {high}]"
+
+
+def _aggregate_cell(figure: Aggregate) -> str:
+    return with_interval(figure.value, figure.interval, "{:.1%}")
 
 
 def _percent(value: float | None) -> str:

@@ -9,10 +9,12 @@ import sys
 import pytest
 
 from mgdt_agents import load_agent, make_agent
-from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
+from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
+from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_cli import bench
 from mgdt_envs import AtariProtocol
+from mgdt_envs.seeds import BENCHMARK_SEED
 
 
 @pytest.fixture
@@ -24,36 +26,27 @@ def run(monkeypatch):
     return run
 
 
-def summary(score):
-    return {
-        "mean": score,
-        "interval": [score - 1, score + 1],
-        "human_normalised": 0.5,
-        "scores": [score],
-        "lengths": [10],
-    }
-
-
 @pytest.fixture
 def played(monkeypatch):
     """What the command asks to be played; nothing is."""
     calls = []
 
-    def run_nothing(agents, config, on_step):
+    def play_nothing(agents, config, on_step):
         calls.append((agents, config))
-        return {
-            "protocol": config.protocol.to_dict(),
-            "versions": {"mgdt": "9.8.7", "ale-py": "6.5.4"},
-            "episodes": config.episodes,
-            "seed": config.seed,
-            "deterministic": config.deterministic,
-            "agents": {
-                name: {"games": {game: summary(12.5) for game in config.games}, "iqm": None}
-                for name in agents
-            },
-        }
+        for agent in agents:
+            for protocol in config.protocols:
+                for game in config.games:
+                    for number in range(config.episodes):
+                        yield Episode(
+                            agent=agent,
+                            protocol=protocol,
+                            game=game,
+                            seed=config.seed + number,
+                            score=11.5 + number % 2 * 2,
+                            steps=10,
+                        )
 
-    monkeypatch.setattr(bench, "run_benchmark", run_nothing)
+    monkeypatch.setattr(bench, "play_episodes", play_nothing)
     return calls
 
 
@@ -66,16 +59,16 @@ def test_command(run, tmp_path):
         check=True,
     )
     config = BenchmarkConfig(games=("Breakout",), episodes=2, seed=5)
-    results = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert results == run_benchmark({"random": load_agent("random")}, config)
+    results = Results.load(tmp_path / "results" / "results.json")
+    assert results.to_dict() == run_benchmark({"random": load_agent("random")}, config).to_dict()
     breakout, over_games = csv.DictReader(io.StringIO(done.stdout), delimiter="\t")
     assert (breakout["agent"], breakout["game"]) == ("random", "Breakout")
-    scores = results["agents"]["random"]["games"]["Breakout"]["scores"]
-    assert float(breakout["mean"]) == sum(scores) / 2
-    assert over_games["game"] == "IQM"
+    assert float(breakout["mean"]) == results.scores("random", "Breakout").mean()
+    assert over_games["game"] == "mean"
     assert "sticky 0.25" in done.stderr
     assert "results.json" in done.stderr
-    assert list((tmp_path / "results").iterdir()) == [tmp_path / "results" / "results.json"]
+    files = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert files == ["episodes.jsonl", "results.json"]
 
 
 def test_names_with_commas_and_spaces(run, played, tmp_path):
@@ -104,9 +97,10 @@ def test_defaults(run, monkeypatch, played, tmp_path):
     run("--agents", "random")
     ((_, config),) = played
     assert config == BenchmarkConfig(games=("Breakout", "Freeway", "Pong"))
-    assert config.protocol == AtariProtocol()
+    assert config.protocols == {"default": AtariProtocol()}
+    assert config.seed == BENCHMARK_SEED
     (output,) = (tmp_path / "results").iterdir()
-    assert [path.name for path in output.iterdir()] == ["results.json"]
+    assert Results.load(output / "results.json").seeds == range(BENCHMARK_SEED, BENCHMARK_SEED + 16)
 
 
 def test_options(run, played, tmp_path):
@@ -117,7 +111,7 @@ def test_options(run, played, tmp_path):
         games=("Pong",),
         episodes=7,
         seed=9,
-        protocol=AtariProtocol.mgdt_release(),
+        protocols={"mgdt_release": AtariProtocol.mgdt_release()},
         deterministic=True,
     )
 
@@ -127,7 +121,10 @@ def test_terminal_gets_a_table(run, monkeypatch, played, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
-    run("--agents", "random,run[a]", "--games", "Pong", "--output", "out[b]")
+    run(
+        *("--agents", "random,run[a]", "--games", "Pong", "--episodes", "2"),
+        *("--output", "out[b]"),
+    )
     output = capsys.readouterr()
     assert "\t" not in output.out
     assert "12.5 [11.5, 13.5]" in output.out
@@ -143,9 +140,43 @@ def test_existing_output(run, refused, played, tmp_path):
     assert (tmp_path / "results.json").read_text() == "mine"
     assert not played
     run(*arguments, "--overwrite")
-    assert (
-        "Pong" in json.loads((tmp_path / "results.json").read_text())["agents"]["random"]["games"]
+    assert Results.load(tmp_path / "results.json").games == ("Pong",)
+
+
+def test_output_is_made_before_anything_is_played(run, refused, played, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    arguments = ["--agents", "random", "--games", "Pong"]
+    message = refused(*arguments, "--output", tmp_path / "file" / "results")
+    assert "Cannot write to" in message
+    assert "another --output" in message
+
+    def no_room(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bench.Path, "mkdir", no_room)
+    assert "No space left" in refused(*arguments, "--output", tmp_path / "results")
+    assert not played
+
+
+def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
+    episodes = [
+        Episode(agent="random", game="Pong", seed=BENCHMARK_SEED + n, score=-n, steps=5 + n)
+        for n in range(3)
+    ]
+
+    def interrupted(*_arguments):
+        yield from episodes
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "play_episodes", interrupted)
+    message = refused(
+        *("--agents", "random", "--games", "Pong", "--output", tmp_path / "results"), status=130
     )
+    assert "3 episodes were played" in message
+    assert str(tmp_path / "results" / "episodes.jsonl") in message
+    lines = (tmp_path / "results" / "episodes.jsonl").read_text().splitlines()
+    assert [Episode(**json.loads(line)) for line in lines] == episodes
+    assert not (tmp_path / "results" / "results.json").exists()
 
 
 @pytest.mark.parametrize(

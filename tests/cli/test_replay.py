@@ -40,13 +40,14 @@ def test_expand(run, truncated_recording, traces, tmp_path, capsys):
     assert f"{len(truncated_recording.episodes)} episodes" in " ".join(printed.err.split())
 
 
-def test_expand_takes_several_traces_and_the_bundled_ones(run, monkeypatch, traces, tmp_path):
+def test_expand_takes_several_traces_and_the_collection(run, monkeypatch, traces, tmp_path):
     both = [traces / "first.npz", traces / "second.npz"]
     run("expand", *both, "--output", tmp_path / "several")
     monkeypatch.setattr(replay, "BUNDLED", traces)
     monkeypatch.chdir(tmp_path)
     run("expand")
-    for folder in ("several", "replay"):
+    run("expand", "collection", "--output", tmp_path / "named")
+    for folder in ("several", "replay", "named"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["first", "second"]
         ReplayStore(tmp_path / folder / "second").verify()
 

@@ -14,7 +14,7 @@ import torch
 from mgdt_agents import NetworkAgent, load_agent, make_agent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent, Greedy
 from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
+from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import NETWORK_AGENTS
@@ -36,10 +36,12 @@ def make(kind: str = "dt") -> NetworkAgent:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of results of an agent."""
     config = BenchmarkConfig(
-        games=("Breakout", "AirRaid"), episodes=2, protocol=AtariProtocol(max_frames=80)
+        games=("Breakout", "AirRaid"),
+        episodes=2,
+        protocols={"default": AtariProtocol(max_frames=80)},
     )
     path = tmp_path_factory.mktemp("results") / "results.json"
-    path.write_text(json.dumps(run_benchmark({"runs/mine": RandomAgent()}, config)))
+    run_benchmark({"runs/mine": RandomAgent()}, config).save(path)
     return path
 
 
@@ -126,20 +128,24 @@ def test_card(hub: Any, tmp_path: Path, results: Path) -> None:
     assert (card.data.library_name, card.data.license) == ("mgdt", "apache-2.0")
     assert card.data.pipeline_tag == "reinforcement-learning"
     assert "atari" in card.data.tags
-    scores = json.loads(results.read_text())["agents"]["runs/mine"]
+    scores = Results.load(results)
     evaluations = {entry.dataset_name: entry for entry in card.data.eval_results}
-    assert list(evaluations) == ["Breakout", "AirRaid", "1 games"]
-    breakout = scores["games"]["Breakout"]
+    assert list(evaluations) == ["Breakout", "AirRaid", "1 game"]
+    breakout = scores.summaries["runs/mine", "default", "Breakout"]
     assert evaluations["Breakout"].dataset_type == "MultiGameAtari/Breakout-v0"
     assert evaluations["Breakout"].metric_type == "mean_reward"
     assert evaluations["Breakout"].metric_value == (
-        f"{breakout['mean']:.2f} +/- {np.std(breakout['scores']):.2f}"
+        f"{breakout.mean:.2f} +/- {np.std(scores.scores('runs/mine', 'Breakout')):.2f}"
     )
-    assert evaluations["1 games"].metric_value == pytest.approx(scores["iqm"]["value"], abs=1e-4)
+    # One game is too few for an IQM.
+    assert evaluations["1 game"].metric_type == "mean_human_normalised_score"
+    assert evaluations["1 game"].metric_value == pytest.approx(
+        scores.aggregates["runs/mine", "default"]["mean"].value, abs=1e-4
+    )
     assert card.text.startswith("\n# Mine\n\nIt plays.\n\n## Protocol\n")
     assert "sticky 0.125" in card.text
     assert "sticky 0.25" in card.text  # the benchmark's
-    assert f"| Breakout | {breakout['mean']:g} |" in card.text
+    assert f"| Breakout | {breakout.mean:.1f} [" in card.text
     assert "runs/mine" not in (tmp_path / "README.md").read_text()
 
 
@@ -162,11 +168,12 @@ def test_results_of_several_agents_are_refused(
 ) -> None:
     content = json.loads(results.read_text())
     content["agents"]["bc"] = content["agents"]["runs/mine"]
+    content["rows"] += [{**row, "agent": "bc"} for row in content["rows"]]
     several = tmp_path / "several.json"
     several.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"one agent in .*, got 2: \['runs/mine', 'bc'\]"):
         make().push_to_hub("user/dt", results=several)
-    for content, message in (("{}", "got 0"), ("[]", "got 0"), ("{", "is not JSON")):
+    for content, message in (("{}", "'format'"), ("[]", "'format'"), ("{", "Cannot read")):
         several.write_text(content)
         with pytest.raises(ValueError, match=message):
             make().save_pretrained(tmp_path / "agent", results=several)

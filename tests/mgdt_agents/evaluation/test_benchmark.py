@@ -1,24 +1,17 @@
 """The benchmark's results: what was played, summed and normalised."""
 
 import dataclasses
-import json
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 
-from mgdt_agents import load_agent
+from mgdt_agents import load_agent, make_agent
 from mgdt_agents.agent import Agent
-from mgdt_agents.evaluation import BenchmarkConfig, rollout, run_benchmark
+from mgdt_agents.evaluation import BenchmarkConfig, play_episodes, rollout, run_benchmark
+from mgdt_agents.replay.trace import BUNDLED, Trace
 from mgdt_envs import AtariProtocol, __version__
-from mgdt_envs.aggregates import (
-    interval_over_episodes,
-    iqm,
-    mean,
-    median,
-    optimality_gap,
-)
-from mgdt_envs.scoring import human_normalised_score
+from mgdt_envs.seeds import BENCHMARK_SEEDS
 
 # Sixty steps an episode.
 PROTOCOL = AtariProtocol(max_frames=240)
@@ -39,14 +32,21 @@ class OneActionAgent(Agent):
         return np.full(len(observations), self.action), None
 
 
+RULES = {"short": PROTOCOL}
+
+
 @pytest.fixture(scope="module")
 def config():
-    return BenchmarkConfig(games=GAMES, episodes=2, seed=20, protocol=PROTOCOL)
+    return BenchmarkConfig(games=GAMES, episodes=2, seed=20, protocols=RULES)
 
 
 @pytest.fixture(scope="module")
-def results(config):
-    agents = {"fire": OneActionAgent(1, ["Boxing"]), "noop": OneActionAgent(0)}
+def agents():
+    return {"fire": OneActionAgent(1, ["Boxing"]), "noop": OneActionAgent(0)}
+
+
+@pytest.fixture(scope="module")
+def results(agents, config):
     return run_benchmark(agents, config)
 
 
@@ -57,93 +57,87 @@ def test_scores_are_those_of_the_rollout(results):
         for game, seed, reward in zip(step.games, step.seeds, step.rewards, strict=True):
             scores[game, seed] += reward
             lengths[game, seed] += 1
-    games = results["agents"]["fire"]["games"]
-    assert list(games) == list(GAMES)
-    for game in GAMES:
-        assert games[game]["scores"] == [scores[game, 20], scores[game, 21]]
-        assert games[game]["lengths"] == [lengths[game, 20], lengths[game, 21]] == [60, 60]
-    assert games["Riverraid"]["mean"] > 0
-    assert results["agents"]["noop"]["games"] != games
-
-
-def test_summaries(results):
-    for agent in results["agents"].values():
-        for game, summary in agent["games"].items():
-            scores = np.array(summary["scores"])
-            assert summary["mean"] == scores.mean()
-            assert summary["interval"] == interval_over_episodes(mean, {game: scores}).tolist()
-            assert summary["interval"][0] <= summary["mean"] <= summary["interval"][1]
-            if game == "Carnival":
-                assert summary["human_normalised"] is None
-            else:
-                expected = human_normalised_score(game, scores.mean())
-                assert summary["human_normalised"] == pytest.approx(expected)
-        normalised = {
-            game: human_normalised_score(game, agent["games"][game]["scores"])
-            for game in ("Riverraid", "Boxing")
-        }
-        means = [scores.mean() for scores in normalised.values()]
-        metrics = {
-            "iqm": iqm,
-            "mean": mean,
-            "median": median,
-            "optimality_gap": optimality_gap,
-        }
-        for name, metric in metrics.items():
-            assert agent[name] == {
-                "value": metric(means),
-                "interval": interval_over_episodes(metric, normalised).tolist(),
-                "games": 2,
-            }
-        assert agent["left_out"] == {"Carnival": "Carnival has no published human score"}
+    played = {
+        (episode.game, episode.seed): episode
+        for episode in results.episodes
+        if episode.agent == "fire"
+    }
+    assert {key: episode.score for key, episode in played.items()} == scores
+    assert {key: episode.steps for key, episode in played.items()} == lengths
+    assert set(lengths.values()) == {60}
+    assert {episode.end for episode in played.values()} == {"truncated"}
+    assert results.summaries["fire", "short", "Riverraid"].mean > 0
+    assert not np.array_equal(
+        results.scores("fire", "Riverraid", "short"), results.scores("noop", "Riverraid", "short")
+    )
 
 
 def test_what_the_results_say_of_themselves(results):
-    assert (results["format"], results["version"]) == ("mgdt-results", 1)
-    assert AtariProtocol.from_dict(results["protocol"]) == PROTOCOL
-    assert (results["episodes"], results["seed"], results["deterministic"]) == (2, 20, False)
-    assert results["intervals"]["over"] == "episodes"
-    assert results["versions"]["mgdt"] == __version__
-    assert results["versions"]["ale-py"] == version("ale-py")
-    assert results["agents"]["fire"]["trained_on"] == ["Boxing"]
-    assert results["agents"]["noop"]["trained_on"] == []
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert results.games == GAMES
+    assert results.protocols == RULES
+    assert results.seeds == range(20, 22)
+    assert not results.deterministic
+    assert results.versions["mgdt"] == __version__
+    assert results.versions["ale-py"] == version("ale-py")
+    assert list(results.agents) == ["fire", "noop"]
+    assert results.agents["fire"].trained_on == ("Boxing",)
+    assert results.agents["fire"].trained_under == PROTOCOL
+    # Who names no games may have learned under any rules.
+    assert results.agents["noop"].trained_under is None
+    assert results.agents["fire"].parameters is None
+
+
+def test_parameters_are_counted():
+    agent = make_agent("dt", "tiny", games=["Pong"], device="cpu")
+    config = BenchmarkConfig(games=("Pong",), episodes=1, protocols=RULES)
+    (info,) = run_benchmark({"dt": agent}, config).agents.values()
+    assert info.parameters == sum(weights.numel() for weights in agent.model.parameters())
+    assert (info.kind, info.trained_on) == ("dt", ("Pong",))
 
 
 def test_repeated_benchmark_gives_the_same_results():
-    short = BenchmarkConfig(games=("Riverraid",), episodes=1, seed=3, protocol=PROTOCOL)
+    short = BenchmarkConfig(games=("Riverraid",), episodes=1, seed=3, protocols=RULES)
     agents = {"random": load_agent("random")}
     first = run_benchmark(agents, short)
     assert run_benchmark(agents, short) == first
     other = dataclasses.replace(short, seed=5)
-    assert run_benchmark(agents, other)["agents"] != first["agents"]
+    assert run_benchmark(agents, other).episodes != first.episodes
 
 
-def test_single_episode_has_no_interval():
-    config = BenchmarkConfig(games=("Riverraid", "Carnival"), episodes=1, protocol=PROTOCOL)
-    results = run_benchmark({"fire": OneActionAgent(1)}, config)
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
-    agent = results["agents"]["fire"]
-    assert [summary["interval"] for summary in agent["games"].values()] == [None, None]
-    for name in ("iqm", "mean", "median", "optimality_gap"):
-        assert agent[name]["interval"] is None
-    assert agent["iqm"]["value"] == agent["games"]["Riverraid"]["human_normalised"]
+def test_episodes_come_as_they_end(agents, config):
+    # Whoever stops in the middle has what was played until then.
+    episodes = []
+    for episode in play_episodes(agents, config):
+        episodes.append(episode)
+        if len(episodes) == 2:
+            break
+    assert len({(episode.game, episode.seed) for episode in episodes}) == 2
 
 
-def test_games_without_reference_have_no_iqm():
-    config = BenchmarkConfig(games=("Carnival",), episodes=1, protocol=PROTOCOL)
-    agent = run_benchmark({"fire": OneActionAgent(1)}, config)["agents"]["fire"]
-    assert agent["iqm"] is agent["mean"] is agent["median"] is agent["optimality_gap"] is None
+def test_several_protocols(results):
+    rules = {"short": PROTOCOL, "shorter": AtariProtocol(max_frames=120)}
+    both = run_benchmark(
+        {"fire": OneActionAgent(1)},
+        BenchmarkConfig(games=GAMES, episodes=2, seed=20, protocols=rules),
+    )
+    steps = {episode.protocol: episode.steps for episode in both.episodes}
+    assert steps == {"short": 60, "shorter": 30}
+    for game in GAMES:
+        assert both.scores("fire", game, "short").tolist() == (
+            results.scores("fire", game, "short").tolist()
+        )
 
 
 def test_episodes_that_end_with_a_life_are_not_normalised():
-    protocol = AtariProtocol(life_loss_ends=True, max_frames=240)
-    config = BenchmarkConfig(games=("Breakout",), episodes=1, protocol=protocol)
-    agent = run_benchmark({"fire": OneActionAgent(1)}, config)["agents"]["fire"]
-    assert agent["games"]["Breakout"]["lengths"][0] < 60
-    assert agent["games"]["Breakout"]["human_normalised"] is None
-    assert agent["iqm"] is None
-    assert "lost life" in agent["left_out"]["Breakout"]
+    rules = {"default": AtariProtocol(life_loss_ends=True, max_frames=240)}
+    config = BenchmarkConfig(games=("Breakout",), episodes=1, protocols=rules)
+    results = run_benchmark({"fire": OneActionAgent(1)}, config)
+    (episode,) = results.episodes
+    assert episode.steps < 60
+    assert episode.end == "terminated"
+    assert results.summaries["fire", "default", "Breakout"].human_normalised is None
+    assert results.aggregates["fire", "default"] == {}
+    assert "lost life" in results.left_out()["Breakout"]
 
 
 def test_on_step_sees_every_step():
@@ -152,7 +146,12 @@ def test_on_step_sees_every_step():
     def count(name, step):
         seen[name] += len(step.actions)
 
-    short = BenchmarkConfig(games=("Riverraid",), episodes=1, protocol=PROTOCOL)
+    short = BenchmarkConfig(games=("Riverraid",), episodes=1, protocols=RULES)
     results = run_benchmark({"a": OneActionAgent(0), "b": OneActionAgent(1)}, short, count)
-    for name, agent in results["agents"].items():
-        assert seen[name] == sum(agent["games"]["Riverraid"]["lengths"])
+    assert seen == {episode.agent: episode.steps for episode in results.episodes}
+
+
+def test_seeds_of_recordings_are_none_of_the_benchmark_s():
+    for path in BUNDLED.glob("*.npz"):
+        assert not any(seed in BENCHMARK_SEEDS for seed in Trace.load(path).seeds.tolist()), path
+    assert BenchmarkConfig(games=GAMES).seed in BENCHMARK_SEEDS

@@ -1,44 +1,70 @@
-"""Results as lines for programs and as a table for people."""
+"""Results as lines for programs, as a table for people, and as Markdown."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
 from rich.console import Console
 
-from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
+from mgdt_agents.evaluation.report import (
+    markdown_by_game,
+    markdown_of_agent,
+    protocol_sheet,
+    results_lines,
+    results_table,
+)
+from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_envs import AtariProtocol
 
-COLUMNS = ["agent", "game", "mean", "low", "high", "human_normalised", "episodes"]
+COLUMNS = [*("agent", "protocol", "game", "mean", "low", "high", "human_normalised", "episodes")]
+# Scores of two episodes each; the interval over two goes from the lower to the higher.
+SCORES = {
+    "dt": {"Pong": (-20.7, -6.7), "AirRaid": (1234.0, 1234.5)},
+    "runs/my[run]": {"Pong": (14.6, 14.6), "AirRaid": (1e6, 1e6)},
+}
+
+
+def make(scores=SCORES, protocols=None, runs=1, **infos):
+    protocols = protocols or {"default": AtariProtocol(sticky=0.125)}
+    first = next(iter(scores.values()))
+    return Results(
+        agents={agent: infos.get(agent, AgentInfo(kind="dt", runs=runs)) for agent in scores},
+        games=tuple(first),
+        protocols=protocols,
+        seeds=range(100, 100 + len(next(iter(first.values())))),
+        deterministic=False,
+        versions={"mgdt": "9.8.7", "ale-py": "6.5.4"},
+        episodes=tuple(
+            Episode(
+                agent=agent, run=run, protocol=protocol, game=game, seed=100 + n, score=s, steps=1
+            )
+            for protocol in protocols
+            for agent, games in scores.items()
+            for run in range(runs)
+            for game, values in games.items()
+            for n, s in enumerate(values)
+        ),
+    )
 
 
 @pytest.fixture
 def results():
-    def agent(pong, air_raid, iqm):
-        return {
-            "trained_on": [],
-            "games": {
-                "Pong": {"mean": pong, "interval": [pong - 1, pong + 2], "human_normalised": iqm},
-                "AirRaid": {
-                    "mean": air_raid,
-                    "interval": [air_raid, air_raid],
-                    "human_normalised": None,
-                },
-            },
-            "iqm": {"value": iqm, "interval": [iqm - 0.25, iqm + 0.5], "games": 1},
-            "mean": {"value": iqm + 0.125, "interval": None, "games": 1},
-            "median": {"value": iqm + 0.25, "interval": None, "games": 1},
-            "optimality_gap": {"value": 0.375, "interval": None, "games": 1},
-        }
+    return make()
 
-    return {
-        "protocol": AtariProtocol(sticky=0.125).to_dict(),
-        "versions": {"mgdt": "9.8.7", "ale-py": "6.5.4"},
-        "episodes": 17,
-        "seed": 100,
-        "deterministic": False,
-        "agents": {"dt": agent(-3.5, 1234.25, 0.5), "runs/my[run]": agent(19.0, 1e6, 1.25)},
-    }
+
+@pytest.fixture
+def single():
+    """A single episode a game."""
+    return make(
+        {agent: {game: s[:1] for game, s in games.items()} for agent, games in SCORES.items()}
+    )
+
+
+@pytest.fixture
+def four_games():
+    scores = {"Pong": (14.6,), "Breakout": (30.5,), "Freeway": (0.0,), "Boxing": (12.1,)}
+    return make({"dt": scores, "bc": scores})
 
 
 def parsed(results):
@@ -56,36 +82,38 @@ def test_lines(results):
     rows = parsed(results)
     assert list(rows[0]) == COLUMNS
     assert [(row["agent"], row["game"]) for row in rows] == [
-        (agent, game) for agent in ("dt", "runs/my[run]") for game in ("Pong", "AirRaid", "IQM")
+        (agent, game) for agent in ("dt", "runs/my[run]") for game in ("Pong", "AirRaid", "mean")
     ]
     assert all(None not in row and None not in row.values() for row in rows)
-    assert {row["episodes"] for row in rows} == {"17"}
-    figures = [[float(row[name]) if row[name] else None for name in COLUMNS[2:6]] for row in rows]
-    assert figures == [
-        [-3.5, -4.5, -1.5, 0.5],
-        [1234.25, 1234.25, 1234.25, None],
-        [0.5, 0.25, 1.0, 0.5],
-        [19.0, 18.0, 21.0, 1.25],
-        [1e6, 1e6, 1e6, None],
-        [1.25, 1.0, 1.75, 1.25],
-    ]
+    assert {row["episodes"] for row in rows} == {"2"}
+    assert {row["protocol"] for row in rows} == {"default"}
+    figures = [[float(row[name]) if row[name] else None for name in COLUMNS[3:7]] for row in rows]
+    normalised = 7.0 / 35.3
+    for found, expected in zip(
+        figures,
+        [
+            [-13.7, -20.7, -6.7, normalised],
+            [1234.25, 1234.0, 1234.5, None],
+            [normalised, 0.0, 14.0 / 35.3, normalised],
+            [14.6, 14.6, 14.6, 1.0],
+            [1e6, 1e6, 1e6, None],
+            [1.0, 1.0, 1.0, 1.0],
+        ],
+        strict=True,
+    ):
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_lines_of_a_single_episode(results):
-    for agent in results["agents"].values():
-        for summary in [*agent["games"].values(), agent["iqm"]]:
-            summary["interval"] = None
-    for row in parsed(results):
+def test_lines_of_a_single_episode(single):
+    for row in parsed(single):
         assert (row["low"], row["high"]) == ("", "")
         assert row["mean"]
 
 
-def test_lines_without_iqm(results):
-    results["agents"]["dt"]["iqm"] = None
-    assert [row["game"] for row in parsed(results)] == [
-        *("Pong", "AirRaid"),
-        *("Pong", "AirRaid", "IQM"),
-    ]
+def test_lines_call_the_mean_of_the_middle_half_iqm(four_games):
+    assert [row["game"] for row in parsed(four_games)].count("IQM") == 2
+    (row,) = [row for row in parsed(four_games.of("dt")) if row["game"] == "IQM"]
+    assert float(row["mean"]) == 1  # the lowest is left out
 
 
 def line_with(text, *parts):
@@ -99,34 +127,96 @@ def line_with(text, *parts):
 
 def test_table(results):
     text = rendered(results)
-    assert "17 episodes a game" in text
-    assert line_with(text, "Pong", "dt", "-3.5 [-4.5, -1.5]", "50.0%", "-20.7 / 14.6")
-    assert line_with(text, "runs/my[run]", "19.0 [18.0, 21.0]", "125.0%")
-    assert line_with(text, "AirRaid", "dt", "1,234.2 [1,234.2, 1,234.2]", "no reference")
+    assert "2 episodes a game" in text
+    assert "interval over episodes" in text
+    assert line_with(text, "Pong", "dt", "-13.7 [-20.7, -6.7]", "19.8%", "-20.7 / 14.6")
+    assert line_with(text, "runs/my[run]", "14.6 [14.6, 14.6]", "100.0%")
+    assert line_with(text, "AirRaid", "dt", "1,234.2 [1,234.0, 1,234.5]", "no reference")
     assert line_with(text, "1,000,000.0 [1,000,000.0, 1,000,000.0]", "no reference")
-    assert line_with(text, "IQM of 1 games", "dt", "50.0% [25.0%, 100.0%]")
-    assert line_with(text, "runs/my[run]", "125.0% [100.0%, 175.0%]")
-    assert line_with(text, "mean, median, gap", "dt", "62.5%, 75.0%, 37.5%")
-    assert line_with(text, "runs/my[run]", "137.5%, 150.0%, 37.5%")
+    assert line_with(text, "mean of 1 game ", "dt", "19.8% [0.0%, 39.7%]")
+    assert line_with(text, "runs/my[run]", "100.0% [100.0%, 100.0%]")
+    # The mean stands above already.
+    assert line_with(text, "median, gap", "dt", "19.8%, 80.2%")
     assert "sticky 0.125" in text
+    assert "IQM" not in text
 
 
-def test_table_without_intervals(results):
-    for agent in results["agents"].values():
-        for summary in [*agent["games"].values(), agent["iqm"]]:
-            summary["interval"] = None
-    text = rendered(results)
-    assert line_with(text, "Pong", "dt", "-3.5", "50.0%")
+def test_table_with_iqm(four_games):
+    text = rendered(four_games)
+    assert line_with(text, "IQM of 4 games", "dt", "100.0%")
+    assert line_with(text, "mean, median, gap", "dt", "75.0%, 100.0%, 25.0%")
+
+
+def test_table_without_intervals(single):
+    text = rendered(single)
+    assert "1 episode a game" in text
+    assert line_with(text, "Pong", "dt", "-20.7", "0.0%")
     assert "[-" not in text
     assert "nan" not in text.lower()
 
 
-def test_table_without_iqm(results):
-    for agent in results["agents"].values():
-        agent["iqm"] = None
-    text = rendered(results)
-    assert "IQM" not in text
+def test_table_without_references():
+    text = rendered(make({"dt": {"AirRaid": (5.0,)}}))
+    assert "5.0" in text
+    assert "mean of" not in text
     assert "median" not in text
+
+
+def test_table_of_several_protocols():
+    rules = {"default": AtariProtocol(), "mgdt_release": AtariProtocol.mgdt_release()}
+    results = make(protocols=rules)
+    # Other scores under the second.
+    episodes = [
+        dataclasses.replace(episode, score=7.0) if episode.protocol == "mgdt_release" else episode
+        for episode in results.episodes
+    ]
+    text = rendered(dataclasses.replace(results, episodes=tuple(episodes)), width=250)
+    assert line_with(text, "score, default", "score, mgdt_release")
+    assert line_with(text, "Pong", "dt", "-13.7 [-20.7, -6.7]", "19.8%", "7.0 [7.0, 7.0]", "78.5%")
+    assert "default: sticky 0.25" in text
+    assert "mgdt_release: sticky 0 " in text
+
+
+def test_several_runs():
+    text = rendered(make(runs=3))
+    assert "interval over training runs" in text
+    assert "3 training runs an agent" in text
+    results = make(dt=AgentInfo(kind="dt", runs=1), runs=1)
+    assert "1 training run an agent" in protocol_sheet(results)
+
+
+def test_shortened_games_are_marked(results):
+    assert "*" not in rendered(results)
+    short = make(protocols={"default": AtariProtocol(max_frames=4000)})
+    text = rendered(short)
+    assert "human-normalised*" in text
+    assert "* the references are of 108,000 frames" in text
+    assert "human-normalised*" in markdown_by_game(short)
+    assert "human-normalised*" in markdown_of_agent(short, "dt")
+
+
+def test_markdown_by_game(results):
+    assert markdown_by_game(results).splitlines() == [
+        "| game | dt | runs/my[run] | human |",
+        "| --- | --- | --- | --- |",
+        "| Pong | -13.7 [-20.7, -6.7] | 14.6 [14.6, 14.6] | 14.6 |",
+        "| AirRaid | 1,234.2 [1,234.0, 1,234.5] | 1,000,000.0 [1,000,000.0, 1,000,000.0] |  |",
+        "| mean, human-normalised | 19.8% [0.0%, 39.7%] | 100.0% [100.0%, 100.0%] | 100% |",
+    ]
+
+
+def test_markdown_of_an_agent(results):
+    assert markdown_of_agent(results, "dt", "runs/my[run]").splitlines() == [
+        "| game | dt | runs/my[run] | human-normalised |",
+        "| --- | --- | --- | --- |",
+        "| Pong | -13.7 [-20.7, -6.7] | 14.6 [14.6, 14.6] | 19.8% |",
+        "| AirRaid | 1,234.2 [1,234.0, 1,234.5] | 1,000,000.0 [1,000,000.0, 1,000,000.0] "
+        "| no reference |",
+        "| mean of 1 game |  |  | 19.8% [0.0%, 39.7%] |",
+    ]
+    assert markdown_of_agent(results, "dt").splitlines()[2] == (
+        "| Pong | -13.7 [-20.7, -6.7] | 19.8% |"
+    )
 
 
 def test_protocol_sheet(results):
@@ -134,22 +224,20 @@ def test_protocol_sheet(results):
     for part in (
         "mgdt 9.8.7",
         "ale-py 6.5.4",
-        "sticky 0.125",
-        "rewards unclipped",
+        AtariProtocol(sticky=0.125).sheet(),
         "sampled actions",
-        "seeds from 100",
+        "seeds 100 to 101",
+        "1 training run an agent",
+        "not human-normalised: AirRaid",
     ):
-        assert part in sheet
-    assert "\n" not in sheet
-    assert "likeliest actions" in protocol_sheet(results | {"deterministic": True})
+        assert f" · {part} · " in f" · {sheet} · ", part
+    assert "likeliest actions" in protocol_sheet(dataclasses.replace(results, deterministic=True))
+    assert "any game" in protocol_sheet(make({"dt": {"AirRaid": (5.0,)}}))
+    assert "not human-normalised" not in protocol_sheet(make({"dt": {"Pong": (5.0,)}}))
 
 
-def test_games_left_out_are_listed(results):
-    assert protocol_sheet(results).endswith("not human-normalised: AirRaid")
-    for agent in results["agents"].values():
-        agent["games"]["Pong"]["human_normalised"] = None
-    assert protocol_sheet(results).endswith("not human-normalised: any game")
-    for agent in results["agents"].values():
-        for summary in agent["games"].values():
-            summary["human_normalised"] = 0.5
-    assert "not human-normalised" not in protocol_sheet(results)
+def test_sheet_names_who_was_trained_under_other_rules():
+    same, other = AtariProtocol(sticky=0.125), AtariProtocol()
+    for rules, expected in ((same, False), (other, True), (None, False)):
+        results = make(dt=AgentInfo(kind="dt", trained_under=rules))
+        assert ("trained under other rules: dt" in protocol_sheet(results)) == expected
