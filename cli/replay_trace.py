@@ -10,7 +10,7 @@ import numpy as np
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.agent_trace import record_agent
-from mgdt_agents.replay.recording import TraceRecorder
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_cli.common import Games, Steps, progress_bar, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import OutputExists

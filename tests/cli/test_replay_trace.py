@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mgdt_agents.replay import Trace
-from mgdt_agents.replay.recording import TraceRecorder
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_cli import replay
 
 
