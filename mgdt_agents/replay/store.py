@@ -38,6 +38,8 @@ STEP_COLUMNS = {
 COLUMNS = {**STEP_COLUMNS, "episode_starts": np.int64}
 # Of a .npy file with one dimension of any length, by numpy's format 1.0.
 HEADER_BYTES = 128
+REPLACED = ".replaced"  # ends the name of a store while a longer one takes its place
+_PARTIAL = ".partial"
 
 
 class ReplayStore:
@@ -182,9 +184,21 @@ def verify(folder: Path) -> None:
             raise ReplayError(f"{path} is damaged: CRC-32 {found:08x}, expected {expected:08x}.")
 
 
+def find_stores(path: Path) -> list[Path]:
+    """Return the folders of the stores that `path` means: itself, or those in it, by name.
+
+    Stores that are not whole count, so that opening them says what is wrong.
+    """
+    if (path / "meta.json").exists() or partial_folder(path).exists():
+        return [path]
+    names = {it.parent.name for it in path.glob("*/meta.json")}
+    stores = {name.removesuffix(_PARTIAL) for name in names if not name.endswith(REPLACED)}
+    return [path / name for name in sorted(stores)] or [path]
+
+
 def partial_folder(path: Path) -> Path:
     """Return the folder that the store at `path` is in while it is written."""
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + _PARTIAL)
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ from mgdt_agents.replay.store import (
     COLUMNS,
     FORMAT,
     HEADER_BYTES,
+    REPLACED,
     STEP_COLUMNS,
     VERSION,
     ReplayStore,
@@ -264,6 +265,9 @@ class ReplayWriter:
 
     def _finish(self) -> None:
         """Turn the partial folder into the store."""
+        if not self.num_steps:
+            self._keep = False
+            raise ReplayError(f"There are no whole episodes for a store at {self.path}.")
         for name, dtype in COLUMNS.items():
             header = {
                 "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
@@ -286,7 +290,7 @@ class ReplayWriter:
     def _publish(self) -> None:
         """Give the whole store its name; one that has the name, shorter, makes room."""
         remove_log(self.partial)
-        replaced = self.path.with_name(self.path.name + ".replaced")
+        replaced = self.path.with_name(self.path.name + REPLACED)
         shutil.rmtree(replaced, ignore_errors=True)
         if self.path.exists():
             self.path.rename(replaced)

@@ -41,6 +41,7 @@ from mgdt_agents.replay.formats.gzip_arrays import read_ahead
 from mgdt_agents.replay.formats.importing import Episode, Recording
 from mgdt_envs import AtariProtocol, Game
 from mgdt_envs import game as find_game
+from mgdt_envs.emulator import check_num_threads
 
 
 class Position(NamedTuple):
@@ -92,6 +93,7 @@ class DQNReplayRun(Recording):
     ) -> None:
         """Read the headers of the files."""
         self.game, self.protocol = find_game(game), protocol
+        check_num_threads(num_threads)
         self._num_threads = num_threads or max(os.cpu_count() or 1, 2)
         self.folder = find_run(source, self.game, run, downloads)
         self.buffers = chronological(logged_buffers(self.folder, self.game, protocol))

@@ -104,6 +104,11 @@ def _import(
             for episode, behind in rest:
                 steps = writer.num_steps + len(episode.actions)
                 if limit_steps is not None and steps > limit_steps:
+                    if not writer.num_steps:
+                        raise InvalidArgument(
+                            f"Expected a limit of {steps:,} steps or more, which the first episode "
+                            f"has, got {limit_steps:,}."
+                        )
                     stopped_at = limit_steps
                     break
                 writer.add_episode(*episode[:3], truncated=episode.truncated)

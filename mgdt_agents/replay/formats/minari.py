@@ -191,11 +191,11 @@ class MinariRecording(Recording):
                 f"Expected actions 0..{len(self._action_ids) - 1} in {self._place(number)}, found "
                 f"{actions.min()}..{actions.max()}."
             )
-        ends = np.flatnonzero(recorded.terminations | recorded.truncations)
-        if ends.tolist() != [steps - 1]:
+        done = np.flatnonzero(recorded.terminations | recorded.truncations)
+        if done.tolist() != [steps - 1]:
             raise ReplayError(
                 f"Expected the last step of {self._place(number)}, {steps - 1}, to end it, and no "
-                f"other; found ends in steps {ends.tolist()}."
+                f"other; found ends in steps {done.tolist()}."
             )
         return Episode(
             self._observations.frames(recorded.observations[:-1]),
@@ -247,10 +247,10 @@ def export_minari(
         raise OutputExists(f"{path} exists; choose another --id or remove it first.")
     if not len(store):
         raise InvalidArgument(f"Expected episodes in {store.path}, found none.")
-    ends = store.episode_starts + store.episode_lengths
+    stops = store.episode_starts + store.episode_lengths
     if limit_steps is not None:
-        ends = ends[ends <= limit_steps]
-    if not len(ends):
+        stops = stops[stops <= limit_steps]
+    if not len(stops):
         raise InvalidArgument(
             f"Expected a limit of {store.episode_lengths[0]:,} steps or more, which the first "
             f"episode of {store.path} has, got {limit_steps:,}."
@@ -260,7 +260,7 @@ def export_minari(
     with naming(path), tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         half = Path(folder) / path.name
         half.mkdir()
-        _write(store, ends, half / "data", dataset_id, on_steps)
+        _write(store, stops, half / "data", dataset_id, on_steps)
         half.rename(path)
     return path
 
@@ -275,7 +275,7 @@ def _make_namespace(dataset_id: str) -> None:
 
 def _write(
     store: ReplayStore,
-    ends: np.ndarray,
+    stops: np.ndarray,
     folder: Path,
     dataset_id: str,
     on_steps: Callable[[int], object],
@@ -291,7 +291,7 @@ def _write(
         jpeg_encoding=False,
     )
     storage.update_metadata(_metadata(store, dataset_id))
-    storage.update_episodes(_episodes(store, ends, on_steps))
+    storage.update_episodes(_episodes(store, stops, on_steps))
 
 
 def _environment(store: ReplayStore) -> gym.envs.registration.EnvSpec:
@@ -324,12 +324,12 @@ def _metadata(store: ReplayStore, dataset_id: str) -> dict[str, Any]:
 
 
 def _episodes(
-    store: ReplayStore, ends: np.ndarray, on_steps: Callable[[int], object]
+    store: ReplayStore, stops: np.ndarray, on_steps: Callable[[int], object]
 ) -> Iterator[Any]:
     """Yield `minari.data_collector.EpisodeBuffer`s, one in memory at a time."""
     from minari.data_collector import EpisodeBuffer
 
-    for start, stop in zip(store.episode_starts[: len(ends)], ends, strict=True):
+    for start, stop in zip(store.episode_starts[: len(stops)], stops, strict=True):
         frames = np.empty((stop - start + 1, *store.frames.shape[1:]), np.uint8)
         store.read_frames(start, stop, frames[:-1])
         frames[-1] = frames[-2]

@@ -36,6 +36,7 @@ from mgdt_agents.replay.formats.importing import Episode, Recording, SourceFolde
 from mgdt_agents.replay.formats.tfrecord import example_class, read_records
 from mgdt_envs import AtariProtocol
 from mgdt_envs import game as find_game
+from mgdt_envs.emulator import check_num_threads
 
 DATASETS = ("rlu_atari_checkpoints_ordered", "rlu_atari_checkpoints", "rlu_atari")
 FRAMES_PER_JOB = 256
@@ -88,6 +89,7 @@ class RLURun(Recording):
     ) -> None:
         """Read what the data set says of itself."""
         self.game, self.protocol = find_game(game), protocol
+        check_num_threads(num_threads)
         self._num_threads = num_threads or os.cpu_count() or 1
         self._example = example_class()
         config = f"{self.game.name}_run_{run}"

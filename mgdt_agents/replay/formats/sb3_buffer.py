@@ -110,13 +110,13 @@ def _stretches(store: ReplayStore, num_stretches: int, max_rows: int) -> tuple[n
     Returns:
         The row after each, `(num_stretches,)` ascending, and their length.
     """
-    ends = np.append(0, store.episode_starts + store.episode_lengths)
+    bounds = np.append(0, store.episode_starts + store.episode_lengths)
 
     def stops(rows: int) -> list[int]:
         """Return as many as there are room for, the last first."""
         found = [len(store)]
         while len(found) < num_stretches and found[-1] > rows:
-            found.append(int(ends[np.searchsorted(ends, found[-1] - rows, side="right") - 1]))
+            found.append(int(bounds[np.searchsorted(bounds, found[-1] - rows, side="right") - 1]))
         return found
 
     def is_too_long(rows: int) -> bool:
@@ -128,7 +128,7 @@ def _stretches(store: ReplayStore, num_stretches: int, max_rows: int) -> tuple[n
     if not rows:
         raise InvalidArgument(
             f"Expected at least one episode for each of the buffer's {num_stretches} environments, "
-            f"found {len(ends) - 1} in {store.path}."
+            f"found {len(bounds) - 1} in {store.path}."
         )
     return np.array(stops(rows)[::-1]), rows
 
@@ -146,14 +146,14 @@ def _stacks(
     """
     episode = np.searchsorted(store.episode_starts, start, side="right") - 1
     first = max(int(store.episode_starts[episode]), start - depth + 1)
-    ends = store.terminated[first:stop] | store.truncated[first:stop]
+    done = store.terminated[first:stop] | store.truncated[first:stop]
     empty = np.zeros((depth, *store.frames.shape[1:]), np.uint8)
     begins, stack = first == store.episode_starts[episode], empty
     for row, frame in enumerate(_frames(store, first, stop), first):
         before, stack = stack, np.concatenate([empty[1:] if begins else stack[1:], frame])
         if row > start and not begins:
             yield before, stack
-        begins = ends[row - first]
+        begins = done[row - first]
         if begins:
             yield stack, np.concatenate([stack[1:], frame])
 

@@ -89,11 +89,13 @@ def assert_equal_stores(path, expected):
 
 
 def test_store_without_episodes(path):
-    write(path, [])
-    store = ReplayStore(path)
-    assert len(store) == len(store.episode_lengths) == len(store.episode_returns) == 0
-    assert store.frames.shape == (0, SIDE, SIDE)
-    store.verify()
+    for flush in (False, True):
+        opened = writer(path)
+        if flush:
+            opened.flush()
+        with pytest.raises(ReplayError, match="no whole episodes for a store at"):
+            opened.__exit__(None, None, None)
+        assert list(path.parent.iterdir()) == []
 
 
 def test_same_play_gives_the_same_bytes(episodes, path, tmp_path):
