@@ -21,7 +21,7 @@ from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import Games, Paths, Steps, parse, progress_bar, run, say
 from mgdt_cli.replay_export import ExportArguments, export
 from mgdt_cli.replay_import import ImportArguments, import_all
-from mgdt_cli.replay_info import InfoArguments, show_info
+from mgdt_cli.replay_info import InfoArguments, named_stores, show_info
 from mgdt_cli.replay_trace import TraceArguments, trace_all
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
@@ -48,7 +48,7 @@ class VerifyArguments:
     """Compare every file of replay stores with its checksum."""
 
     stores: tyro.conf.Positional[Paths]
-    """Folders of replay stores."""
+    """Folders of replay stores, or folders that hold some."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +137,7 @@ def verify_all(arguments: VerifyArguments) -> None:
         ReplayError: when all were looked at, saying what is wrong with those that are not whole.
     """
     errors = []
-    for path in arguments.stores:
+    for path in named_stores(arguments.stores):
         try:
             verify(path)
             print(f"{ReplayStore(path)}: whole")
@@ -153,7 +153,7 @@ def trim_all(arguments: TrimArguments) -> None:
     Raises:
         ReplayError: if one has no rest of a writing, or is being written.
     """
-    for path in arguments.stores:
+    for path in named_stores(arguments.stores):
         trim(path)
         print(ReplayStore(path))
 

@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from mgdt_agents.replay import ReplayStore
-from mgdt_agents.replay.exporters.minari import export_minari
+from mgdt_agents.replay.formats.minari import export_minari
 from mgdt_cli.common import Steps, progress_bar, say
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
+from mgdt_agents.replay.store import find_stores
 from mgdt_cli.common import Paths
 from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
 
@@ -24,7 +25,7 @@ class InfoArguments:
     """Print what replay stores hold, and draw how their returns grew."""
 
     stores: tyro.conf.Positional[Paths]
-    """Folders of replay stores."""
+    """Folders of replay stores, or folders that hold some."""
     plot: Path | None = None
     """Picture to draw, such as returns.png: returns over steps (pip install 'mgdt[plot]')."""
 
@@ -40,7 +41,7 @@ def show_info(arguments: InfoArguments) -> None:
     if arguments.plot:
         _check_plot(arguments.plot)
     stores, errors = [], []
-    for path in arguments.stores:
+    for path in named_stores(arguments.stores):
         try:
             stores.append(ReplayStore(path))
         except ReplayError as error:
@@ -54,6 +55,20 @@ def show_info(arguments: InfoArguments) -> None:
         plot_returns(stores, arguments.plot)
     if errors:
         raise ReplayError("\n".join(errors))
+
+
+def named_stores(paths: tuple[Path, ...]) -> list[Path]:
+    """Return the folders of the stores that the arguments of a command mean.
+
+    Raises:
+        ValueError: if there are no arguments.
+    """
+    if not paths:
+        raise InvalidArgument(
+            "Expected folders of replay stores, or folders that hold some, such as `replay`, "
+            "got none."
+        )
+    return [store for path in paths for store in find_stores(path)]
 
 
 def info_table(stores: list[ReplayStore]) -> Table:

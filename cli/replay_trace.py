@@ -10,10 +10,10 @@ import numpy as np
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.agent_trace import record_agent
-from mgdt_agents.replay.recording import TraceRecorder
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_cli.common import Games, Steps, progress_bar, say
 from mgdt_envs import resolve_games
-from mgdt_envs.errors import OutputExists
+from mgdt_envs.errors import InvalidArgument, OutputExists
 
 RECENT_EPISODES = 100
 
@@ -90,6 +90,12 @@ def trace_all(arguments: TraceArguments) -> None:
                 on_step=show,
                 should_stop=stopping.is_set,
             )
+            if not len(trace.episode_return):
+                raise InvalidArgument(
+                    f"No episode of {name} ended within the {trace.actions.size:,} steps that were "
+                    f"played, so nothing could be expanded from the trace, and it is not saved; "
+                    "raise --steps or lower --num-envs."
+                )
             trace.save(output)
             say(
                 f"{output}: {trace.actions.size:,} steps, {len(trace.episode_return):,} whole "

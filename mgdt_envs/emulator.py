@@ -14,6 +14,7 @@ from ale_py import roms
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import ALL_ACTIONS, Game
 from mgdt_envs.protocol import AtariProtocol
 
@@ -50,6 +51,18 @@ def minimal_action_index(game: Game, protocol: AtariProtocol) -> NDArray[np.int6
     """Return the index that `AtariVectorEnv` takes for each of the 18 actions, (18,) int64."""
     action_set = emulator_action_set(game, protocol)
     return np.array([action_set.index(action) for action in emulator_actions(game, protocol)])
+
+
+def check_num_threads(num_threads: int) -> None:
+    """Refuse a number of threads below 0, of which ale-py would make its default.
+
+    Raises:
+        ValueError: if it is negative.
+    """
+    if num_threads < 0:
+        raise InvalidArgument(
+            f"Expected a number of threads, or 0 for one a core, got {num_threads}."
+        )
 
 
 def emulator_arguments(protocol: AtariProtocol) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mgdt_envs.emulator import (
     MAX_SEED,
     NUM_ACTIONS,
+    check_num_threads,
     emulator_action_set,
     emulator_arguments,
     jpeg_round_trip,
@@ -155,6 +156,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
 
     def _start_pools(self, num_threads: int) -> None:
         """Start one pool of emulators per game, with threads in proportion to its environments."""
+        check_num_threads(num_threads)
         arguments = emulator_arguments(self.protocol)
         for name in self.games:
             rows = np.flatnonzero(np.array(self.games_of_envs) == name)

@@ -6,8 +6,8 @@ import numpy as np
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.benchmark import versions
-from mgdt_agents.replay.recording import TraceRecorder
 from mgdt_agents.replay.trace import Trace
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv
 
 

@@ -26,8 +26,8 @@ import torch
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online.pqn import PQN, PQNConfig, Rollout
-from mgdt_agents.replay.recording import TraceRecorder, replace_trace
 from mgdt_agents.replay.trace import Trace
+from mgdt_agents.replay.trace_recorder import TraceRecorder, replace_trace
 from mgdt_agents.training.metrics import open_log
 from mgdt_envs import MultiGameAtariVectorEnv, game
 from mgdt_envs.errors import OutputExists

@@ -24,7 +24,7 @@ from mgdt_agents.online.collection import (
     source_of,
 )
 from mgdt_agents.online.dqn import DQNConfig, make_dqn
-from mgdt_agents.replay.sb3_recording import RecordingCallback
+from mgdt_agents.replay.sb3_recorder import RecordingCallback
 from mgdt_agents.training.metrics import open_log
 from mgdt_envs import game
 from mgdt_envs.sb3 import LearnerRewards, MultiGameAtariVecEnv

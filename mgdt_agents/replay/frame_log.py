@@ -6,7 +6,6 @@ whole chunk are in memory, and after a flush in `rest-<frames>.b2` too.
 """
 
 import os
-import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +17,6 @@ import numpy as np
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
-from mgdt_agents.replay.store import CHECKSUMS
 
 # 16 frames a block: the best of the measured trade-offs between size and speed of random access.
 FRAMES_PER_BLOCK = 16
@@ -110,12 +108,8 @@ class FrameLog:
             if path != self._rest_path():
                 path.unlink()
 
-    def finish(self, path: Path) -> np.ndarray:
-        """Write all frames to a blosc2 array at `path`.
-
-        Returns:
-            `checksums.npy` of the store, but for the columns.
-        """
+    def finish(self, path: Path) -> None:
+        """Write all frames to a blosc2 array at `path`."""
         self._write_compressed(leave=0)
         files.sync(self._file, self._path)
         self._pending[self._num_pending :] = 0
@@ -132,21 +126,10 @@ class FrameLog:
                 mode="w",
             )
             array.resize((self.num_frames, self.side, self.side))
-            checksums = np.zeros(array.schunk.nchunks, CHECKSUMS)
-            end = 0
-            for number, entry in enumerate(checksums):
-                chunk = _read_chunk(log) or _compress(self._pending)
-                array.schunk.update_chunk(number, chunk)
-                begin = _find(path, chunk, end)
-                if begin is None:  # frames of one colour are no bytes but a mark in the index
-                    begin, chunk = end, b""
-                end = begin + len(chunk)
-                entry["stop"] = min((number + 1) * FRAMES_PER_CHUNK, self.num_frames)
-                entry["frames_begin"], entry["frames_end"] = begin, end
-                entry["frames"] = zlib.crc32(chunk)
+            for number in range(array.schunk.nchunks):
+                array.schunk.update_chunk(number, _read_chunk(log) or _compress(self._pending))
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        return checksums
 
     def close(self) -> None:
         """Let go of the file and the thread."""
@@ -176,13 +159,3 @@ def _read_chunk(log: BinaryIO) -> bytes:
     """Return the next chunk of a log, or nothing at its end."""
     header = log.read(blosc2.MAX_OVERHEAD)
     return header and header + log.read(blosc2.get_cbuffer_sizes(header)[1] - len(header))
-
-
-def _find(path: Path, chunk: bytes, end: int) -> int | None:
-    """Return where a blosc2 array on disk has a chunk, if the chunk before it ends at `end`."""
-    with path.open("rb") as file:
-        if not end:  # before the first chunk is the array's header
-            place = file.read().find(chunk)
-            return None if place < 0 else place
-        file.seek(end)
-        return end if file.read(len(chunk)) == chunk else None

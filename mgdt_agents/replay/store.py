@@ -9,17 +9,13 @@ A store is a folder:
 - `actions.npy` uint8 full-set ids, `rewards.npy` float32, `terminated.npy` and `truncated.npy`
   bool, each `(steps,)`;
 - `episode_starts.npy` int64 `(episodes,)`: the row of each episode's first step. Episodes are
-  whole and stand in the order in which they ended;
-- `checksums.npy` `(chunks,)`: for each chunk of frames the row after its last, the bytes of
-  `frames.b2nd` where it begins and ends, and the CRC-32 of these and of its rows of the four
-  columns, so that damage is found where it is. The first stores lack it.
+  whole and stand in the order in which they ended.
 
 The folder gets its name when it is whole, so a folder of that name is a whole store. Until then it
 is `<name>.partial`; see `mgdt_agents.replay.writer`.
 """
 
 import json
-import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,12 +36,10 @@ STEP_COLUMNS = {
     "truncated": np.bool_,
 }
 COLUMNS = {**STEP_COLUMNS, "episode_starts": np.int64}
-CHECKSUMS = [
-    *((name, np.int64) for name in ("stop", "frames_begin", "frames_end")),
-    *((name, np.uint32) for name in ("frames", *STEP_COLUMNS)),
-]
 # Of a .npy file with one dimension of any length, by numpy's format 1.0.
 HEADER_BYTES = 128
+REPLACED = ".replaced"  # ends the name of a store while a longer one takes its place
+_PARTIAL = ".partial"
 
 
 class ReplayStore:
@@ -179,7 +173,7 @@ def verify(folder: Path) -> None:
     """Compare every file of a store with its checksum, without making sense of any.
 
     Raises:
-        ReplayError: naming the first file that differs, and its first rows that do.
+        ReplayError: naming the first file that differs.
     """
     meta = _read_whole_meta(folder)
     for name, expected in meta["checksums"].items():
@@ -187,38 +181,24 @@ def verify(folder: Path) -> None:
         if not path.exists():
             raise ReplayError(f"{path} is missing.")
         if (found := file_checksum(path)) != expected:
-            raise ReplayError(
-                f"{path} is damaged{_damaged_rows(path, meta['checksums'])}: "
-                f"CRC-32 {found:08x}, expected {expected:08x}."
-            )
+            raise ReplayError(f"{path} is damaged: CRC-32 {found:08x}, expected {expected:08x}.")
 
 
-def _damaged_rows(path: Path, checksums: dict[str, int]) -> str:
-    """Return where a damaged file is so, for a message; nothing if it cannot be told."""
-    table_path = path.with_name("checksums.npy")
-    if path.stem not in ("frames", *STEP_COLUMNS) or not table_path.exists():
-        return ""
-    if file_checksum(table_path) != checksums["checksums.npy"]:
-        return ""
-    start = 0
-    with path.open("rb") as file:
-        for chunk in np.load(table_path, allow_pickle=False):
-            stop = int(chunk["stop"])
-            if path.stem == "frames":
-                begin, end = int(chunk["frames_begin"]), int(chunk["frames_end"])
-            else:
-                size = np.dtype(STEP_COLUMNS[path.stem]).itemsize
-                begin, end = HEADER_BYTES + start * size, HEADER_BYTES + stop * size
-            file.seek(begin)
-            if zlib.crc32(file.read(end - begin)) != chunk[path.stem]:
-                return f" in rows {start} to {stop - 1}"
-            start = stop
-    return " outside of its rows"
+def find_stores(path: Path) -> list[Path]:
+    """Return the folders of the stores that `path` means: itself, or those in it, by name.
+
+    Stores that are not whole count, so that opening them says what is wrong.
+    """
+    if (path / "meta.json").exists() or partial_folder(path).exists():
+        return [path]
+    names = {it.parent.name for it in path.glob("*/meta.json")}
+    stores = {name.removesuffix(_PARTIAL) for name in names if not name.endswith(REPLACED)}
+    return [path / name for name in sorted(stores)] or [path]
 
 
 def partial_folder(path: Path) -> Path:
     """Return the folder that the store at `path` is in while it is written."""
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + _PARTIAL)
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

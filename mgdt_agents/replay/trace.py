@@ -29,7 +29,8 @@ from ale_py.vector_env import AtariVectorEnv
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.replay.writer import ReplayWriter
 from mgdt_envs import AtariProtocol, game
-from mgdt_envs.emulator import emulator_arguments, minimal_action_index
+from mgdt_envs.emulator import check_num_threads, emulator_arguments, minimal_action_index
+from mgdt_envs.errors import InvalidArgument
 
 FORMAT = "mgdt-trace"
 VERSION = 1
@@ -270,6 +271,12 @@ def expand(
         ReplayError: if the first episode has more than `limit_steps`.
         FileExistsError: if `output` exists.
     """
+    check_num_threads(num_threads)
+    if not len(trace.episode_return):
+        raise InvalidArgument(
+            f"Expected a trace with whole episodes, none of this one of {trace.game} ended within "
+            f"its {trace.actions.size:,} steps; record more steps."
+        )
     recorded_returns = {
         (int(step), int(env)): float(total)
         for step, env, total in zip(

@@ -11,10 +11,8 @@ At the end the log becomes `frames.b2nd`, the headers are filled in, `meta.json`
 store's, and the folder gets its name. `<path>.lock` keeps a second writer away meanwhile.
 """
 
-import io
 import json
 import shutil
-import zlib
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +28,7 @@ from mgdt_agents.replay.store import (
     COLUMNS,
     FORMAT,
     HEADER_BYTES,
+    REPLACED,
     STEP_COLUMNS,
     VERSION,
     ReplayStore,
@@ -266,6 +265,9 @@ class ReplayWriter:
 
     def _finish(self) -> None:
         """Turn the partial folder into the store."""
+        if not self.num_steps:
+            self._keep = False
+            raise ReplayError(f"There are no whole episodes for a store at {self.path}.")
         for name, dtype in COLUMNS.items():
             header = {
                 "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
@@ -278,16 +280,8 @@ class ReplayWriter:
                 np.lib.format.write_array_header_1_0(file, header)
                 assert file.tell() == HEADER_BYTES
             files.sync(file, path)
-        checksums = self._frames.finish(self.partial / "frames.b2nd")
-        for name in STEP_COLUMNS:
-            column, start = np.load(self._column_path(name), mmap_mode="r"), 0
-            for entry in checksums:
-                entry[name] = zlib.crc32(column[start : entry["stop"]])
-                start = entry["stop"]
-        content = io.BytesIO()
-        np.save(content, checksums)
-        files.replace(self.partial / "checksums.npy", content.getvalue())
-        names = ["frames.b2nd", *(f"{name}.npy" for name in COLUMNS), "checksums.npy"]
+        self._frames.finish(self.partial / "frames.b2nd")
+        names = ["frames.b2nd", *(f"{name}.npy" for name in COLUMNS)]
         self._replace_meta(
             {"checksums": {name: files.file_checksum(self.partial / name) for name in names}}
         )
@@ -296,7 +290,7 @@ class ReplayWriter:
     def _publish(self) -> None:
         """Give the whole store its name; one that has the name, shorter, makes room."""
         remove_log(self.partial)
-        replaced = self.path.with_name(self.path.name + ".replaced")
+        replaced = self.path.with_name(self.path.name + REPLACED)
         shutil.rmtree(replaced, ignore_errors=True)
         if self.path.exists():
             self.path.rename(replaced)

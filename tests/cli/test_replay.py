@@ -1,6 +1,7 @@
 """mgdt-replay: expand and verify."""
 
 import dataclasses
+import shutil
 import sys
 
 import pytest
@@ -116,7 +117,28 @@ def test_verify_finds_damage(run, refused, make_random_episodes, write_store, tm
     content[-1] ^= 1
     (path / "actions.npy").write_bytes(content)
     assert "actions.npy is damaged" in refused("verify", path)
-    assert "Expected a replay store at" in refused("verify", tmp_path)
+    assert "Expected a replay store at" in refused("verify", tmp_path / "nothing")
+
+
+def test_verify_of_a_folder_of_stores(run, refused, breakout_store, tmp_path, capsys):
+    assert "Expected folders of replay stores" in refused("verify")
+    assert "Expected folders of replay stores" in refused("trim")
+    shutil.copytree(breakout_store, tmp_path / "b.2")
+    shutil.copytree(breakout_store, tmp_path / "a")
+    (tmp_path / "no store").mkdir()
+    run("verify", tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{ReplayStore(tmp_path / name)}: whole" for name in ("a", "b.2")]
+
+
+@pytest.mark.parametrize(
+    "command", ["expand", "import dqn-replay x --game Pong", "import rlu x --game Pong"]
+)
+def test_negative_threads(refused, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    message = refused(*command.split(), "--threads", -2)
+    assert "Expected a number of threads, or 0 for one a core, got -2" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_command(refused, monkeypatch, capsys):

@@ -94,7 +94,7 @@ def test_damaged_file(refused, tmp_path):
 def test_rlu(run, refused, tmp_path, capsys):
     pytest.importorskip("google_crc32c")
     pytest.importorskip("google.protobuf")
-    from tests.mgdt_agents.replay.importers.rlu.shards import encode, play, write_run
+    from tests.mgdt_agents.replay.formats.rlu_shards import encode, play, write_run
 
     episodes = [play(5, side=84), play(3, side=84, is_terminal=False), play(4, side=84)]
     for number in (1, 3):

@@ -1,5 +1,6 @@
 """mgdt-replay info: the table, the picture, and what is refused."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -51,6 +52,21 @@ def test_plot(run, breakout_store, clipped_store, tmp_path):
     pytest.importorskip("matplotlib")
     run(breakout_store, clipped_store, "--plot", tmp_path / "new" / "returns.png")
     assert (tmp_path / "new" / "returns.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_folder_of_stores(run, refused, breakout_store, clipped_store, tmp_path, capsys):
+    shutil.copytree(breakout_store, tmp_path / "other")
+    run(tmp_path)
+    printed = capsys.readouterr().out
+    for name in ("clipped", "other"):
+        assert f"source of {tmp_path / name}: " in printed
+    clipped_store.rename(tmp_path / "clipped.partial")
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    printed = capsys.readouterr()
+    assert "source of" in printed.out
+    assert f"{tmp_path / 'clipped'} is not whole" in " ".join(printed.err.split())
+    assert "Expected folders of replay stores, or folders that hold some" in refused()
 
 
 def test_bad_arguments(run, breakout_store, tmp_path, capsys):

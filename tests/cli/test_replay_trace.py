@@ -2,12 +2,15 @@
 
 import signal
 import sys
+from functools import partial
 
 import pytest
 
+from mgdt_agents.evaluation import agent_trace
 from mgdt_agents.replay import Trace
-from mgdt_agents.replay.recording import TraceRecorder
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_cli import replay
+from mgdt_envs import MultiGameAtariVectorEnv
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,13 @@ def run(monkeypatch, tmp_path):
     return run
 
 
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    """Episodes end after three steps."""
+    short = partial(MultiGameAtariVectorEnv, max_episode_steps=3)
+    monkeypatch.setattr(agent_trace, "MultiGameAtariVectorEnv", short)
+
+
 def test_games(run, tmp_path, capsys):
     run("--games", "Pong,Breakout", "--steps", "0.04k", "--seed", 3)
     for name in ("Pong", "Breakout"):
@@ -36,11 +46,11 @@ def test_games(run, tmp_path, capsys):
         assert (trace.game, trace.actions.shape, trace.seeds.tolist()) == (name, (20, 2), [3, 4])
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "Breakout.npz: 40 steps, 0 whole episodes; " in printed.err
+    assert "Breakout.npz: 40 steps, 10 whole episodes; " in printed.err
 
 
 def test_bundled_agent(run, tmp_path):
-    run("--games", "Pong", "--steps", 4, "--deterministic", "--device", "cpu", agent="dt")
+    run("--games", "Pong", "--steps", 6, "--deterministic", "--device", "cpu", agent="dt")
     source = Trace.load(tmp_path / "traces" / "Pong.npz").source
     assert (source["agent"], source["deterministic"]) == ("dt", True)
 
@@ -64,6 +74,13 @@ def test_interruption_saves_what_was_played(run, tmp_path, monkeypatch, capsys):
     assert "once more to stop without saving" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "traces").iterdir()] == ["Pong.npz"]
     assert len(Trace.load(tmp_path / "traces" / "Pong.npz").actions) == 5
+
+
+def test_less_than_an_episode(refused, tmp_path):
+    message = refused("--games", "Pong", "--steps", 4)
+    assert "No episode of Pong ended within the 4 steps that were played" in message
+    assert list((tmp_path / "traces").iterdir()) == []
+    assert "or 0 for one a core, got -2" in refused("--games", "Pong", "--threads", -2)
 
 
 def test_second_interruption_stops_at_once(run, refused, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online import collection
 from mgdt_agents.online.collection import collect
 from mgdt_agents.online.pqn import PQNConfig
-from mgdt_agents.replay import Trace, recording
+from mgdt_agents.replay import Trace, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
 
 SMALL = PQNConfig(
@@ -33,7 +33,7 @@ def small():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (recording, replay_trace):
+        for module in (trace_recorder, replay_trace):
             patch.setattr(module, "CHECKSUM_INTERVAL", INTERVAL)
         yield
     torch.set_num_threads(before)

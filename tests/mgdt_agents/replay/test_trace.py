@@ -60,6 +60,14 @@ def test_save_and_load(recording, tmp_path):
     assert_same_trace(Trace.load(tmp_path / "trace.npz"), recording.trace)
 
 
+def test_trace_without_whole_episodes(recording, tmp_path):
+    names = ("episode_end_step", "episode_env", "episode_return")
+    nothing = {name: getattr(recording.trace, name)[:0] for name in names}
+    with pytest.raises(ValueError, match="none of this one of Breakout ended within its 2,200"):
+        expand(dataclasses.replace(recording.trace, **nothing), tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_save_does_not_overwrite(recording, tmp_path):
     path = tmp_path / "trace.npz"
     path.write_text("mine")

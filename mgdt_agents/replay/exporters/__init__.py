@@ -1,1 +1,0 @@
-"""Stores in the formats of others, a module a format."""

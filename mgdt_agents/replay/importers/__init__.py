@@ -1,1 +1,0 @@
-"""Recorded play in the formats of others, brought into replay stores."""

@@ -1,0 +1,86 @@
+"""Play that is recorded as a trace while it is played."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mgdt_agents.replay import ReplayStore, Trace, expand, trace_recorder
+from mgdt_agents.replay import trace as replay_trace
+from mgdt_agents.replay.trace_recorder import TraceRecorder, replace_trace
+from mgdt_envs import MultiGameAtariVectorEnv
+
+
+def test_recorder_records_what_ale_py_alone_does(truncated_recording):
+    # The seeds of the fixture are not consecutive, so each of its environments is played alone.
+    whole = truncated_recording.trace
+    for env, seed in enumerate(whole.seeds.tolist()):
+        envs = MultiGameAtariVectorEnv(1, "Breakout", whole.protocol, num_threads=1)
+        envs = TraceRecorder(envs, whole.source)
+        envs.reset(seed=seed)
+        for actions in whole.actions[:, [env]]:
+            envs.step(actions)
+        trace = envs.trace()
+        ended = whole.episode_env == env
+        assert ended.sum() >= 3
+        assert np.array_equal(trace.episode_end_step, whole.episode_end_step[ended])
+        assert np.array_equal(trace.episode_return, whole.episode_return[ended])
+        assert np.array_equal(trace.actions, whole.actions[:, [env]])
+        assert sum(1 for _ in trace.play(num_threads=1)) == len(whole.actions)
+        envs.close()
+
+
+def test_trace_can_be_taken_at_any_time(tmp_path, monkeypatch):
+    for module in (trace_recorder, replay_trace):
+        monkeypatch.setattr(module, "CHECKSUM_INTERVAL", 20)
+    envs = MultiGameAtariVectorEnv(2, "Breakout", {"max_frames": 100}, num_threads=1)
+    envs = TraceRecorder(envs, {"kind": "test"})
+    envs.reset(seed=3)
+    path = tmp_path / "Breakout.npz"
+    for steps in (0, 20, 60):
+        while len(envs.actions) < steps:
+            envs.step(envs.action_space.sample())
+        replace_trace(envs.trace(), path)
+        trace = Trace.load(path)
+        assert sum(1 for _ in trace.play(num_threads=1)) == len(trace.actions) == steps
+    assert [file.name for file in tmp_path.iterdir()] == ["Breakout.npz"]
+    expand(trace, tmp_path / "store", num_threads=1)
+    store = ReplayStore(tmp_path / "store")
+    assert len(store.episode_starts) == len(trace.episode_return) == 4
+    assert store.episode_returns.tolist() == trace.episode_return.tolist()
+
+
+def test_reset_begins_a_new_trace():
+    envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong", num_threads=1), {})
+    traces = []
+    for _ in range(2):
+        envs.reset(seed=1)
+        for _ in range(3):
+            envs.step([2, 3])
+        traces.append(envs.trace())
+    for field in dataclasses.fields(Trace):
+        first, second = (getattr(trace, field.name) for trace in traces)
+        assert np.array_equal(first, second), field.name
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"seed": [1, 2]}, {"seed": 1, "options": {"reset_mask": np.ones(2, bool)}}]
+)
+def test_reset_that_a_trace_cannot_hold(arguments):
+    envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong", num_threads=1), {})
+    with pytest.raises(ValueError, match="reset all together with an integer seed"):
+        envs.reset(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"games": ["Pong", "Breakout"]},
+        {"games": "Pong", "protocol": {"jpeg": True}},
+        {"games": "Pong", "autoreset_mode": "SameStep"},
+    ],
+    ids=str,
+)
+def test_play_that_a_trace_cannot_hold(arguments):
+    with pytest.raises(ValueError, match=r"A trace (holds one game|is recorded with NEXT_STEP)"):
+        TraceRecorder(MultiGameAtariVectorEnv(2, num_threads=1, **arguments), {})
