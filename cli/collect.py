@@ -15,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
-from mgdt_agents.online.collection import SB3Config, check_folder, collect, describe
+from mgdt_agents.online.collection import LEARNERS, check_folder, collect, describe
 from mgdt_agents.online.pqn import PQNConfig
+from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
 from mgdt_cli.common import Games, Steps, fail, parse, progress_bar, run, say
 from mgdt_envs import resolve_games
@@ -34,16 +36,16 @@ STOPPING = threading.Event()
 class CollectArguments:
     """Learn games online and keep every step of them as traces, from random play to skill.
 
-    Each game gets a folder in the output folder. A collection of PQN that was stopped (Ctrl-C)
-    goes on where it was when the same command runs again.
+    Each game gets a folder in the output folder, which holds the trace and the trained agent. A
+    collection of PQN that was stopped (Ctrl-C) resumes when the same command runs again.
     """
 
-    games: Games
+    games: Annotated[Games, tyro.conf.arg(aliases=["--game"])]
     """Games or suites to collect."""
     steps: Steps = 2_000_000
     """Agent steps of each game."""
     algo: Literal["pqn", "dqn", "ppo"] = "pqn"
-    """PQN, or stable-baselines3's DQN or PPO, which are slower on a CPU and cannot go on."""
+    """PQN, or stable-baselines3's DQN or PPO, which are slower on a CPU and cannot resume."""
     output: Path = Path("collection")
     """Folder in which each game gets a folder of its name."""
     store: bool = False
@@ -59,7 +61,8 @@ class CollectArguments:
     """Emulator threads; 0 takes one a core, shared among processes, and one with Ray. The play
     does not depend on it."""
     pqn: PQNConfig = field(default_factory=PQNConfig)
-    sb3: SB3Config = field(default_factory=SB3Config)
+    dqn: DQNLearnerConfig = field(default_factory=DQNLearnerConfig)
+    ppo: PPOLearnerConfig = field(default_factory=PPOLearnerConfig)
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def collect_all(arguments: CollectArguments) -> None:
     if arguments.processes is not None and arguments.processes < 1:
         raise InvalidArgument(f"--processes must be at least 1, got {arguments.processes}")
     for name in names:
-        description = describe(name, arguments.steps, arguments.algo, _config(arguments))
+        description = describe(name, arguments.steps, arguments.algo, config_of(arguments))
         check_folder(arguments.output / name, description)
     STOPPING.clear()
     if arguments.ray is not None:
@@ -186,26 +189,22 @@ def collect_game(
 ) -> None:
     """Collect one game, and say what came of it."""
     output = arguments.output / name
-    options: dict[str, Any] = {
-        "device": arguments.device,
-        "num_threads": threads,
-        "on_log": on_log,
-        "should_stop": STOPPING.is_set,
-    }
-    if arguments.algo == "pqn":
-        finished = collect(name, arguments.steps, arguments.pqn, output, **options)
-    else:
-        # Imported only when needed: it takes seconds.
-        from mgdt_agents.online.sb3_collection import collect_with_sb3
-
-        finished = collect_with_sb3(
-            arguments.algo, name, arguments.steps, arguments.sb3, output, **options
-        )
+    finished = collect(
+        arguments.algo,
+        name,
+        arguments.steps,
+        config_of(arguments),
+        output,
+        device=arguments.device,
+        num_threads=threads,
+        on_log=on_log,
+        should_stop=STOPPING.is_set,
+    )
     trace = output / f"{name}.npz"
-    if not finished and arguments.algo == "pqn":
-        say(f"Stopped {name}; the same command goes on with it.")
+    if not finished and LEARNERS[arguments.algo].can_resume:
+        say(f"Stopped {name}; the same command resumes.")
     elif not finished:
-        say(f"Stopped {name}; {trace} holds what was played. It cannot go on.")
+        say(f"Stopped {name}; {output} holds what was played and learned. It cannot resume.")
     elif not arguments.store:
         say(f"Collected {name}; `mgdt-replay expand {trace}` makes a store of it.")
     else:
@@ -220,13 +219,14 @@ def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
     STOPPING.set()
     if multiprocessing.parent_process() is None:
-        say("Stopping after this rollout; once more to stop at once.")
+        say("Stopping after this update; once more to stop at once.")
     for process in multiprocessing.active_children():
         process.terminate()
 
 
-def _config(arguments: CollectArguments) -> PQNConfig | SB3Config:
-    return arguments.pqn if arguments.algo == "pqn" else arguments.sb3
+def config_of(arguments: CollectArguments) -> PQNConfig | DQNLearnerConfig | PPOLearnerConfig:
+    """Return how the chosen learner learns."""
+    return getattr(arguments, arguments.algo)
 
 
 def _note(figures: dict[str, Any]) -> str:
@@ -236,4 +236,7 @@ def _note(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    # Functions of a module that is called __main__ cannot be sent to Ray's workers.
+    from mgdt_cli.collect import main as imported_main
+
+    imported_main()

@@ -203,6 +203,15 @@ class Agent(ABC):
     ) -> tuple[np.ndarray, State | None]:
         """Return `(n,)` int64 actions and the new state; the arguments are checked."""
 
+    def check_spaces(self, env: gym.Env) -> None:
+        """Raise `AgentLoadError` if the spaces of `env` are not the agent's."""
+        for name in ("observation_space", "action_space"):
+            if (found := getattr(env, name)) != (expected := getattr(self, name)):
+                raise AgentLoadError(
+                    f"The environment's {name} does not match the agent's: "
+                    f"{found} is not {expected}."
+                )
+
 
 class NetworkAgent(HubMethods, Agent):
     """An agent that is a network: it learns from windows of replay and is saved as a folder.
@@ -242,9 +251,9 @@ class NetworkAgent(HubMethods, Agent):
     def _make_model(self) -> nn.Module:
         """Return the network of `self.config`."""
 
-    @abstractmethod
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch, and figures to log, all scalars on the device."""
+        raise InvalidArgument(f"Agents of kind {self.kind!r} learn by playing, not from replay.")
 
     @property
     def future(self) -> int:
@@ -359,15 +368,6 @@ class NetworkAgent(HubMethods, Agent):
     def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of the agent in what `_options_to_save` returned."""
         return {}
-
-    def check_spaces(self, env: gym.Env) -> None:
-        """Raise `AgentLoadError` if the spaces of `env` are not the agent's."""
-        for name in ("observation_space", "action_space"):
-            if (found := getattr(env, name)) != (expected := getattr(self, name)):
-                raise AgentLoadError(
-                    f"The environment's {name} does not match the agent's: "
-                    f"{found} is not {expected}."
-                )
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.hub import download
 from mgdt_agents.q_learning.cql import CQLAgent
+from mgdt_agents.q_learning.pqn_agent import PQNAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
@@ -21,6 +22,9 @@ HUB = "hf://"
 NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
     agent.kind: agent for agent in (DecisionTransformerAgent, BehavioralCloningAgent, CQLAgent)
 }
+"""Agents that learn from replay."""
+ONLINE_AGENTS: dict[str, type[NetworkAgent]] = {PQNAgent.kind: PQNAgent}
+"""Agents that learn by playing: see `mgdt_agents.online`."""
 
 
 def bundled_agents() -> tuple[str, ...]:
@@ -56,7 +60,8 @@ def load_agent(
 
     Args:
         name: a bundled agent ("dt", "bc", "cql"), "random", the folder of a saved agent, the
-            zip file of a stable-baselines3 model, or "hf://user/name" on the Hugging Face hub.
+            zip file of a stable-baselines3 model, a folder with `model.zip`, or "hf://user/name"
+            on the Hugging Face hub.
         env: an environment that the agent shall fit; its spaces are compared.
         device: where to compute; "auto" takes a GPU if there is one.
         options: keyword arguments of the agent in place of the saved ones, such as dt's `rule`.
@@ -76,6 +81,8 @@ def load_agent(
         path = PRETRAINED / name
     elif str(name).startswith(HUB):
         path = download(str(name).removeprefix(HUB))
+    if (path / "model.zip").is_file():
+        path = path / "model.zip"
     if path.is_file():
         # Imported only when needed: it takes seconds.
         from mgdt_agents.sb3_agent import SB3Agent
@@ -93,8 +100,9 @@ def load_agent(
             f"{did_you_mean(str(name), known)}"
         )
     kind = read_config(path)["agent"]
-    if kind not in NETWORK_AGENTS:
+    kinds = NETWORK_AGENTS | ONLINE_AGENTS
+    if kind not in kinds:
         raise AgentLoadError(
-            f"{path} holds an agent of unknown kind {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}"
+            f"{path} holds an agent of unknown kind {kind!r}. {did_you_mean(kind, kinds)}"
         )
-    return NETWORK_AGENTS[kind].load(path, env, device, **options)
+    return kinds[kind].load(path, env, device, **options)

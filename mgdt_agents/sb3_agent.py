@@ -1,7 +1,9 @@
 """Any stable-baselines3 model of this observation and action space as an agent."""
 
 import json
+import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -12,27 +14,68 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mgdt_agents.agent import Agent, State
 from mgdt_agents.errors import AgentLoadError
+from mgdt_envs import AtariProtocol
 
 
 class SB3Agent(Agent):
     """Plays with a stable-baselines3 model: the DQN baseline, PPO, A2C.
 
+    Games, protocol and actions become attributes of the model, so that its zip file has them. For
+    what is not given, those of the model count, and for a model from elsewhere all 18 actions.
+
     Args:
-        model: the model, of the suite's observation and action space.
+        model: the model, of the suite's observation space.
+        games: the games that it was trained on.
+        protocol: the rules it was trained under.
+        actions: full-set ids of the model's actions.
+
+    Attributes:
+        protocol_is_assumed: whether nobody said what the protocol was, and it is the default.
     """
 
     kind = "sb3"
 
-    def __init__(self, model: BaseAlgorithm) -> None:
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        *,
+        games: Sequence[str] | None = None,
+        protocol: AtariProtocol | None = None,
+        actions: Sequence[int] | None = None,
+    ) -> None:
         """Wrap `model`."""
-        super().__init__()
-        for name in ("observation_space", "action_space"):
-            if (found := getattr(model, name)) != (expected := getattr(self, name)):
+        given = {
+            "games": None if games is None else list(games),
+            "protocol": protocol and protocol.to_dict(),
+            "actions": None if actions is None else list(actions),
+        }
+        known = getattr(model, "mgdt", {})
+        known = known | {name: value for name, value in given.items() if value is not None}
+        self.protocol_is_assumed = "protocol" not in known
+        super().__init__(
+            known.get("games", ()),
+            None if self.protocol_is_assumed else AtariProtocol.from_dict(known["protocol"]),
+        )
+        self.actions = np.array(known.get("actions", range(18)))
+        expected = {
+            "observation_space": self.observation_space,
+            "action_space": gym.spaces.Discrete(len(self.actions)),
+        }
+        for name, space in expected.items():
+            if (found := getattr(model, name)) != space:
                 raise AgentLoadError(
-                    f"Expected a model whose {name} is {expected}, got {found}. "
+                    f"Expected a model whose {name} is {space}, got {found}. "
                     "Models are made with gym.make('MultiGameAtari-v0')."
                 )
         self.model = model
+        vars(model)["mgdt"] = known  # an attribute, which the model saves
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to `model.zip` in the folder `path`; an older one is replaced."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.model.save(path / "model.zip.partial")
+        os.replace(path / "model.zip.partial", path / "model.zip")
 
     @classmethod
     def load(
@@ -53,10 +96,13 @@ class SB3Agent(Agent):
         algorithm = _algorithm_of(Path(path))
         try:
             # Whoever only plays needs no replay buffer, which can take gigabytes.
-            model = algorithm.load(path, env, device, custom_objects={"buffer_size": 1})
+            model = algorithm.load(path, None, device, custom_objects={"buffer_size": 1})
         except (KeyError, RuntimeError, ValueError) as error:
             raise AgentLoadError(f"Cannot load {path}: {error}") from error
-        return cls(model)
+        agent = cls(model)
+        if env is not None:
+            agent.check_spaces(env)
+        return agent
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the model and the global generators that it draws from."""
@@ -71,7 +117,8 @@ class SB3Agent(Agent):
         rewards: np.ndarray,
         deterministic: bool,
     ) -> tuple[np.ndarray, State | None]:
-        return self.model.predict(observations, state, starts, deterministic=deterministic)
+        chosen, state = self.model.predict(observations, state, starts, deterministic)
+        return self.actions[chosen], state
 
 
 def _algorithm_of(path: Path) -> type[BaseAlgorithm]:

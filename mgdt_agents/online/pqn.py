@@ -10,6 +10,8 @@ so, and turning them around at each pass would take as long as a convolution.
 """
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
+from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
+from mgdt_envs import AtariProtocol
+from mgdt_envs.emulator import MAX_SEED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +58,28 @@ class PQNConfig:
     """Of the network's passes; "auto" is bf16 on a GPU and fp32 on a CPU, where bf16 pays only
     with AMX or AVX512-BF16."""
     seed: int = 0
-    """Of the network and of the random actions."""
+    """Of the network, the random actions and the environments."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: naming the one that cannot be.
+        """
+        at_least_one = ("num_envs", "epochs", "minibatches", "channels", "hidden")
+        shares = ("discount", "trace_decay", "final_epsilon", "exploration_fraction")
+        check_fields(
+            self,
+            {
+                **dict.fromkeys(at_least_one, (1, math.inf)),
+                **dict.fromkeys(shares, (0, 1)),
+                **dict.fromkeys(("learning_rate", "max_gradient_norm"), (0, math.inf)),
+                # So that at least every second step is one to learn from.
+                "rollout_steps": (2, math.inf),
+                "seed": (0, MAX_SEED - self.num_envs),
+            },
+        )
+        check_fields(self, {"minibatches": (1, self.num_envs * (self.rollout_steps // 2))})
 
 
 class Rollout(NamedTuple):
@@ -63,9 +91,9 @@ class Rollout(NamedTuple):
     """`(T, N)` indices of Q-values."""
     rewards: NDArray[np.float32]
     """`(T, N)`, as the learner shall see them."""
-    ends: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
     """`(T, N)`: nothing comes after the step."""
-    cuts: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
     """`(T, N)`: the step's successor is known, but not what was done there."""
     is_transition: NDArray[np.bool_]
     """`(T, N)`; false where the step only began a new episode."""
@@ -73,90 +101,86 @@ class Rollout(NamedTuple):
     """`(T + 1, N)`: the highest Q-value at each step and after the last."""
 
 
-class QNetwork(nn.Module):
-    """Nature DQN's network (Mnih et al. 2015) with a layer norm before each rectifier."""
-
-    def __init__(self, config: PQNConfig, num_actions: int, stack: int, size: int) -> None:
-        """Make the network for observations of `stack` frames of `size` pixels a side."""
-        super().__init__()
-        layers: list[nn.Module] = []
-        inputs = stack
-        for channels, kernel, stride in zip(config.channels, (8, 4, 3), (4, 2, 1), strict=True):
-            layers += [nn.Conv2d(inputs, channels, kernel, stride), nn.GroupNorm(1, channels)]
-            layers += [nn.ReLU(inplace=True)]
-            inputs, size = channels, (size - kernel) // stride + 1
-        layers += [nn.Flatten(), nn.Linear(inputs * size * size, config.hidden)]
-        layers += [nn.LayerNorm(config.hidden), nn.ReLU(), nn.Linear(config.hidden, num_actions)]
-        # PyTorch declares no types for this call.
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """Return the Q-values `(batch, num_actions)` of uint8 `(batch, height, width, stack)`."""
-        pixels = observations.permute(0, 3, 1, 2).float().mul_(1 / 255)
-        return self.layers(pixels)
-
-
 def lambda_returns(rollout: Rollout, discount: float, trace_decay: float) -> NDArray[np.float32]:
     """Return the Q(lambda) return of each step, `(T, N)`: Gallici et al. 2024, equation 16.
 
-    Where a rollout or an episode is cut off, the highest Q-value stands for the rest.
+    Where a rollout ends or an episode is truncated, the highest Q-value stands for the rest.
     """
     returns = np.empty_like(rollout.rewards)
     later = rollout.values[-1]
     for step in reversed(range(len(returns))):
         value = rollout.values[step + 1]
-        later = np.where(rollout.cuts[step], value, trace_decay * later + (1 - trace_decay) * value)
-        later = rollout.rewards[step] + discount * np.where(rollout.ends[step], 0, later)
+        mixed = trace_decay * later + (1 - trace_decay) * value
+        later = np.where(rollout.truncated[step], value, mixed)
+        later = rollout.rewards[step] + discount * np.where(rollout.terminated[step], 0, later)
         returns[step] = later
     return returns
 
 
-class PQN:
-    """The learner.
+class PQN(Learner):
+    """The learner of one game: rewards are their sign to it, and a lost life is an end.
 
     Args:
         config: how it learns.
-        num_actions: Q-values of an observation.
-        steps: agent steps of the whole training, to which the exploration is fitted.
-        stack: frames of an observation.
-        size: height and width of a frame.
-        device: where to compute.
-
-    Attributes:
-        steps_learned: agent steps learned from so far.
+        games_of_envs, steps, protocol, device: see `Learner`; the exploration is fitted to `steps`.
 
     Example:
-        >>> learner = PQN(PQNConfig(), num_actions=6, steps=1000)
-        >>> actions, values = learner.act(np.zeros((32, 84, 84, 4), np.uint8), steps_taken=0)
-        >>> actions.shape, values.shape
-        ((32,), (32,))
+        >>> learner = PQN(PQNConfig(num_envs=4), ["Pong"] * 4, steps=1000)
+        >>> learner.act(np.zeros((4, 4, 84, 84), np.uint8)).shape
+        (4,)
     """
+
+    name = "pqn"
+    config_class = PQNConfig
+    agent: PQNAgent
 
     def __init__(
         self,
         config: PQNConfig,
-        num_actions: int,
+        games_of_envs: Sequence[str],
         steps: int,
         *,
-        stack: int = 4,
-        size: int = 84,
-        device: str | torch.device = "cpu",
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
     ) -> None:
         """Make a learner that knows nothing yet."""
-        self.config, self.num_actions, self.steps = config, num_actions, steps
-        self.device = torch.device(device)
+        super().__init__(config, games_of_envs, steps, protocol=protocol, device=device)
+        stack, size = self.protocol.stack, self.protocol.screen_size
+        network = PQNNetworkConfig(
+            actions=tuple(self.actions.tolist()),
+            channels=config.channels,
+            hidden=config.hidden,
+            frame_stack=stack,
+            frame_size=size,
+        )
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.network = QNetwork(config, num_actions, stack, size).to(self.device)
+            self.agent = PQNAgent(
+                network, games=self.games, protocol=self.protocol, device=self.device
+            )
+        self.network = self.agent.model
         self.optimizer = torch.optim.RAdam(self.network.parameters(), lr=config.learning_rate)
         self.random = np.random.default_rng(config.seed)
         self.bf16 = config.precision == "bf16" or (
             config.precision == "auto" and self.device.type == "cuda"
         )
+        shape = config.rollout_steps, self.num_envs
+        self.rollout = Rollout(
+            observations=np.empty((*shape, size, size, stack), np.uint8),
+            actions=np.empty(shape, np.int64),
+            rewards=np.empty(shape, np.float32),
+            terminated=np.empty(shape, bool),
+            truncated=np.empty(shape, bool),
+            is_transition=np.empty(shape, bool),
+            values=np.empty((shape[0] + 1, shape[1]), np.float32),
+        )
+        self.row = 0  # of the rollout, which is played next
 
-    def epsilon(self, steps_taken: int) -> float:
-        """Return the share of random actions after `steps_taken` agent steps."""
-        share = min(1.0, steps_taken / (self.config.exploration_fraction * self.steps))
+    @property
+    def epsilon(self) -> float:
+        """The share of random actions."""
+        falling_steps = self.config.exploration_fraction * self.steps
+        share = min(1.0, self.steps_played / max(1.0, falling_steps))
         return 1 + share * (self.config.final_epsilon - 1)
 
     def _q_values(self, observations: NDArray[np.uint8]) -> Tensor:
@@ -168,17 +192,34 @@ class PQN:
         with torch.inference_mode():
             return self._q_values(observations).amax(1).cpu().numpy()
 
-    def act(
-        self, observations: NDArray[np.uint8], steps_taken: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return an epsilon-greedy action for each observation, and its highest Q-value."""
+    def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return an epsilon-greedy full-set action for each observation."""
+        frames = self.rollout.observations[self.row]
+        for place in range(frames.shape[-1]):  # three times faster than all at once
+            frames[..., place] = observations[:, place]
         with torch.inference_mode():
-            values, greedy = self._q_values(observations).max(1)
-        explores = self.random.random(len(observations)) < self.epsilon(steps_taken)
-        drawn = self.random.integers(self.num_actions, size=len(observations))
-        return np.where(explores, drawn, greedy.cpu().numpy()), values.cpu().numpy()
+            values, greedy = self._q_values(frames).max(1)
+        explores = self.random.random(len(observations)) < self.epsilon
+        drawn = self.random.integers(len(self.actions), size=len(observations))
+        chosen = np.where(explores, drawn, greedy.cpu().numpy())
+        self.rollout.values[self.row], self.rollout.actions[self.row] = values.cpu(), chosen
+        return self.actions[chosen]
 
-    def learn(self, rollout: Rollout) -> dict[str, float]:
+    def learn(self, step: PlayedStep) -> dict[str, float] | None:
+        """Keep the step; with the last of a rollout, learn the rollout."""
+        rollout, row = self.rollout, self.row
+        rollout.rewards[row] = np.sign(step.rewards)
+        rollout.terminated[row] = step.terminated | step.life_lost
+        rollout.truncated[row] = step.truncated
+        rollout.is_transition[row] = step.is_transition
+        self.steps_played += self.num_envs
+        self.row = (row + 1) % self.config.rollout_steps
+        if self.row:
+            return None
+        rollout.values[-1] = self.values(np.moveaxis(step.next_observations, 1, -1))
+        return self.update(rollout) | {"epsilon": self.epsilon}
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
         """Take an update's gradient steps and return the mean loss and Q-value."""
         config = self.config
         returns = lambda_returns(rollout, config.discount, config.trace_decay)
@@ -203,8 +244,9 @@ class PQN:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a learner needs to go on as this one would."""
+        """Return what a learner needs to resume as this one would, after an update."""
         return {
+            **super().state_dict(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             # As text: PyTorch's safe loader takes no integers of 128 bits.
@@ -212,7 +254,8 @@ class PQN:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Resume from what `state_dict` returned."""
+        super().load_state_dict(state)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.random.bit_generator.state = json.loads(state["random"])

@@ -19,4 +19,4 @@ def action_of_keys(pressed: Collection[str]) -> int:
     horizontal = ("right" in pressed) - ("left" in pressed)
     name = {1: "UP", 0: "", -1: "DOWN"}[vertical] + {1: "RIGHT", 0: "", -1: "LEFT"}[horizontal]
     name += "FIRE" if "fire" in pressed else ""
-    return int(Action[name or "NOOP"].value)
+    return int(getattr(Action, name or "NOOP").value)

@@ -174,12 +174,15 @@ class WallServer:
             "agents": self.agents,
             "rule": type(rule).__name__ if rule is not None else None,
             "rules": RULE_NAMES if rule is not None else (),
-            "return_range": None
-            if step.returns is None
-            else (self.wall.agent.config.min_return, self.wall.agent.config.max_return),
+            "return_range": None if step.returns is None else self._return_range(),
             "rate": round(self.rate, 1),
             "error": self.error,
         }
+
+    def _return_range(self) -> tuple[float, float]:
+        """Return the least and the largest return that the agent predicts."""
+        config: Any = getattr(self.wall.agent, "config")  # noqa: B009, of agents with returns
+        return config.min_return, config.max_return
 
     async def _page(self, request: Any) -> Any:
         from aiohttp import web
@@ -224,7 +227,8 @@ class WallServer:
         while True:
             await ready.wait()
             async with self.news:
-                await self.news.wait_for(lambda shown=shown: self.number > shown)
+                while self.number == shown:
+                    await self.news.wait()
                 shown, message = self.number, self.message
             ready.clear()
             try:

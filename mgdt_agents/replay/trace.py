@@ -14,6 +14,7 @@ stepped together, with NEXT_STEP autoreset (the action after an episode's end is
   in the order in which they ended.
 """
 
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,10 +28,11 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.replay.files import replace
 from mgdt_agents.replay.writer import ReplayWriter
 from mgdt_envs import AtariProtocol, game
 from mgdt_envs.emulator import check_num_threads, emulator_arguments, minimal_action_index
-from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.errors import InvalidArgument, OutputExists
 
 FORMAT = "mgdt-trace"
 VERSION = 1
@@ -70,8 +72,19 @@ class Trace:
     ale_py: str
     source: dict[str, Any]
 
-    def save(self, path: str | Path) -> None:
-        """Write the trace to `path`; an existing file is not overwritten."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the trace to `path`, in one step: whatever happens, there is no part of a trace.
+
+        Args:
+            path: the file.
+            overwrite: replace a file that is there.
+
+        Raises:
+            FileExistsError: if there is a file that may not be replaced.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise OutputExists(f"{path} exists; choose another file or remove it first.")
         meta = {
             "format": FORMAT,
             "version": VERSION,
@@ -80,12 +93,13 @@ class Trace:
             "ale_py": self.ale_py,
             "source": self.source,
         }
-        with Path(path).open("xb") as file:
-            np.savez_compressed(
-                file,
-                meta=np.array(json.dumps(meta)),
-                **{name: getattr(self, name) for name in _ARRAYS},
-            )
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            meta=np.array(json.dumps(meta)),
+            **{name: getattr(self, name) for name in _ARRAYS},
+        )
+        replace(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":

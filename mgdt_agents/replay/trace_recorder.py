@@ -1,8 +1,6 @@
 """Record play as a trace, while it is played."""
 
-import os
 import zlib
-from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -108,11 +106,3 @@ class TraceRecorder(VectorWrapper):
             ale_py=ale_py.__version__,
             source=self.source,
         )
-
-
-def replace_trace(trace: Trace, path: Path) -> None:
-    """Write `trace` to `path`, over an older one; a whole trace is there at any moment."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    trace.save(partial)
-    os.replace(partial, path)

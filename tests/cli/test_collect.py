@@ -1,12 +1,14 @@
 """mgdt-collect: collections of one game and of several, stopping, and what is refused."""
 
 import json
+import runpy
 import signal
 import sys
 
 import pytest
 import torch
 
+from mgdt_agents import load_agent
 from mgdt_agents.replay import ReplayStore, Trace
 from mgdt_cli import collect
 
@@ -61,7 +63,7 @@ def test_store(run, tmp_path, capsys):
     run(*arguments)  # nothing is left to do
 
 
-def test_stopped_command_goes_on(run, monkeypatch, tmp_path, capsys):
+def test_stopped_command_resumes(run, monkeypatch, tmp_path, capsys):
     def stopped(*args, **options):
         signal.raise_signal(signal.SIGINT)
         return collecting(*args, **options)
@@ -72,8 +74,8 @@ def test_stopped_command_goes_on(run, monkeypatch, tmp_path, capsys):
         patch.setattr(collect, "collect", stopped)
         run(*arguments)
     error = capsys.readouterr().err
-    assert "Stopping after this rollout; once more to stop at once.\n" in error
-    assert "Stopped Pong; the same command goes on with it.\n" in error
+    assert "Stopping after this update; once more to stop at once.\n" in error
+    assert "Stopped Pong; the same command resumes.\n" in error
     assert [path.name for path in tmp_path.iterdir()] == ["Pong"]
     run(*arguments)
     for name in ("Pong", "Breakout"):
@@ -92,11 +94,13 @@ def test_second_signal_stops_at_once(refused, monkeypatch, tmp_path):
 
 def test_stable_baselines3(run, refused, tmp_path):
     arguments = ["--games", "Pong", "--steps", 16, "--output", tmp_path, "--algo", "dqn"]
-    arguments += ["--sb3.num-envs", 2, "--sb3.buffer-size", 100]
+    arguments += ["--dqn.num-envs", 2, "--dqn.buffer-size", 100]
     run(*arguments)
     trace = Trace.load(tmp_path / "Pong" / "Pong.npz")
     assert (trace.actions.shape, trace.source["learner"]) == ((8, 2), "dqn")
-    assert "collection of dqn, which cannot go on" in refused(*arguments)
+    run(*arguments)  # nothing is left to do
+    arguments += ["--dqn.seed", 1, "--dqn.buffer-size", 200]
+    assert ": buffer_size was 100, is 200; seed was 0, is 1." in refused(*arguments)
 
 
 @pytest.mark.slow
@@ -147,6 +151,8 @@ def test_process_that_ends(monkeypatch, tmp_path, capfd, name, reason):
 def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
     output = ["--output", tmp_path / "new"]
     assert "'Pong'" in refused("--games", "Breakout,Pnog", *output)
+    wrong = ["--games", "Pong", "--pqn.discount", 2]
+    assert "discount must be 0 to 1, got 2.0" in refused(*wrong, *output)
     zero = ["--games", "Pong", "--processes", 0]
     assert "at least 1, got 0" in refused(*zero, *output)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
@@ -157,6 +163,22 @@ def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
 
 def test_folder_of_something_else(refused, tmp_path):
     (tmp_path / "Breakout").mkdir()
+    (tmp_path / "Breakout" / "mine").touch()
     arguments = ["--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
-    assert "holds no collection to go on with" in refused(*arguments)
-    assert [path.name for path in tmp_path.rglob("*")] == ["Breakout"]
+    assert "holds no collection to resume" in refused(*arguments)
+    assert [path.name for path in tmp_path.rglob("*")] == ["Breakout", "mine"]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_run_as_a_module(monkeypatch):
+    """Its functions are then not those of `__main__`, which Ray's workers do not have."""
+    called = []
+    monkeypatch.setattr(collect, "main", lambda: called.append("mgdt_cli.collect"))
+    runpy.run_module("mgdt_cli.collect", run_name="__main__")
+    assert called == ["mgdt_cli.collect"]
+
+
+def test_bench_takes_the_folder(run, tmp_path):
+    run("--game", "Pong", "--steps", 32, "--output", tmp_path)  # as --games
+    agent = load_agent(tmp_path / "Pong", device="cpu")
+    assert (agent.kind, agent.games) == ("pqn", ("Pong",))

@@ -1,4 +1,4 @@
-"""Collecting replay: the trace, stopping, resuming."""
+"""Collecting replay: the trace, the agent, stopping, resuming."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mgdt_agents import load_agent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online import collection
 from mgdt_agents.online.collection import collect
@@ -40,7 +41,9 @@ def small():
 
 
 def collect_small(output, steps=STEPS, config=SMALL, **arguments):
-    return collect("Breakout", steps, config, output, device="cpu", num_threads=1, **arguments)
+    return collect(
+        "pqn", "Breakout", steps, config, output, device="cpu", num_threads=1, **arguments
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +89,23 @@ def test_metrics_are_of_the_trace(collected):
     assert line["step"] == STEPS
     assert line["episodes"] == len(trace.episode_return)
     assert line["mean_return"] == pytest.approx(trace.episode_return[-100:].mean())
-    assert line["epsilon"] == 0.01
+    # The mean over 36 updates, after the last of which it is 0.01.
+    assert line["epsilon"] == pytest.approx(1 - 0.99 * 37 / 72)
 
 
-def test_stopped_collection_goes_on_to_the_same_end(collected, tmp_path):
+def test_agent_is_the_learner_s_network(collected):
+    agent = load_agent(collected, device="cpu")
+    assert (agent.kind, agent.games) == ("pqn", ("Breakout",))
+    learned = torch.load(collected / "checkpoint.pt", weights_only=True)["learner"]["network"]
+    assert all(
+        torch.equal(weight, learned[name]) for name, weight in agent.model.state_dict().items()
+    )
+    observations = np.random.default_rng(0).integers(256, size=(50, 4, 84, 84)).astype(np.uint8)
+    actions, _ = agent.predict(observations)
+    assert set(actions) <= {0, 1, 3, 4}
+
+
+def test_stopped_collection_resumes_to_the_same_end(collected, tmp_path):
     output = tmp_path / "Breakout"
     assert not collect_small(output, should_stop=stop_after(0))
     assert not collect_small(output, should_stop=stop_after(15))
@@ -113,7 +129,7 @@ def test_finished_collection_is_left_alone(collected):
     assert before == {path.name: path.stat().st_mtime_ns for path in collected.iterdir()}
 
 
-def test_killed_collection_goes_on_to_the_same_end(collected, tmp_path, monkeypatch):
+def test_killed_collection_resumes_to_the_same_end(collected, tmp_path, monkeypatch):
     output = tmp_path / "Breakout"
     answers = iter([False] * 6)
     monkeypatch.setattr(collection, "CHECKPOINT_INTERVAL", 0.0)
@@ -155,9 +171,12 @@ def test_trace_that_does_not_fit_its_checkpoint(tmp_path):
 
 def test_folder_of_another_collection(collected):
     before = {path.name: path.read_bytes() for path in collected.iterdir()}
-    with pytest.raises(FileExistsError, match=r"another config.*Choose another"):
-        collect_small(collected, config=dataclasses.replace(SMALL, seed=1))
-    with pytest.raises(FileExistsError, match="another steps"):
+    changed = dataclasses.replace(SMALL, seed=1, hidden=9)
+    with pytest.raises(
+        FileExistsError, match=r": hidden was 8, is 9; seed was 0, is 1\. Choose another"
+    ):
+        collect_small(collected, config=changed)
+    with pytest.raises(FileExistsError, match=f": steps was {STEPS}, is {STEPS + 1}\\. Choose"):
         collect_small(collected, steps=STEPS + 1)
     assert before == {path.name: path.read_bytes() for path in collected.iterdir()}
 
@@ -167,3 +186,20 @@ def test_folder_of_something_else(tmp_path):
     with pytest.raises(FileExistsError, match="holds no collection"):
         collect_small(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_wrong_field_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="gpu"):
+        collect("pqn", "Breakout", STEPS, SMALL, tmp_path / "new", device="gpu")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("left", [(), ("collection.json.new",)])
+def test_killed_before_the_description_was_written(tmp_path, left):
+    output = tmp_path / "Breakout"
+    output.mkdir()
+    for name in left:
+        (output / name).write_text("{")
+    assert not collect_small(output, should_stop=lambda: True)
+    assert json.loads((output / "collection.json").read_text())["learner"] == "pqn"
+    assert not (output / "collection.json.new").exists()

@@ -1,12 +1,15 @@
-"""PQN: its returns by definition, learning, going on."""
+"""PQN: its returns by definition, learning, resuming."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from mgdt_agents.online.learner import PlayedStep
 from mgdt_agents.online.pqn import PQN, PQNConfig, Rollout, lambda_returns
+from mgdt_envs import AtariProtocol
 
 SMALL = PQNConfig(
     num_envs=32,
@@ -30,15 +33,17 @@ def make_rollout(learner, random):
         observations=observations,
         actions=actions,
         rewards=(actions == bright).astype(np.float32),
-        ends=np.ones(shape, bool),
-        cuts=np.zeros(shape, bool),
+        terminated=np.ones(shape, bool),
+        truncated=np.zeros(shape, bool),
         is_transition=np.ones(shape, bool),
         values=np.zeros((shape[0] + 1, shape[1]), np.float32),
     )
 
 
 def make_learner(**changes):
-    return PQN(PQNConfig(**SMALL_FIELDS | changes), num_actions=2, steps=1000, stack=1, size=36)
+    config = PQNConfig(**SMALL_FIELDS | changes)
+    protocol = AtariProtocol(stack=1, screen_size=36)
+    return PQN(config, ["Pong"] * config.num_envs, 1000, protocol=protocol)
 
 
 SMALL_FIELDS = {name: getattr(SMALL, name) for name in SMALL.__slots__}
@@ -51,9 +56,9 @@ def return_by_definition(rollout, step, env, discount, trace_decay):
     for later in range(step, length):
         total += discount ** (later - step) * rollout.rewards[later, env]
         rest = discount ** (later - step + 1) * rollout.values[later + 1, env]
-        if rollout.ends[later, env]:
+        if rollout.terminated[later, env]:
             return result + weight * total
-        if rollout.cuts[later, env] or later == length - 1:
+        if rollout.truncated[later, env] or later == length - 1:
             return result + weight * (total + rest)
         result += weight * (1 - trace_decay) * (total + rest)
         weight *= trace_decay
@@ -64,15 +69,15 @@ def return_by_definition(rollout, step, env, discount, trace_decay):
 def test_lambda_returns(trace_decay):
     random = np.random.default_rng(0)
     shape = 9, 6
-    ends, cuts = random.random((2, *shape)) < 0.15
-    assert ends.any()
-    assert cuts.any()
+    terminated, truncated = random.random((2, *shape)) < 0.15
+    assert terminated.any()
+    assert truncated.any()
     rollout = Rollout(
         observations=np.empty(0),
         actions=np.empty(0),
         rewards=random.normal(size=shape).astype(np.float32),
-        ends=ends,
-        cuts=cuts,
+        terminated=terminated,
+        truncated=truncated,
         is_transition=np.ones(shape, bool),
         values=random.normal(size=(10, 6)).astype(np.float32),
     )
@@ -85,13 +90,13 @@ def test_lambda_returns(trace_decay):
 
 
 def test_learner_learns_what_is_right():
-    learner, random = make_learner(), np.random.default_rng(1)
-    losses = [learner.learn(make_rollout(learner, random))["loss"] for _ in range(40)]
+    learner, random = make_learner(seed=2), np.random.default_rng(1)
+    losses = [learner.update(make_rollout(learner, random))["loss"] for _ in range(40)]
     assert losses[-1] < 0.02 < losses[0]
     frames = np.array([0, 255], np.uint8)[:, None, None, None].repeat(36, 1).repeat(36, 2)
     with torch.inference_mode():
         q_values = learner.network(torch.from_numpy(frames)).numpy()
-    np.testing.assert_allclose(q_values, [[1, 0], [0, 1]], atol=0.3)
+    np.testing.assert_allclose(q_values[:, :2], [[1, 0], [0, 1]], atol=0.3)
 
 
 def test_steps_that_only_begin_episodes_are_not_learned():
@@ -101,38 +106,102 @@ def test_steps_that_only_begin_episodes_are_not_learned():
     wrong[0] = 1e6
     begins = rollout.is_transition.copy()
     begins[0] = False
-    loss = learner.learn(rollout._replace(rewards=wrong, is_transition=begins))["loss"]
+    loss = learner.update(rollout._replace(rewards=wrong, is_transition=begins))["loss"]
     assert loss < 10
 
 
+def played(learner, random, **changes):
+    """Return a step that the learner may have been shown."""
+    num_envs = learner.num_envs
+    frames = random.integers(256, size=(2, num_envs, 1, 36, 36)).astype(np.uint8)
+    never = np.zeros(num_envs, bool)
+    step = PlayedStep(frames[0], np.zeros(num_envs), never, never, never, ~never, frames[1])
+    return step._replace(**changes)
+
+
 def test_actions_are_random_at_first_and_greedy_later():
-    learner = make_learner(final_epsilon=0.0)
-    frames = np.zeros((400, 36, 36, 1), np.uint8)
-    assert [learner.epsilon(steps) for steps in (0, 250, 500, 1000)] == [1, 0.5, 0, 0]
-    assert 150 < learner.act(frames, 0)[0].sum() < 250
-    actions, values = learner.act(frames, 1000)
-    assert len(set(actions)) == 1
-    assert np.array_equal(values, learner.values(frames))
+    learner = make_learner(num_envs=400, final_epsilon=0.0, channels=(1, 1, 1), hidden=2)
+    frames = np.zeros((400, 1, 36, 36), np.uint8)
+    minimal, counts = np.unique(learner.act(frames), return_counts=True)
+    assert minimal.tolist() == [0, 1, 3, 4, 11, 12]
+    assert counts.min() > 40
+    epsilons = []
+    for learner.steps_played in (0, 250, 500, 1000):
+        epsilons.append(learner.epsilon)
+    assert epsilons == [1, 0.5, 0, 0]
+    assert len(set(learner.act(frames))) == 1
+    greedy, _ = learner.agent.predict(frames, deterministic=True)
+    assert np.array_equal(learner.act(frames), greedy)
 
 
-def test_learner_goes_on_from_its_state():
+def test_what_the_learner_is_shown():
+    learner, random = make_learner(num_envs=4), np.random.default_rng(2)
+    rows = np.eye(4, dtype=bool)
+    events = {
+        "rewards": np.array([-3.0, 0, 7, 1]),
+        "terminated": rows[0],
+        "life_lost": rows[1],
+        "truncated": rows[2],
+        "is_transition": ~rows[3],
+    }
+    step = played(learner, random, **events)
+    actions = learner.act(step.observations)
+    assert learner.learn(step) is None
+    rollout = learner.rollout
+    assert np.array_equal(rollout.observations[0], np.moveaxis(step.observations, 1, -1))
+    assert learner.actions[rollout.actions[0]].tolist() == actions.tolist()
+    assert rollout.rewards[0].tolist() == [-1, 0, 1, 1]
+    assert rollout.terminated[0].tolist() == [True, True, False, False]
+    assert rollout.truncated[0].tolist() == [False, False, True, False]
+    assert rollout.is_transition[0].tolist() == [True, True, True, False]
+    step = played(learner, random)
+    learner.act(step.observations)
+    expected = learner.values(np.moveaxis(step.next_observations, 1, -1))
+    figures = learner.learn(step)
+    assert set(figures) == {"loss", "value", "epsilon"}
+    assert np.array_equal(rollout.values[-1], expected)
+    assert learner.steps_played == 8
+
+
+def test_learner_resumes_from_its_state():
     learner, random = make_learner(), np.random.default_rng(1)
-    rollouts = [make_rollout(learner, random) for _ in range(3)]
-    learner.learn(rollouts[0])
+    steps = [played(learner, random) for _ in range(6)]
+
+    def show(learner, steps):
+        shown = []
+        for step in steps:
+            shown.append(learner.act(step.observations).tolist())
+            shown.append(learner.learn(step))
+        return shown
+
+    show(learner, steps[:2])
     file = io.BytesIO()
     torch.save(learner.state_dict(), file)
     file.seek(0)
     other = make_learner(seed=5)
     other.load_state_dict(torch.load(file, weights_only=True))
-    for rollout in rollouts[1:]:
-        assert learner.learn(rollout) == other.learn(rollout)
-    observations = rollouts[0].observations[0]
-    for mine, its in zip(learner.act(observations, 100), other.act(observations, 100), strict=True):
-        assert np.array_equal(mine, its)
+    assert show(learner, steps[2:]) == show(other, steps[2:])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_envs", 0, "num_envs must be at least 1, got 0"),
+        ("rollout_steps", 1, "rollout_steps must be at least 2, got 1"),
+        ("minibatches", 33, "minibatches must be 1 to 32, got 33"),
+        ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
+        ("exploration_fraction", 1.5, "exploration_fraction must be 0 to 1, got 1.5"),
+        ("channels", (4, 0, 4), "channels must be at least 1, got (4, 0, 4)"),
+        ("seed", -1, "seed must be 0 to"),
+    ],
+)
+def test_wrong_field(field, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_learner(**{field: value})
 
 
 def test_seed_decides():
     random = np.random.default_rng(1)
     rollout = make_rollout(make_learner(), random)
-    losses = [make_learner(seed=seed).learn(rollout)["loss"] for seed in (0, 0, 1)]
+    losses = [make_learner(seed=seed).update(rollout)["loss"] for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import zlib
 from pathlib import Path
@@ -368,3 +369,25 @@ def test_bundled_trace_plays(name):
             returns[env] = 0
     recorded = zip(trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True)
     assert ended == {(int(step), int(env)): total for step, env, total in recorded}
+
+
+def test_save_is_of_one_step(recording, tmp_path, monkeypatch):
+    path = tmp_path / "Breakout.npz"
+    recording.trace.save(path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"Breakout\.npz exists"):
+        recording.trace.save(path)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    other = dataclasses.replace(recording.trace, source={"policy": "another"})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        for to in (path, tmp_path / "new.npz"):
+            with pytest.raises(KeyboardInterrupt):
+                other.save(to, overwrite=True)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "new.npz").exists()
+    other.save(path, overwrite=True)
+    assert Trace.load(path).source == {"policy": "another"}

@@ -7,7 +7,7 @@ import pytest
 
 from mgdt_agents.replay import ReplayStore, Trace, expand, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
-from mgdt_agents.replay.trace_recorder import TraceRecorder, replace_trace
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv
 
 
@@ -40,7 +40,7 @@ def test_trace_can_be_taken_at_any_time(tmp_path, monkeypatch):
     for steps in (0, 20, 60):
         while len(envs.actions) < steps:
             envs.step(envs.action_space.sample())
-        replace_trace(envs.trace(), path)
+        envs.trace().save(path, overwrite=True)
         trace = Trace.load(path)
         assert sum(1 for _ in trace.play(num_threads=1)) == len(trace.actions) == steps
     assert [file.name for file in tmp_path.iterdir()] == ["Breakout.npz"]

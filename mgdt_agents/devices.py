@@ -1,0 +1,30 @@
+"""Where networks compute."""
+
+import torch
+
+from mgdt_envs.errors import InvalidArgument
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device of that name; "auto" is a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: if PyTorch has no such device, or this machine has none.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    # A build of PyTorch without the device's code raises an AssertionError.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InvalidArgument(
+            f"Cannot compute on device {str(device)!r}: {reason}. "
+            "Expected 'auto', 'cpu', or, on a machine with a GPU, 'cuda'."
+        ) from error
+    return found
