@@ -15,7 +15,7 @@ from mgdt_agents.replay import ReplayStore, WindowBatch, WindowSampler
 from mgdt_agents.replay.prefetch import batches
 from mgdt_agents.training import checkpoint
 from mgdt_agents.training.config import TrainingConfig
-from mgdt_agents.training.log import Figures, open_log
+from mgdt_agents.training.metrics import Figures, open_log
 from mgdt_agents.training.optimizers import make_optimizer
 from mgdt_agents.training.run_folder import describe, enter
 from mgdt_envs.errors import InvalidArgument
@@ -54,7 +54,7 @@ def train(
     if output:
         done = checkpoint.newest(output)
         enter(output, describe(agent, config, sampler.stores), done)
-        log = open_log(output, done)
+        log = open_log(output / "metrics.jsonl", done)
         if done:
             figures = Figures(checkpoint.load(output, done, agent, optimizer))
     if not done:

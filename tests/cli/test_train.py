@@ -78,7 +78,7 @@ def test_training_is_a_function_of_its_seed(run, offline, tmp_path):
     [
         ("dt", ["--replay", "--network.return-tokens"], ["--network.n-steps", "--num-envs"]),
         ("cql", ["--replay", "--network.n-steps"], ["--network.return-tokens", "--num-envs"]),
-        ("dqn", ["--games", "--num-envs"], ["--replay", "--warmup-steps", "--network"]),
+        ("dqn", ["--games", "--num-envs"], ["--mix-protocols", "--warmup-steps", "--network"]),
     ],
 )
 def test_help_after_an_agent_is_what_it_reads(run, capsys, kind, reads, reads_not):

@@ -9,12 +9,9 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-LOG = "metrics.jsonl"
 
-
-def open_log(folder: Path, step: int) -> TextIO:
-    """Open the log to append to, less the lines after `step`, which are about to be repeated."""
-    path = folder / LOG
+def open_log(path: Path, step: int) -> TextIO:
+    """Open `path` to append to, less the lines after `step`, which are about to be repeated."""
     size = 0
     if path.exists():
         for line in path.read_bytes().splitlines(keepends=True):
