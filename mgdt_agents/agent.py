@@ -267,7 +267,7 @@ class NetworkAgent(HubMethods, Agent):
         """Return the networks that training must keep to be resumed."""
         return {"model": self.model}
 
-    def learn(self, replay: Sequence[str], steps: int, **options: Any) -> Self:
+    def learn(self, replay: Sequence[str | Path], steps: int, **options: Any) -> Self:
         """Train on replay stores for `steps` gradient steps, and return the agent.
 
         Args:
@@ -278,7 +278,7 @@ class NetworkAgent(HubMethods, Agent):
         # The trainer imports the agents.
         from mgdt_agents.training import TrainingConfig, train
 
-        train(self, TrainingConfig(replay=tuple(replay), steps=steps, **options))
+        train(self, TrainingConfig(replay=tuple(map(Path, replay)), steps=steps, **options))
         return self
 
     def _to_device(self, array: np.ndarray) -> Tensor:
@@ -358,6 +358,28 @@ class NetworkAgent(HubMethods, Agent):
         agent.model.eval()
         if env is not None:
             agent.check_spaces(env)
+        return agent
+
+    def changed(self, config: Any, protocol: AtariProtocol) -> Self:
+        """Return an agent with the same weights that is otherwise as given.
+
+        Args:
+            config: of a network whose weights have the same shapes.
+            protocol: the rules that it is for.
+
+        Raises:
+            ValueError: if the weights do not fit `config`.
+        """
+        options = self._saved_options(self._options_to_save())
+        agent = type(self)(
+            config, games=self.games, protocol=protocol, device=self.device, **options
+        )
+        try:
+            agent.model.load_state_dict(self.model.state_dict())
+        except RuntimeError as error:
+            raise InvalidArgument(
+                f"The weights do not fit the network; expected those of {config}: {error}"
+            ) from error
         return agent
 
     def _options_to_save(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Offline training: the loop, its configuration, augmentation, the optimizers."""
+"""Offline training: the configuration, the loop, checkpoints, augmentation, the optimizers."""
 
 from mgdt_agents.training.augmentation import Augmentation
+from mgdt_agents.training.config import TrainingConfig
+from mgdt_agents.training.loop import train
 from mgdt_agents.training.optimizers import LAMB
-from mgdt_agents.training.trainer import TrainingConfig, train
 
 __all__ = ["LAMB", "Augmentation", "TrainingConfig", "train"]

@@ -1,10 +1,12 @@
-"""The paper's optimizer."""
+"""The paper's optimizer, and the choice of one."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mgdt_agents.training.config import TrainingConfig
 
 
 class LAMB(torch.optim.Optimizer):
@@ -57,3 +59,13 @@ class LAMB(torch.optim.Optimizer):
                 trust = torch.where((sizes[0] > 0) & (sizes[1] > 0), sizes[0] / sizes[1], 1.0)
                 parameter.sub_(update * trust * group["lr"])
         return loss
+
+
+OPTIMIZERS = {"lamb": LAMB, "adamw": torch.optim.AdamW}
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of `model` that `config` names."""
+    return OPTIMIZERS[config.optimizer](
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )

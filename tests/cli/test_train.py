@@ -1,6 +1,10 @@
 """mgdt-train: offline training that goes on, DQN, and what is refused."""
 
+import dataclasses
 import json
+import os
+import shutil
+import signal
 import sys
 
 import numpy as np
@@ -8,7 +12,10 @@ import pytest
 from stable_baselines3 import DQN
 
 from mgdt_agents import load_agent
+from mgdt_agents.q_learning.cql import CQLAgent
+from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_cli import train
+from mgdt_envs import AtariProtocol
 
 
 @pytest.fixture
@@ -36,7 +43,8 @@ def test_train_offline(run, offline, tmp_path, capsys, kind):
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     training = json.loads((output / "training.json").read_text())
-    assert (training["batch_size"], training["optimizer"]) == (4, "adamw")
+    assert training["training"]["batch_size"] == 4
+    assert training["training"]["optimizer"] == "adamw"
     printed = capsys.readouterr()
     assert printed.out == ""
     # The next command can be copied: brackets are no style, and it is not wrapped.
@@ -65,6 +73,78 @@ def test_training_is_a_function_of_its_seed(run, offline, tmp_path):
     assert weights["a"] == weights["b"] != weights["c"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "reads", "reads_not"),
+    [
+        ("dt", ["--replay", "--network.return-tokens"], ["--network.n-steps", "--num-envs"]),
+        ("cql", ["--replay", "--network.n-steps"], ["--network.return-tokens", "--num-envs"]),
+        ("dqn", ["--games", "--num-envs"], ["--mix-protocols", "--warmup-steps", "--network"]),
+    ],
+)
+def test_help_after_an_agent_is_what_it_reads(run, capsys, kind, reads, reads_not):
+    with pytest.raises(SystemExit) as caught:
+        run("--agent", kind, "--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"{option} " in text for option in reads)
+    assert not any(option in text for option in reads_not)
+
+
+def test_network_fields_change_a_preset(run, offline, tmp_path):
+    options = ["--network.n-steps", 2, "--network.discount", 0.9]
+    run("--agent", "cql", *offline, *options, "--output", tmp_path / "run")
+    found = load_agent(tmp_path / "run").config
+    assert found == dataclasses.replace(CQLAgent.presets["tiny"], n_steps=2, discount=0.9)
+
+
+@pytest.mark.parametrize("separator", [",", " "])
+def test_stores_with_commas_or_spaces(run, readable_store, tmp_path, separator):
+    copy = shutil.copytree(readable_store, tmp_path / "copy")
+    stores = f"{readable_store}{separator}{copy}".split()
+    options = ["--size", "tiny", "--steps", "0.002k", "--batch-size", 2]
+    run("--agent", "dt", "--replay", *stores, *options, "--output", tmp_path / "run")
+    description = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert description["training"]["replay"] == [str(readable_store), str(copy)]
+    assert description["training"]["steps"] == 2
+
+
+@pytest.mark.parametrize("protocol", ["replay", "machado"])
+def test_stores_of_another_protocol(
+    run, refused, make_random_episodes, write_store, tmp_path, protocol
+):
+    store = write_store(
+        tmp_path / "store", "Pong", make_random_episodes([5]), outside_action="native"
+    )
+    arguments = ["--agent", "dt", "--size", "tiny", "--replay", store, "--steps", 1]
+    arguments += ["--batch-size", 2, "--output", tmp_path / "run"]
+    assert "mgdt-train --protocol replay" in refused(*arguments)
+    run(*arguments, "--protocol", protocol)
+    assert load_agent(tmp_path / "run").protocol == AtariProtocol.machado()
+
+
+@pytest.mark.parametrize("kind", ["dt", "cql"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_say_how_to_resume(
+    run, offline, tmp_path, capsys, monkeypatch, number, kind
+):
+    before = signal.getsignal(number)
+    taken = []
+
+    def after_step(self, step):
+        taken.append(step)
+        if taken == [0, 1]:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(NETWORK_AGENTS[kind], "after_step", after_step)
+    arguments = ["--agent", kind, *offline, "--output", tmp_path / "run"]
+    run(*arguments)
+    assert "Stopped after step 1 of 3; the same command resumes" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+    run(*arguments)
+    assert taken == [0, 1, 2, 3]
+    assert "Trained; " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["dt", "cql"])
 def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     first, second = tmp_path / "first", tmp_path / "second"
@@ -74,8 +154,16 @@ def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     run(*options, *still, "--init", first)
     for name in ("config.json", "model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
+    # What the paper changes for one per cent of the data, or a smaller network.
+    field = {"dt": "action-weight", "cql": "conservative-weight"}[kind]
+    third = [*options, "--init", first, "--output", tmp_path / "third"]
+    run(*third, f"--network.{field}", 4)
+    assert getattr(load_agent(tmp_path / "third").config, field.replace("-", "_")) == 4
+    size = {"dt": "layers", "cql": "blocks"}[kind]
+    error = refused(*options, "--init", first, f"--network.{size}", 2)
+    assert "The weights do not fit the network" in error
     # Another kind of agent has other weights.
-    error = refused("--agent", "bc", *offline, "--init", first)
+    error = refused("--agent", "bc", "--steps", 1, "--init", first)
     assert f"holds an agent of kind '{kind}', expected 'bc'" in error
 
 
@@ -84,9 +172,10 @@ def test_another_training_of_the_same_name(run, refused, offline, tmp_path):
     run(*arguments)
     longer = [*arguments, "--learning-rate", 0.5]
     error = refused(*longer)
-    assert "learning_rate was [0.0003], is [0.5]" in error
+    assert "learning_rate was 0.0003, is 0.5" in error
     run(*longer, "--overwrite")
-    assert json.loads((tmp_path / "run" / "training.json").read_text())["learning_rate"] == 0.5
+    training = json.loads((tmp_path / "run" / "training.json").read_text())["training"]
+    assert training["learning_rate"] == 0.5
 
 
 def test_default_output(run, monkeypatch, offline, tmp_path):
@@ -97,10 +186,11 @@ def test_default_output(run, monkeypatch, offline, tmp_path):
 
 def test_folder_of_something_else_is_kept(refused, offline, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    for agent in ("dt", "dqn"):
-        error = refused("--agent", agent, *offline, "--output", tmp_path)
+    dqn = ["--games", "Pong", "--steps", 3]
+    for arguments in (["--agent", "dt", *offline], ["--agent", "dqn", *dqn]):
+        error = refused(*arguments, "--output", tmp_path)
         assert f"{tmp_path} exists and holds no training" in error
-        error = refused("--agent", agent, *offline, "--output", tmp_path, "--overwrite")
+        error = refused(*arguments, "--output", tmp_path, "--overwrite")
         assert f"{tmp_path} holds no training, so it is not overwritten" in error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -127,6 +217,13 @@ def test_train_dqn(run, refused, tmp_path, capsys):
         (["--agent", "dt", "--size", "tiny"], "at least one replay store"),
         (["--agent", "dt", "--size", "tiny", "--replay", "x"], "Expected a replay store at x"),
         (["--agent", "dqn", "--games", "Pang"], "Did you mean 'Pong'"),
+        # What an agent does not read is no option of it.
+        (["--agent", "dqn", "--games", "Pong", "--batch-size", 8], "options: --batch-size"),
+        (["--agent", "dqn", "--games", "Pong", "--size", "tiny"], "options: --size"),
+        (["--agent", "dt", "--games", "Pong"], "options: --games"),
+        (["--agent", "dt", "--network.n-steps", 8], "options: --network.n-steps"),
+        (["--agent", "dt", "--protocol", "nurture"], "Unknown protocol 'nurture'. Did you mean"),
+        (["--agent", "dt", "--protocol", "replay"], "rules of --replay, and there is none"),
     ],
     ids=str,
 )

@@ -66,7 +66,7 @@ def test_what_is_drawn_depends_on_the_generator_alone(batch):
 
 
 def test_training_sees_displaced_windows(readable_store):
-    config = TrainingConfig(replay=(str(readable_store),), steps=2, batch_size=4)
+    config = TrainingConfig(replay=(readable_store,), steps=2, batch_size=4)
 
     def frames_seen(shift: int) -> np.ndarray:
         agent = make_agent("dt", "tiny", device="cpu")
