@@ -84,7 +84,7 @@ class QNetwork(nn.Module):
 
         See `to_pixels`. Their scale does not matter to the first layer norm.
         """
-        kind, dtype = pixels.device.type, self.hidden[0].weight.dtype
+        kind, dtype = pixels.device.type, next(self.parameters()).dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         maps = self.convolutions(pixels.permute(0, 3, 1, 2).to(dtype))
