@@ -157,7 +157,7 @@ def _profile(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
 def _improvement(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     """Draw how probably an episode of one agent scores more than one of another."""
     agents = list(normalised)
-    figure, axes = _new(1.5 + 0.8 * len(agents), 0.8 + 0.6 * len(agents))
+    figure, axes = _new(3 + 0.9 * len(agents), 1.4 + 0.6 * len(agents))
     table = np.full((len(agents), len(agents)), np.nan)
     for row, x in enumerate(agents):
         for column, y in enumerate(agents):
