@@ -120,6 +120,8 @@ def spread(module: nn.Module, *, fsdp: bool, trained: bool) -> None:
     if count() == 1:
         return
     if fsdp:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 takes no other
         for block in module.modules():
             # Each block of a network is gathered when it is its turn.
             if isinstance(block, nn.ModuleList):
