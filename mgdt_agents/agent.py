@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -360,25 +360,35 @@ class NetworkAgent(HubMethods, Agent):
             agent.check_spaces(env)
         return agent
 
-    def changed(self, config: Any, protocol: AtariProtocol) -> Self:
-        """Return an agent with the same weights that is otherwise as given.
+    def changed(
+        self,
+        config: Any = None,
+        protocol: AtariProtocol | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """Return a copy of the agent in which what is given is otherwise.
 
         Args:
             config: of a network whose weights have the same shapes.
             protocol: the rules that it is for.
+            weights: of the network, by name.
 
         Raises:
             ValueError: if the weights do not fit `config`.
         """
         options = self._saved_options(self._options_to_save())
         agent = type(self)(
-            config, games=self.games, protocol=protocol, device=self.device, **options
+            config or self.config,
+            games=self.games,
+            protocol=protocol or self.protocol,
+            device=self.device,
+            **options,
         )
         try:
-            agent.model.load_state_dict(self.model.state_dict())
+            agent.model.load_state_dict(weights or self.model.state_dict())
         except RuntimeError as error:
             raise InvalidArgument(
-                f"The weights do not fit the network; expected those of {config}: {error}"
+                f"The weights do not fit the network; expected those of {agent.config}: {error}"
             ) from error
         return agent
 

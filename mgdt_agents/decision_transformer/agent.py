@@ -119,9 +119,12 @@ class DecisionTransformerAgent(NetworkAgent):
                 logits[name].float().flatten(0, 1),
                 target.masked_fill(~valid, PADDING).flatten(),
                 ignore_index=PADDING,
+                reduction="sum",
             )
+            / batch.num_valid
             for name, target in targets.items()
         }
+        hits = (logits["action"].argmax(-1) == actions) & valid
         weights = {"action_loss": config.action_weight, "reward_loss": config.reward_weight}
         if config.return_tokens != "none":
             trained = slice(0, 1 if config.return_tokens == "single" else None)
@@ -134,7 +137,8 @@ class DecisionTransformerAgent(NetworkAgent):
                 name: weight / logits[name.removesuffix("_loss")].shape[-1]
                 for name, weight in weights.items()
             }
-        return torch.stack([weights[name] * term for name, term in terms.items()]).mean(), terms
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).mean()
+        return loss, {**terms, "accuracy": hits.sum() / batch.num_valid}
 
     @property
     def memory(self) -> tuple[int, ...]:

@@ -202,6 +202,7 @@ class CQLAgent(NetworkAgent):
             "c51_loss": c51,
             "conservative_loss": conservative,
             "value": values.mean(),
+            "accuracy": (values.argmax(-1) == actions).float().mean(),
         }
 
     @torch.no_grad()

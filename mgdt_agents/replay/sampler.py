@@ -1,6 +1,7 @@
 """Windows of steps drawn at random across stores."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +34,16 @@ class WindowBatch(NamedTuple):
     """`(B, W)` bool: the game ended the episode at this step; a time limit does not count."""
     valid: np.ndarray
     """`(B, W)` bool: the row is a step of the episode."""
+    share_valid: np.ndarray | None = None
+    """`()` float64: of a part of a batch, its share of the whole batch's valid rows."""
+
+    @property
+    def num_valid(self) -> float:
+        """What sums over valid rows are divided by.
+
+        Means of the parts of a batch then average to that of the whole batch.
+        """
+        return float(self.valid.sum() if self.share_valid is None else self.share_valid)
 
 
 class WindowSampler:
@@ -142,19 +153,26 @@ class WindowSampler:
         """The games of the stores, each once."""
         return tuple(dict.fromkeys(store.game for store in self.stores))
 
-    def sample(self, batch_size: int, step: int) -> WindowBatch:
+    def sample(
+        self,
+        batch_size: int,
+        step: int,
+        part: slice = slice(None),
+    ) -> WindowBatch:
         """Draw batch number `step`.
 
         Args:
             batch_size: number of windows.
             step: number of the batch.
+            part: of the batch's windows, those to return.
         """
-        rng = np.random.default_rng([self.seed, self.rank, step])
-        picks = self._shares.searchsorted(rng.random(batch_size), side="right")
-        episodes, drawn = self._episodes.locate(picks, rng.random(batch_size))
+        picks, episodes, drawn = self._draw(batch_size, step)
         first = drawn - self.steps + 1
         begin = np.maximum(first, self._episodes.starts[episodes])
         end = np.minimum(drawn + self.future + 1, self._episodes.stops[episodes])
+        num_valid = (end - begin).sum() / batch_size
+        picks, episodes, drawn = picks[part], episodes[part], drawn[part]
+        first, begin, end, batch_size = first[part], begin[part], end[part], len(picks)
         rows = first[:, None] + np.arange(self.steps + self.future)
         valid = (begin[:, None] <= rows) & (rows < end[:, None])
         rows = np.where(valid, rows, drawn[:, None])  # any row of the store
@@ -165,6 +183,7 @@ class WindowSampler:
             returns_to_go=np.empty(rows.shape, np.int64),
             terminated=np.empty(rows.shape, bool),
             valid=valid,
+            share_valid=np.array(num_valid * batch_size),
         )
         sums = self._episodes.sums[episodes] - self._sums.before(picks, begin)
         for pick, store in enumerate(self.stores):
@@ -184,6 +203,17 @@ class WindowSampler:
         for window, pick, start, stop, left, right in places[picks.argsort()].tolist():
             readers[pick](start, stop, batch.frames[window, left:right])
         return batch
+
+    def drawn_rows(self, batch_size: int, step: int) -> list[tuple[Path, int]]:
+        """Return where each window of a batch comes from: its store, and the drawn row there."""
+        picks, _, drawn = self._draw(batch_size, step)
+        return [(self.stores[pick].path, int(row)) for pick, row in zip(picks, drawn, strict=True)]
+
+    def _draw(self, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the stores, the episodes (numbered over all stores) and the drawn rows."""
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        picks = self._shares.searchsorted(rng.random(batch_size), side="right")
+        return picks, *self._episodes.locate(picks, rng.random(batch_size))
 
 
 class _Episodes:
