@@ -255,14 +255,9 @@ def start_dqn(arguments: DQNArguments, output: Path) -> None:
     # Imported only when needed: it takes seconds.
     from mgdt_agents.online.dqn import train_dqn
 
-    steps = arguments.dqn.steps
-    config = replace(
-        arguments.dqn,
-        games=resolve_games(arguments.dqn.games),
-        learning_starts=min(arguments.dqn.learning_starts, steps // 10),
-    )
+    config = replace(arguments.dqn, games=resolve_games(arguments.dqn.games))
     with progress_bar() as progress:
-        task = progress.add_task("dqn", total=steps, note="")
+        task = progress.add_task("dqn", total=config.steps, note="")
 
         def show(taken: int, mean_return: float | None) -> None:
             note = "" if mean_return is None else f"mean return {mean_return:.1f}"
