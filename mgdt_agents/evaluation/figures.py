@@ -220,13 +220,13 @@ def _style() -> AbstractContextManager[None]:
         from matplotlib import rc_context
     except ImportError:
         raise MissingExtra("Figures need matplotlib: pip install 'mgdt[report]'.") from None
-    colored = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    return rc_context(
-        {
-            **dict.fromkeys(colored, INK),
-            **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-            "svg.fonttype": "none",
-            "svg.hashsalt": "mgdt",  # the same picture twice is the same file
-            "figure.constrained_layout.use": True,
-        }
-    )
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mgdt",  # the same picture twice is the same file
+        "figure.constrained_layout.use": True,
+    }
+    for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
+        style[name] = INK
+    for name in ("axes.spines.top", "axes.spines.right", "legend.frameon"):
+        style[name] = False
+    return rc_context(style)

@@ -297,7 +297,7 @@ def test_average_of_the_weights_is_saved_and_played(config, tmp_path):
     def after_step(step):
         weights.append(agent.model.state_dict()["action_head.weight"].clone())
 
-    agent.after_step = after_step  # type: ignore[method-assign]
+    agent.after_step = after_step
     train(agent, config, output=tmp_path / "run")
     expected = weights[0]
     for now in weights[1:]:
@@ -381,7 +381,7 @@ def test_loss_that_is_no_number_stops_and_names_the_windows(config, readable_sto
         value, figures = loss(batch)
         return value * (float("nan") if len(calls) == 5 else 1), figures
 
-    agent.loss = break_at_step_5  # type: ignore[method-assign]
+    agent.loss = break_at_step_5
     with pytest.raises(TrainingError, match="Step 5 has a loss of nan") as caught:
         train(agent, config, output=tmp_path)
     assert f"from 4 windows: {readable_store}, row " in str(caught.value)
