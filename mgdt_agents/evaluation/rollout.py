@@ -72,7 +72,7 @@ def rollout(
     Yields:
         Each step of all episodes being played.
     """
-    protocol = protocol or agent.protocol
+    protocol = protocol or agent.known_protocol()
     agent.set_random_seed(seed)
     waiting = deque(
         (game, range(first, min(first + batch_size, seed + episodes)))
@@ -101,6 +101,7 @@ def rollout(
             deterministic,
             reward=np.concatenate([pool.rewards[pool.playing] for pool in pools]),
             stream=np.stack([streams, steps], 1),
+            game=[pool.game for pool in pools for _ in range(pool.playing.sum())],
         )
         step = _step(pools, observations, actions)
         yield step

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mgdt_agents.agent import NetworkAgent, State
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.step_inputs import State, StepInputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,19 +79,12 @@ class PQNAgent(NetworkAgent):
         return ()
 
     @torch.no_grad()
-    def _act(
-        self,
-        observations: np.ndarray,
-        state: State | None,
-        starts: np.ndarray,
-        rewards: np.ndarray,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State | None]:
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
-        frames = self._to_device(np.ascontiguousarray(np.moveaxis(observations, 1, -1)))
+        frames = self._to_device(np.ascontiguousarray(np.moveaxis(inputs.observations, 1, -1)))
         chosen = self.model(frames).argmax(-1).cpu().numpy()
-        if not deterministic:
-            explores = self.draws.uniform() < self.config.exploration
-            drawn = (self.draws.uniform() * len(self.config.actions)).astype(np.int64)
+        if not inputs.deterministic:
+            explores = inputs.draws.uniform() < self.config.exploration
+            drawn = (inputs.draws.uniform() * len(self.config.actions)).astype(np.int64)
             chosen = np.where(explores, drawn, chosen)
         return np.array(self.config.actions)[chosen], None

@@ -59,7 +59,7 @@ def train(
     sampler = open_replay(agent, config)
     heldout = HeldOut(agent, config, sampler.stores) if config.heldout_fraction else None
     parts = Parts(sampler, config.batch_size, config.accumulate)
-    agent.games = sampler.games
+    agent.begin_training(sampler)
     run = Run(output, agent, config, sampler.stores)
     state = prepare(agent, config)
     done = run.enter(state)

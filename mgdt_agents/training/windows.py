@@ -39,8 +39,7 @@ def _sampler(
 ) -> WindowSampler:
     return WindowSampler(
         stores,
-        steps=agent.protocol.stack,
-        future=agent.future,
+        **agent.windows,
         top_fraction=config.top_fraction,
         heldout_fraction=config.heldout_fraction,
         **options,

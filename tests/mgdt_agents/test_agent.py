@@ -1,5 +1,10 @@
 """The contract of predict, save and load, the same for every agent."""
 
+import json
+import os
+import stat
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -77,6 +82,23 @@ def test_wrong_rows(agent: Agent) -> None:
         agent.predict(observations(3), reward=np.zeros(2))
     with pytest.raises(ValueError, match=r"episode_start of shape \(3,\), got \(1,\)"):
         agent.predict(observations(3), episode_start=np.array([True]))
+    for reward in (np.array([0.0, np.nan, 1.0]), np.array([np.inf, 0, 0]), np.array(["1"] * 3)):
+        with pytest.raises(ValueError, match="finite numbers as reward, got array"):
+            agent.predict(observations(3), reward=reward)
+
+
+@pytest.mark.filterwarnings("error")
+def test_observations_in_any_memory(agent: Agent) -> None:
+    batch = observations(3)
+    expected, _ = agent.predict(batch, deterministic=True, stream=np.zeros((3, 2), int))
+    read_only = batch.copy()
+    read_only.flags.writeable = False
+    strided = np.repeat(batch, 2, 0)[::2]
+    for array in (batch[::-1].copy()[::-1], read_only, strided, np.asfortranarray(batch)):
+        actions, _ = agent.predict(array, deterministic=True, stream=np.zeros((3, 2), int))
+        np.testing.assert_array_equal(actions, expected)
+    action, _ = agent.predict(batch[::-1][0])
+    assert action.shape == ()
 
 
 @pytest.mark.parametrize("kind", ["dt", "bc"])
@@ -92,7 +114,7 @@ def test_state_of_another_batch(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("dt", r"\[\(n, 3\), \(n, 3\)\]"), ("cql", r"\[\]"), ("random", r"\[\]")],
+    [("dt", r"\[\(n, 3\), \(n, 3\), \(n, 0\)\]"), ("cql", r"\[\]"), ("random", r"\[\]")],
 )
 def test_state_of_another_agent(kind: str, expected: str) -> None:
     state = (np.zeros((2, 5), int),)
@@ -201,6 +223,70 @@ def test_load_refuses(tmp_path) -> None:
     (tmp_path / "dt" / "model.safetensors").write_bytes(weights[:-100])
     with pytest.raises(AgentLoadError, match=r"model\.safetensors is damaged"):
         NETWORK_AGENTS["dt"].load(tmp_path / "dt")
+
+
+def test_weights_carry_a_checksum(tmp_path) -> None:
+    make("cql").save(tmp_path)  # type: ignore[attr-defined]
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(AgentLoadError, match=r"model\.safetensors is damaged .* SHA-256"):
+        load_agent(tmp_path, device="cpu")
+    # A folder from before there was one is taken as it is.
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["model_sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    load_agent(tmp_path, device="cpu")
+
+
+def test_files_follow_the_umask(tmp_path) -> None:
+    before = os.umask(0o027)
+    try:
+        make("bc").save(tmp_path / "agent")  # type: ignore[attr-defined]
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "agent").iterdir()
+    }
+    assert modes == dict.fromkeys(("card.md", "config.json", "model.safetensors"), 0o640)
+
+
+def test_failed_save_leaves_the_agent_that_was_there(tmp_path, monkeypatch) -> None:
+    agent = make("bc")
+    assert isinstance(agent, NetworkAgent)
+    agent.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        agent.model.action_head.bias.add_(1)  # type: ignore[operator, union-attr]
+
+    def full(self: Path, data: bytes) -> int:
+        if self.name.startswith("config"):
+            raise OSError("No space left on device")
+        return len(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        agent.save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_devices_that_are_not_there(tmp_path) -> None:
+    make("dt").save(tmp_path)  # type: ignore[attr-defined]
+    for device in ("gpu", "mps", "cuda:99"):
+        with pytest.raises(ValueError, match=f"Cannot compute on device '{device}'.*'auto', 'cpu'"):
+            load_agent(tmp_path, device=device)
+        with pytest.raises(ValueError, match=f"Cannot compute on device '{device}'"):
+            make_agent("cql", "tiny", device=device)
+
+
+def test_games_of_rows(agent: Agent) -> None:
+    agent.predict(observations(2), game="pong")
+    agent.predict(observations(2), game=["Pong", "Breakout"])
+    agent.predict(observations(1)[0], game="Pong")
+    with pytest.raises(ValueError, match="Expected one game or 2, got 3"):
+        agent.predict(observations(2), game=["Pong"] * 3)
+    with pytest.raises(ValueError, match="Unknown game 'Pnog'"):
+        agent.predict(observations(2), game="Pnog")
 
 
 def test_predict_refuses_an_empty_batch(agent: Agent) -> None:

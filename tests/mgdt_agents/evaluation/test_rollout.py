@@ -28,7 +28,8 @@ class ScriptedAgent(Agent):
         super().__init__((), protocol)
         self.calls = []
 
-    def _act(self, observations, state, starts, rewards, deterministic):
+    def _act(self, inputs):
+        observations, state, starts, rewards, games, deterministic, _ = inputs
         n = len(observations)
         last, steps, sums = state or (observations, np.zeros(n, int), np.zeros(n))
         steps = np.where(starts, 0, steps + 1)
@@ -41,6 +42,7 @@ class ScriptedAgent(Agent):
                 "sums": sums,
                 "last": last,
                 "deterministic": deterministic,
+                "games": games,
             }
         )
         actions = (observations.sum((1, 2, 3), dtype=np.int64) + steps + sums.astype(int)) % 18
@@ -68,6 +70,11 @@ def together():
 @pytest.fixture(scope="module")
 def in_small_batches():
     return play(batch_size=3)
+
+
+def test_agents_are_told_the_games(in_small_batches):
+    agent, steps, _ = in_small_batches
+    assert [call["games"] for call in agent.calls] == [tuple(step.games) for step in steps]
 
 
 def test_each_episode_is_played_once_to_its_end(together):
@@ -144,8 +151,8 @@ def test_deterministic_is_handed_on():
 class DrawingAgent(ScriptedAgent):
     """Acts at random."""
 
-    def _act(self, observations, state, starts, rewards, deterministic):
-        return (self.draws.uniform() * 18).astype(np.int64), None
+    def _act(self, inputs):
+        return (inputs.draws.uniform() * 18).astype(np.int64), None
 
 
 def drawn_actions(games, **options):
