@@ -10,7 +10,8 @@ import torch
 from mgdt_agents.agent import Agent, NetworkAgent
 from mgdt_agents.agent_files import check_options, read_config
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
-from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.convolutional_cloning import ConvolutionalCloningAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent, ValueTransformerAgent
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.q_learning.pqn_agent import PQNAgent
@@ -21,7 +22,14 @@ from mgdt_envs.games import did_you_mean
 PRETRAINED = Path(__file__).parent / "pretrained"
 HUB = "hf://"
 NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
-    agent.kind: agent for agent in (DecisionTransformerAgent, BehavioralCloningAgent, CQLAgent)
+    agent.kind: agent
+    for agent in (
+        DecisionTransformerAgent,
+        BehavioralCloningAgent,
+        ConvolutionalCloningAgent,
+        ValueTransformerAgent,
+        CQLAgent,
+    )
 }
 """Agents that learn from replay."""
 ONLINE_AGENTS: dict[str, type[NetworkAgent]] = {PQNAgent.kind: PQNAgent}
@@ -60,7 +68,7 @@ def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any)
     """Return an untrained agent.
 
     Args:
-        kind: "dt", "bc", "cql", or one that was registered.
+        kind: "dt", "dtq", "bc", "bc_conv", "cql", or one that was registered.
         size: the name of a preset of that kind, such as "10m" or "small".
         env: an environment that the agent shall fit; its spaces are compared.
         options: keyword arguments of the agent: games, protocol, device.

@@ -121,17 +121,9 @@ class DecisionTransformerAgent(NetworkAgent):
             returns = self._to_device(self._return_bins(batch))
             inputs.append(returns)
         logits = self.model(*inputs)
-        # Not logits[valid]: a GPU's program would wait there, to learn how many they are.
-        targets = {"action": actions, "reward": rewards}
         terms = {
-            f"{name}_loss": F.cross_entropy(
-                logits[name].float().flatten(0, 1),
-                target.masked_fill(~valid, PADDING).flatten(),
-                ignore_index=PADDING,
-                reduction="sum",
-            )
-            / batch.num_valid
-            for name, target in targets.items()
+            "action_loss": cross_entropy(logits["action"], actions, valid) / batch.num_valid,
+            "reward_loss": cross_entropy(logits["reward"], rewards, valid) / batch.num_valid,
         }
         hits = (logits["action"].argmax(-1) == actions) & valid
         weights = {"action_loss": config.action_weight, "reward_loss": config.reward_weight}
@@ -361,6 +353,17 @@ class DecisionTransformerAgent(NetworkAgent):
             columns = iter(returns_BT.T)
             returns = (lambda _: next(columns)) if predict_returns else returns_BT
         return decide(self.model, *self._window(observations, past), returns)
+
+
+def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, valid_BT: Tensor) -> Tensor:
+    """Return the sum of the valid steps' cross-entropies."""
+    # Not logits[valid]: a GPU's program would wait there, to learn how many they are.
+    return F.cross_entropy(
+        logits_BTV.float().flatten(0, 1),
+        targets_BT.masked_fill(~valid_BT, PADDING).flatten(),
+        ignore_index=PADDING,
+        reduction="sum",
+    )
 
 
 def _on_cpu(logits: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def decide(
             x_BSD[:, token] = embedded_BD + model.position_SD[token]
     # The last step's return; where there is one for the window, that is the first's.
     step = 0 if model.config.return_tokens == "single" else -1
-    logits_B1A = model.action_logits(read_BD[:, None], returns_BT[:, step, None])
+    logits_B1A = model.acting_logits(read_BD[:, None], returns_BT[:, step, None])
     return Decision(logits_B1A[:, 0], return_logits, returns_BT)
 
 

@@ -240,11 +240,19 @@ class DecisionTransformer(nn.Module):
             x_BSD, _ = block(x_BSD, allowed_SS)
         x_BQD, _ = last_block(x_BSD, allowed_SS[self.read_Q], read=self.read_Q)
         x_BTQD = self.norm(x_BQD).unflatten(1, (self.config.steps, -1))
+        return self.logits(x_BTQD, returns_BT)
+
+    def logits(self, x_BTQD: Tensor, returns_BT: Tensor | None) -> dict[str, Tensor]:
+        """Return the logits of each step, of the tokens that they are read at; see `forward`."""
         logits = {} if returns_BT is None else {"return": self.return_head(x_BTQD[:, :, 0])}
         return logits | {
             "action": self.action_logits(x_BTQD[:, :, -2], returns_BT),
             "reward": self.reward_head(x_BTQD[:, :, -1]),
         }
+
+    def acting_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
+        """Return the `(B, T, A)` logits that a decision is made by."""
+        return self.action_logits(x_BTD, returns_BT)
 
     def action_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
         """Return the `(B, T, A)` logits of actions that are read at the tokens `x_BTD`."""

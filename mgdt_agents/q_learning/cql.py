@@ -131,7 +131,15 @@ class CQLAgent(NetworkAgent):
         "120m": CQLConfig(blocks=10, stages=(512, 512, 512)),
         # For two cores; the bundled agent is of this size.
         "small": CQLConfig(
-            blocks=1, stages=(16, 32, 32), stem_stride=2, layer_norm=True, changes=True, hidden=256
+            blocks=1,
+            stages=(16, 32, 32),
+            stem_stride=2,
+            layer_norm=True,
+            changes=True,
+            hidden=256,
+            # With the paper's 1, data of good and bad play make it repeat their most frequent
+            # action (docs/agents.md).
+            conservative_weight=0.1,
         ),
         # For tests.
         "tiny": CQLConfig(blocks=1, stages=(4, 4), stem_stride=4, hidden=16, target_period=2),
