@@ -42,7 +42,7 @@ class AgentArgument:
     """Choose the agent; `mgdt-train --agent NAME --help` lists what it reads."""
 
     agent: str
-    """dt, bc or cql, trained on replay; or dqn, which plays itself."""
+    """dt, dtq, bc, bc_conv or cql, trained on replay; or dqn, which plays itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class CommonArguments:
     """What every training reads."""
 
     agent: str
-    """dt, bc or cql, trained on replay; or dqn, which plays itself. --help after it lists what
+    """dt, dtq, bc, bc_conv or cql, trained on replay; or dqn, which plays itself. --help lists what
     the agent reads."""
     output: Path | None = None
     """Folder of the run; by default runs/<agent>-<size>."""

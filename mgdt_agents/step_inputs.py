@@ -65,9 +65,12 @@ def as_batch(observation: np.ndarray | dict[str, np.ndarray], shape: tuple[int, 
             f"{observation.dtype}. Frames are not scaled before predict()."
         )
     if observation.shape != shape and observation.shape[1:] != shape:
+        frames_last = (*shape[1:], shape[0])
         raise InvalidArgument(
             f"Unexpected observation shape {observation.shape}: expected {shape} "
             f"(frames first, oldest first) or (n, {', '.join(map(str, shape))})."
+            + " np.moveaxis(observation, -1, -3) puts frames that are last first."
+            * (observation.shape[-3:] == frames_last)
         )
     if not len(observation):
         raise InvalidArgument("Expected at least one observation, got an empty batch.")

@@ -9,22 +9,41 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import mgdt_envs
 from mgdt_agents import Agent, NetworkAgent, load_agent, make_agent
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.q_learning.pqn_agent import PQNAgent
 from mgdt_agents.random_agent import RandomAgent
-from mgdt_agents.registry import NETWORK_AGENTS
+from mgdt_agents.registry import NETWORK_AGENTS, ONLINE_AGENTS
+from mgdt_agents.sb3_agent import SB3Agent
+from mgdt_envs.sb3 import MultiGameAtariVecEnv
 
-KINDS = [*NETWORK_AGENTS, "random"]
+KINDS = [*NETWORK_AGENTS, *ONLINE_AGENTS, "random", "sb3"]
+
+
+class NoEnv(gym.Env):
+    """The spaces of the suite."""
+
+    observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = gym.spaces.Discrete(18)
 
 
 def make(kind: str) -> Agent:
     torch.manual_seed(0)
     if kind == "random":
         return RandomAgent()
-    agent = make_agent(kind, "tiny", games=["Pong"], device="cpu")
+    if kind == "sb3":
+        model = PPO("MlpPolicy", NoEnv(), policy_kwargs={"net_arch": [4]}, device="cpu", seed=0)
+        return SB3Agent(model, games=["Pong"], protocol=mgdt_envs.AtariProtocol())
+    agent: NetworkAgent
+    if kind == "pqn":
+        agent = PQNAgent("small", games=["Pong"], device="cpu")
+    else:
+        agent = make_agent(kind, "tiny", games=["Pong"], device="cpu")
     # At initialisation every action is as good as another: make the observation matter.
     with torch.no_grad():
         for parameter in agent.model.parameters():
@@ -37,7 +56,7 @@ def agent(request: pytest.FixtureRequest) -> Agent:
     return make(request.param)
 
 
-@pytest.fixture(params=list(NETWORK_AGENTS))
+@pytest.fixture(params=[*NETWORK_AGENTS, *ONLINE_AGENTS])
 def network_agent(request: pytest.FixtureRequest) -> NetworkAgent:
     agent = make(request.param)
     assert isinstance(agent, NetworkAgent)
@@ -62,13 +81,14 @@ def test_one_observation_and_a_batch(agent: Agent) -> None:
     ("observation", "error", "message"),
     [
         (np.zeros((84, 84, 4), np.uint8), ValueError, r"\(84, 84, 4\).*expected \(4, 84, 84\)"),
+        (np.zeros((2, 84, 84, 4), np.uint8), ValueError, r"np\.moveaxis\(observation, -1, -3\)"),
         (np.zeros((84, 84), np.uint8), ValueError, r"expected \(4, 84, 84\)"),
         (np.zeros((4, 84, 84), np.float32), ValueError, "uint8.*float32"),
         ((np.zeros((4, 84, 84), np.uint8), {}), ValueError, "obs, info = env.reset"),
         ([[0]], TypeError, "numpy array.*list"),
         (torch.zeros(4, 84, 84), TypeError, "numpy array.*Tensor"),
     ],
-    ids=["hwc", "one frame", "float", "obs and info", "list", "tensor"],
+    ids=["hwc", "batch of hwc", "one frame", "float", "obs and info", "list", "tensor"],
 )
 def test_wrong_observations(
     agent: Agent, observation: object, error: type[Exception], message: str
@@ -165,7 +185,7 @@ def test_draws_follow_the_seed(agent: Agent) -> None:
     np.testing.assert_array_equal(draw(1), draw(1))
     if agent.kind == "random":
         assert len(set(map(tuple, draw(1).reshape(3, 64)))) == 3  # no call repeats another
-    if agent.kind != "cql":  # greedy but for one action in a thousand
+    if agent.kind not in ("cql", "pqn"):  # greedy but for one action in a thousand
         assert (draw(1) != draw(2)).any()
 
 
@@ -294,11 +314,29 @@ def test_predict_refuses_an_empty_batch(agent: Agent) -> None:
         agent.predict(observations(0))
 
 
-def test_evaluate_policy(agent: Agent) -> None:
+def make_env() -> gym.Env:
     protocol = mgdt_envs.AtariProtocol(max_frames=80)
-    env = gym.make("MultiGameAtari-v0", games=["Pong", "Breakout"], protocol=protocol)
+    return gym.make("MultiGameAtari-v0", games=["Pong", "Breakout"], protocol=protocol)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(
+    "make_any",
+    [
+        make_env,
+        lambda: DummyVecEnv([make_env] * 2),
+        lambda: MultiGameAtariVecEnv(2, ["Pong"], mgdt_envs.AtariProtocol(max_frames=80)),
+    ],
+    ids=["env", "two envs", "vectorized"],
+)
+def test_evaluate_policy(agent: Agent, make_any, deterministic: bool) -> None:
     returns, lengths = evaluate_policy(
-        agent, env, n_eval_episodes=3, return_episode_rewards=True, warn=False
+        agent,
+        make_any(),
+        n_eval_episodes=3,
+        deterministic=deterministic,
+        return_episode_rewards=True,
+        warn=False,
     )
     assert lengths == [20, 20, 20]
     assert np.shape(returns) == (3,)

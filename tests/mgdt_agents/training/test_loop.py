@@ -15,7 +15,8 @@ from mgdt_agents.training import Augmentation, TrainingConfig, loop, optimizers,
 from mgdt_envs import AtariProtocol
 
 KINDS = pytest.mark.parametrize(
-    ("kind", "optimizer"), [("dt", "adamw"), ("cql", "lamb")], ids=["dt-adamw", "cql-lamb"]
+    ("kind", "optimizer"),
+    [(kind, "lamb" if kind == "cql" else "adamw") for kind in NETWORK_AGENTS],
 )
 
 
