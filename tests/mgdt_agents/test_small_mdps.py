@@ -41,7 +41,7 @@ TRANSFORMER: dict[str, Any] = {
     "width": 64,
     "steps": 1,
     "frame_size": 12,
-    "patch_size": 4,
+    "patch_size": 12,
     "dropout": 0.0,
 }
 IMPALA: dict[str, Any] = {

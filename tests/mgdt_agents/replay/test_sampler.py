@@ -249,13 +249,15 @@ def test_bad_arguments(store, arguments, message):
         WindowSampler([store], **arguments)
 
 
-def test_stores_that_cannot_be_drawn_from(store, make_store, write_store, tmp_path):
+def test_stores_that_cannot_be_drawn_from(
+    store, make_store, make_random_episodes, write_store, tmp_path
+):
     with pytest.raises(ValueError, match="at least one replay store"):
         WindowSampler([])
-    empty = make_store("Pong", [])
-    with pytest.raises(ValueError, match=f"none in .*{empty.path}"):
-        WindowSampler([store, empty])
-    large = write_store(tmp_path / "large", "Pong", [], screen_size=84)
+    short = make_store("Pong", [3])
+    with pytest.raises(ValueError, match=f"none in .*{short.path}"):
+        WindowSampler([store, short], split="heldout")
+    large = write_store(tmp_path / "large", "Pong", make_random_episodes([3]), screen_size=84)
     with pytest.raises(ValueError, match=r"one frame size, got \[\(8, 8\), \(84, 84\)\]"):
         WindowSampler([store, str(large)])
     with pytest.raises(ValueError, match="Expected a replay store at nowhere"):
