@@ -23,6 +23,7 @@ from typing import Any
 from mgdt_agents.training import parallel, train
 from mgdt_cli.common import progress_bar, run, say
 from mgdt_cli.train_arguments import DQNArguments, OfflineArguments, make, parse_arguments
+from mgdt_cli.train_plan import print_plan
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import OutputExists
 
@@ -75,6 +76,9 @@ def make_room(output: Path, overwrite: bool, *, resumable: bool) -> None:
 def start_offline(arguments: OfflineArguments, output: Path, device: str) -> None:
     """Train a network agent on replay, until it is done or Ctrl-C or SIGTERM stop it."""
     agent = make(arguments, device)
+    if arguments.dry_run:
+        print_plan(agent, arguments.training, arguments.plan)
+        return
     if parallel.rank() == 0:
         make_room(output, arguments.overwrite, resumable=True)
     parallel.wait()

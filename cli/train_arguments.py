@@ -15,6 +15,7 @@ from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.training import FineTuningConfig, TrainingConfig
 from mgdt_cli.common import parse
+from mgdt_cli.train_plan import PlanArguments
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
@@ -66,6 +67,7 @@ class OfflineArguments(CommonArguments):
     data, both as in Lee et al. 2022."""
     dry_run: bool = False
     """Say what the training would take, in memory and time, and do not train."""
+    plan: PlanArguments = field(default_factory=PlanArguments)
     training: Any = None
     """Replaced by the config of `preset`."""
     size: str = "small"

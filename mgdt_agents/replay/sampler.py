@@ -153,6 +153,11 @@ class WindowSampler:
         """The games of the stores, each once."""
         return tuple(dict.fromkeys(store.game for store in self.stores))
 
+    @property
+    def num_windows(self) -> int:
+        """Steps that windows are drawn to end at."""
+        return int(self._episodes.totals.sum())
+
     def sample(
         self,
         batch_size: int,
