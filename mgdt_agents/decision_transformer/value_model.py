@@ -7,13 +7,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
 from mgdt_agents.decision_transformer.config import DecisionTransformerConfig
 from mgdt_agents.decision_transformer.model import DecisionTransformer
+from mgdt_agents.devices import without_autocast
 from mgdt_agents.q_learning import losses
 from mgdt_envs.errors import InvalidArgument
 
@@ -101,7 +101,7 @@ class ValueTransformer(DecisionTransformer):
     def value_logits(self, x_BTD: Tensor) -> Tensor:
         """Return the `(B, T, A, Z)` fp32 logits of the actions' values."""
         head = self.value_head
-        with torch.autocast(x_BTD.device.type, enabled=False):
+        with without_autocast(x_BTD.device):
             logits = F.linear(x_BTD.float(), head.weight.float(), head.bias.float())
         return logits.unflatten(-1, (self.config.actions, self.config.atoms))
 

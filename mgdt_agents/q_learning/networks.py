@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import frame_changes
 
 
@@ -111,7 +112,7 @@ class ImpalaNetwork(nn.Module):
             heads_B: int64, the head that reads each state; None is the first for all.
         """
         features_BD = self.features(frames)
-        with torch.autocast(frames.device.type, enabled=False):
+        with without_autocast(frames.device):
             features_BD = features_BD.float()
             if self.normalize_features:
                 features_BD = F.normalize(features_BD, dim=-1)

@@ -161,6 +161,11 @@ class WindowSampler:
         """The games of the stores, each once."""
         return tuple(dict.fromkeys(store.game for store in self.stores))
 
+    @property
+    def num_windows(self) -> int:
+        """Steps that windows are drawn to end at."""
+        return int(self._episodes.totals.sum())
+
     def some_returns_to_go(self) -> np.ndarray:
         """Return the return to go of every 64th step of all stores, `(n,)` float64."""
         return self._returns.marks

@@ -168,3 +168,19 @@ class TrainingConfig:
         done = step / self.steps
         left = {"none": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
         return self.learning_rate * warm * left[self.decay]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuningConfig(TrainingConfig):
+    """How to learn a game that was held out; the defaults are those of Lee et al. 2022, 4.5."""
+
+    steps: int = 100_000
+    """Gradient steps."""
+    learning_rate: float = 1e-4
+    """After the warm-up."""
+    weight_decay: float = 1e-2
+    """Of the optimizer, for matrices; norms and biases are spared."""
+    heldout_fraction: float = 0.99
+    """Share of each store's episodes that is not learned from: one per cent is."""
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(shift=4, rotation=3.0))
+    """How windows are displaced at random (Lee et al. 2022, appendix B.5; the angle is ours)."""

@@ -23,8 +23,7 @@ from mgdt_agents.training.metrics import Log, Stopwatch
 from mgdt_agents.training.optimizers import make_optimizer
 from mgdt_agents.training.run_folder import Run
 from mgdt_agents.training.windows import HeldOut, Parts, open_replay, parts_of
-
-EVALUATION_SEED = 1_000_000
+from mgdt_envs.seeds import EVALUATION_SEED
 
 
 def train(
@@ -32,6 +31,7 @@ def train(
     config: TrainingConfig,
     *,
     output: Path | None = None,
+    on_step: Callable[[int], object] = lambda done: None,
     on_log: Callable[[dict[str, Any]], object] = lambda figures: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -44,6 +44,7 @@ def train(
         config: how.
         output: folder for the log, checkpoints and the trained agent; None writes nothing. Where
             it holds a checkpoint, training resumes from there.
+        on_step: called with the gradient steps done, at first and after each.
         on_log: called with each line of the log.
         should_stop: asked after each step; where it says so, a checkpoint is made and training
             stops.
@@ -65,6 +66,7 @@ def train(
     done = run.enter(state)
     if not done:
         agent.after_step(0)
+    on_step(done)
     agent.model.train()
     log = Log(output if parallel.rank() == 0 else None, done)
     watch = Stopwatch(config.batch_size, agent.device)
@@ -76,6 +78,7 @@ def train(
             done = step + 1
             agent.after_step(done)
             watch.count_step()
+            on_step(done)
             stopping = parallel.any_says(should_stop(), done)
             last = done == config.steps
             saving = last or stopping or done % config.checkpoint_interval == 0

@@ -126,7 +126,10 @@ class HeldOut:
         for game, sampler in self.samplers.items():
             theirs = []
             for step in range(parallel.rank(), rounds * parallel.count(), parallel.count()):
-                loss, terms = agent.loss(sampler.sample(size, step))
+                batch = sampler.sample(size, step)
+                # Numbered as in the agent's games, of which this sampler has one.
+                batch = batch._replace(games=batch.games + agent.games.index(game))
+                loss, terms = agent.loss(batch)
                 if step < number:
                     theirs.append([float(loss), float(terms["accuracy"])])
             rows = [row for rows in parallel.gather(theirs) for row in rows]

@@ -14,12 +14,18 @@ import torch
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig, parallel, train
 
-device = parallel.join("cpu")
-torch.set_num_threads(1)
-for kind, network, training, output in json.loads(Path(sys.argv[1]).read_text()):
-    torch.manual_seed(0)
-    agent_class = NETWORK_AGENTS[kind]
-    config = dataclasses.replace(agent_class.presets["tiny"], **network)
-    agent = agent_class(config, device=device)
-    train(agent, TrainingConfig(**training), output=Path(output))
-parallel.leave()
+
+def main() -> None:
+    device = parallel.join("cpu")
+    torch.set_num_threads(1)
+    for kind, network, training, output in json.loads(Path(sys.argv[1]).read_text()):
+        torch.manual_seed(0)
+        agent_class = NETWORK_AGENTS[kind]
+        config = dataclasses.replace(agent_class.presets["tiny"], **network)
+        agent = agent_class(config, device=device)
+        train(agent, TrainingConfig(**training), output=Path(output))
+    parallel.leave()
+
+
+if __name__ == "__main__":
+    main()
