@@ -204,8 +204,8 @@ def lengths_and_ends(steps):
 class NoopAgent(ScriptedAgent):
     """Never serves the ball."""
 
-    def _act(self, observations, state, starts, rewards, deterministic):
-        return np.zeros(len(observations), np.int64), None
+    def _act(self, inputs):
+        return np.zeros(len(inputs.observations), np.int64), None
 
 
 def test_idle_episodes_are_played_to_the_time_limit_unless_cut_off():
@@ -224,8 +224,8 @@ def test_idle_episodes_are_played_to_the_time_limit_unless_cut_off():
 class FireAgent(ScriptedAgent):
     """Serves and shoots always."""
 
-    def _act(self, observations, state, starts, rewards, deterministic):
-        return np.ones(len(observations), np.int64), None
+    def _act(self, inputs):
+        return np.ones(len(inputs.observations), np.int64), None
 
 
 def test_an_episode_with_rewards_is_not_idle():
