@@ -227,7 +227,7 @@ class CQLAgent(NetworkAgent):
         return distributional + config.conservative_weight * conservative, {
             f"{config.loss}_loss": distributional,
             "conservative_loss": conservative,
-            "value": values[allowed].mean(),
+            "value": (values * allowed).sum() / allowed.sum(),
             "accuracy": (losses.best_actions(values, allowed) == actions).float().mean(),
         }
 
