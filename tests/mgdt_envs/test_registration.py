@@ -15,9 +15,11 @@ FROGGER = Game(
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """Forget what a test registers."""
-    monkeypatch.setattr(games, "_BY_NAME", dict(games._BY_NAME))
-    monkeypatch.setattr(games, "_BY_LOOSE_NAME", dict(games._BY_LOOSE_NAME))
+    """Begin with the package's games, and forget what a test registers."""
+    own = {entry.name: entry for entry in games.GAMES}
+    loose = {key: entry for entry in own.values() for key in (entry.name.lower(), entry.rom)}
+    monkeypatch.setattr(games, "_BY_NAME", own)
+    monkeypatch.setattr(games, "_BY_LOOSE_NAME", loose)
     yield
     registry.pop("MultiGameAtari/Frogger-v0", None)
 
