@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents.training import parallel, train
-from mgdt_cli.common import progress_bar, run, say
+from mgdt_cli.common import parse, progress_bar, run, say
 from mgdt_cli.train_arguments import DQNArguments, OfflineArguments, make, parse_arguments
+from mgdt_cli.train_curves import CurvesArguments, draw_curves
 from mgdt_cli.train_plan import print_plan
+from mgdt_cli.train_sweep import SweepArguments, start_sweep
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import OutputExists
 
@@ -33,7 +35,17 @@ STOPPING = threading.Event()
 
 def main() -> None:
     """Run the command."""
-    run(lambda: start(parse_arguments(sys.argv[1:], __doc__)))
+    run(choose)
+
+
+def choose() -> None:
+    """Do what the command line asks for."""
+    if sys.argv[1:2] == ["curves"]:
+        draw_curves(parse(CurvesArguments, CurvesArguments.__doc__))
+    elif any(argument.split("=")[0] == "--sweep" for argument in sys.argv[1:]):
+        start_sweep(parse(SweepArguments, SweepArguments.__doc__))
+    else:
+        start(parse_arguments(sys.argv[1:], __doc__))
 
 
 def start(arguments: OfflineArguments | DQNArguments) -> None:

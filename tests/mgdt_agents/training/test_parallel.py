@@ -75,6 +75,7 @@ def two_processes(training, tmp_path_factory):
     # To be resumed by one.
     half = {**training, "steps": 3, "fsdp": True}
     script.append(["cql", NETWORKS["cql"], half, str(folder / "half")])
+    script.append(["lamb", {}, {}, str(folder / "lamb.safetensors")])
     (folder / "script.json").write_text(json.dumps(script))
     done = torchrun(Path(__file__).with_name("ranks.py"), folder / "script.json")
     assert not done.returncode, done.stderr[-3000:]
@@ -130,3 +131,14 @@ def test_run_of_two_processes_is_resumed_by_one(training, one_process, two_proce
     expected, found = log_of(one_process / "cql"), log_of(two_processes / "half")
     for one, two in zip(expected, found, strict=True):
         assert two == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
+def test_lamb_with_shared_out_weights_takes_the_same_steps(two_processes, tmp_path):
+    script = [["lamb", {}, {}, str(tmp_path / "lamb.safetensors")]]
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    command = [sys.executable, Path(__file__).with_name("ranks.py"), tmp_path / "script.json"]
+    subprocess.run(command, check=True)
+    expected = load_file(tmp_path / "lamb.safetensors")
+    found = load_file(two_processes / "lamb.safetensors")
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-9)
