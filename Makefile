@@ -8,18 +8,22 @@ BENCH_ARGS ?=
 TEST_ARGS ?=
 PERF_ARGS ?=
 
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CHECK_STAMP := $(VENV)/.installed-check
+FRESH := build/fresh
 
-.PHONY: help setup bench test test-all perf check format clean
+.PHONY: help setup bench test test-all perf check chromium wheel format clean
 
 help:
 	@echo "make setup     make .venv and install mgdt into it"
 	@echo "make bench     benchmark the bundled agents (BENCH_ARGS=...)"
 	@echo "make test      run the tests and the examples in docstrings (TEST_ARGS=...)"
-	@echo "make test-all  the same, slow tests included"
+	@echo "make check     check format, lint and types, run the tests with all extras, try the wheel"
+	@echo "make test-all  all tests, slow ones included, and make test on each other Python here"
+	@echo "make wheel     build the wheel, install it into a fresh environment, play a game there"
 	@echo "make perf      measure speed against peers, write perf.json (PERF_ARGS=...)"
-	@echo "make check     check format, lint and types, then run the tests"
 	@echo "make format    format the code and fix what can be fixed by itself"
 	@echo "make clean     remove .venv and caches; replay stores, runs and results stay"
 	@echo "Another Python: make setup PYTHON=python3.12"
@@ -32,34 +36,67 @@ bench: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "" $(TEST_ARGS)
-
-perf: $(STAMP)
-	$(BIN)/python -m tests.perf.run $(PERF_ARGS)
-
-check: $(STAMP)
+check: $(CHECK_STAMP) chromium
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --packages-required $(TEST_ARGS)
+	$(MAKE) wheel
+
+# Pages are tested in Debian's browser, which only root can install; else their tests say so.
+chromium:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	    { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+
+# Python 3.10 to 3.13, as far as they are there: on the path, or among pyenv's.
+test-all: $(CHECK_STAMP)
+	$(BIN)/python -m pytest --packages-required -m "" $(TEST_ARGS)
+	@set -e; for minor in 10 11 12 13; do \
+	    for python in python3.$$minor $$HOME/.pyenv/versions/3.$$minor.*/bin/python; do \
+	        $$python -c "import sys; sys.exit(sys.version_info[:2] != (3, $$minor))" 2>/dev/null || continue; \
+	        $(BIN)/python -c "import sys; sys.exit(sys.version_info[:2] == (3, $$minor))" || break; \
+	        echo "Python 3.$$minor: $$python"; \
+	        $(MAKE) test PYTHON=$$python VENV=.venv-3.$$minor; \
+	        break; \
+	    done; \
+	done
+
+# The game is played in an empty folder, so that nothing of the repository is found.
+wheel: $(CHECK_STAMP)
+	rm -rf dist $(FRESH)
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m venv $(FRESH)
+	$(FRESH)/bin/pip install -q -c constraints.txt $(TORCH_ARGS) torch
+	$(FRESH)/bin/pip install -q -c constraints.txt dist/*.whl
+	mkdir $(FRESH)/empty
+	cd $(FRESH)/empty && ../bin/mgdt-bench --agents dt --games Pong --episodes 1
+
+perf: $(STAMP)
+	$(BIN)/python -m tests.perf.run $(PERF_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-3.* .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find mgdt_envs mgdt_agents cli tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # pip is the last thing that venv installs, so half a .venv is made again.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) \
 	    else "mgdt runs on Python 3.10 to 3.13, and $(PYTHON) is %d.%d: set PYTHON, as in make PYTHON=python3.12" % v)'
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv --clear $(VENV)
 
 # PyTorch comes first and by itself, so that TORCH_ARGS reach no other package.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install -q -c constraints.txt $(TORCH_ARGS) torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,report,video]'
+	@touch $@
+
+# timm without its dependencies, torchvision among them: a test needs its optimizers alone.
+$(CHECK_STAMP): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,check,all]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps timm
 	@touch $@

@@ -16,13 +16,13 @@ from typing import Literal
 
 from rich.console import Console
 
-from mgdt_agents import load_agent
-from mgdt_agents.evaluation import BenchmarkConfig, RolloutStep, play_episodes
+from mgdt_agents import Agent, load_agent
+from mgdt_agents.evaluation import BenchmarkConfig, Results, RolloutStep, play_episodes
 from mgdt_agents.evaluation.benchmark import results_of
 from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
 from mgdt_cli.common import Games, Names, parse, progress_bar, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
-from mgdt_envs.errors import InvalidArgument, OutputExists
+from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
 from mgdt_envs.seeds import BENCHMARK_SEED
 
 
@@ -50,6 +50,10 @@ class BenchArguments:
     """Folder for results.json; by default results/<date and time>."""
     overwrite: bool = False
     """Replace the results of an existing output folder."""
+    report: bool = True
+    """Write the report, too: a page, tables and figures (extra report)."""
+    video_seconds: float = 5.0
+    """Length of the report's video of each agent and game (extra video); 0 makes none."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda."""
 
@@ -110,6 +114,57 @@ def bench(arguments: BenchArguments) -> None:
         print("\n".join(results_lines(results)))
         say(protocol_sheet(results))
     say(f"Every episode's score: {output / 'results.json'}")
+    if arguments.report:
+        write_report_of(agents, results, output, arguments.video_seconds)
+
+
+def write_report_of(
+    agents: dict[str, Agent], results: Results, output: Path, video_seconds: float
+) -> None:
+    """Write the report and say where it is; where an extra is missing, say what is left out."""
+    # Imported only when needed: matplotlib takes a second.
+    from mgdt_agents.evaluation.page import read_curves, write_report
+
+    try:
+        videos = record_videos(agents, results, output / "videos", video_seconds)
+    except MissingExtra as error:
+        videos = {}
+        say(f"The report has no videos. {error}")
+    curves = {name: lines for name in agents if (lines := read_curves(Path(name)))}
+    try:
+        say(f"The report: {write_report(results, output, curves=curves, videos=videos)}")
+    except MissingExtra as error:
+        say(f"There is no report. {error}")
+
+
+def record_videos(
+    agents: dict[str, Agent], results: Results, folder: Path, seconds: float
+) -> dict[tuple[str, str], Path]:
+    """Record the first seconds of each agent's first episode of each game."""
+    from mgdt_agents.evaluation.videos import record_episode
+
+    videos: dict[tuple[str, str], Path] = {}
+    protocol = next(iter(results.protocols.values()))
+    with progress_bar() as progress:
+        steps = round(seconds * protocol.steps_per_second)
+        task = progress.add_task("videos", total=steps * len(agents) * len(results.games))
+        for number, (name, agent) in enumerate(agents.items()):
+            for game in results.games if steps else ():
+                path = folder / f"{number}-{game}.mp4"
+                folder.mkdir(exist_ok=True)
+                record_episode(
+                    path,
+                    agent,
+                    game,
+                    protocol=protocol,
+                    seed=results.seeds.start,
+                    seconds=seconds,
+                    deterministic=results.deterministic,
+                    on_step=lambda: progress.advance(task),
+                )
+                videos[name, game] = path
+        progress.update(task, completed=progress.tasks[task].total)  # episodes may end before
+    return videos
 
 
 def _new_file(folder: Path, name: str, overwrite: bool) -> Path:

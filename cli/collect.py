@@ -81,7 +81,7 @@ def collect_all(arguments: CollectArguments) -> None:
     if arguments.processes is not None and arguments.processes < 1:
         raise InvalidArgument(f"--processes must be at least 1, got {arguments.processes}")
     for name in names:
-        description = describe(name, arguments.steps, arguments.algo, config_of(arguments))
+        description = describe((name,), arguments.steps, arguments.algo, config_of(arguments))
         check_folder(arguments.output / name, description)
     STOPPING.clear()
     if arguments.ray is not None:
@@ -191,7 +191,7 @@ def collect_game(
     output = arguments.output / name
     finished = collect(
         arguments.algo,
-        name,
+        (name,),
         arguments.steps,
         config_of(arguments),
         output,

@@ -1,6 +1,6 @@
 """Agents that play many Atari games with one network, trained on recorded play alone."""
 
 from mgdt_agents.agent import Agent, NetworkAgent
-from mgdt_agents.registry import load_agent, make_agent
+from mgdt_agents.registry import load_agent, make_agent, register_agent
 
-__all__ = ["Agent", "NetworkAgent", "load_agent", "make_agent"]
+__all__ = ["Agent", "NetworkAgent", "load_agent", "make_agent", "register_agent"]

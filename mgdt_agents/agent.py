@@ -1,9 +1,9 @@
 """What every agent can do: predict, learn, save, load."""
 
 import dataclasses
-import json
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,20 +11,25 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mgdt_agents.agent_files import check_options, load_weights, read_config, write_folder
+from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.hub import HubMethods
 from mgdt_agents.random_streams import RowStreams
-from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
+from mgdt_agents.step_inputs import (
+    State,
+    StepInputs,
+    as_batch,
+    as_games,
+    as_row,
+    check_state,
+)
 from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
-
-State = tuple[np.ndarray, ...]
 
 ACTION_SPACE = spaces.Discrete(18)
 
@@ -36,10 +41,13 @@ class Agent(ABC):
         kind: the name under which saved agents are found again.
         games: the games that the agent was trained on.
         protocol: the rules it was trained under.
-        draws: the random streams of the rows that `predict` was last called with.
+        protocol_is_assumed: whether nobody said what they were, and it is the default.
+        training_runs: independent trainings that its scores rest on.
     """
 
     kind: ClassVar[str]
+    protocol_is_assumed: bool = False
+    training_runs: int = 1
 
     def __init__(self, games: Sequence[str] = (), protocol: AtariProtocol | None = None) -> None:
         """Make an agent for `games` under `protocol`."""
@@ -64,10 +72,11 @@ class Agent(ABC):
         *,
         reward: np.ndarray | float | None = None,
         stream: np.ndarray | None = None,
+        game: str | Sequence[str] | None = None,
     ) -> tuple[np.ndarray, State | None]:
         """Choose an action for one observation or for each of a batch.
 
-        This is stable-baselines3's `predict`, with two additions.
+        This is stable-baselines3's `predict`, with three additions.
 
         Args:
             observation: `(4, 84, 84)` or `(n, 4, 84, 84)` uint8, the last frames, oldest first.
@@ -80,14 +89,16 @@ class Agent(ABC):
             stream: `(n, 2)` int64, the number of each row's random stream and the step in it, which
                 with the seed alone make what the row draws. None: the number of the row, and of the
                 call since `set_random_seed`.
+            game: the game that all rows play, or each; None if unknown. Agents that read it leave
+                out the actions that the game does not have.
 
         Returns:
             actions: int64 full-set ids, `()` for one observation and `(n,)` for a batch.
             state: to be handed to the next call; None for an agent without memory.
 
         Raises:
-            ValueError: for a wrong shape or dtype, a state or mask of another batch size, or
-                another agent's state.
+            ValueError: for a wrong shape or dtype, a state or mask of another batch size, rewards
+                that are no numbers, or another agent's state.
             TypeError: for anything but an array.
         """
         batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
@@ -100,9 +111,12 @@ class Agent(ABC):
                 f"Expected stream of shape ({len(batch)}, 2), got {np.shape(stream)}."
             )
         self._calls += 1
-        self.draws = RowStreams(self._seed, stream[:, 0], stream[:, 1])
-        actions, state = self._act(batch, state, starts, rewards, deterministic)
-        return (actions if batch is observation else actions[0, ...]), state
+        draws = RowStreams(self._seed, stream[:, 0], stream[:, 1])
+        names = None if game is None else as_games(game, len(batch))
+        inputs = StepInputs(batch, state, starts, rewards, names, deterministic, draws)
+        actions, state = self._act(inputs)
+        single = observation.shape == batch.shape[1:]  # type: ignore[union-attr]
+        return (actions[0, ...] if single else actions), state
 
     def _checked(
         self,
@@ -112,68 +126,20 @@ class Agent(ABC):
         reward: np.ndarray | float | None,
     ) -> tuple[np.ndarray, State | None, np.ndarray, np.ndarray]:
         """Return the checked arguments of `predict`: batch, state, starts and rewards."""
-        batch = self._as_batch(observation)
+        batch = as_batch(observation, self.observation_space.shape)
         starts = np.full(len(batch), state is None)
         if episode_start is not None:
-            starts = starts | self._as_row(episode_start, len(batch), "episode_start").astype(bool)
+            starts = starts | as_row(episode_start, len(batch), "episode_start").astype(bool)
         if starts.all():
             state = None
         if state is not None:
-            self._check_state(state, len(batch))
+            check_state(state, len(batch), self.memory, self.kind)
         rewards = np.zeros(len(batch))
         if reward is not None:
-            rewards = self._as_row(reward, len(batch), "reward")
+            rewards = as_row(reward, len(batch), "reward")
+            if rewards.dtype.kind not in "biuf" or not np.isfinite(rewards).all():
+                raise InvalidArgument(f"Expected finite numbers as reward, got {reward!r}.")
         return batch, state, starts, rewards
-
-    def _check_state(self, state: State, rows: int) -> None:
-        shapes = [np.shape(part) for part in state]
-        if self.memory is not None and [shape[1:] for shape in shapes] != [
-            (columns,) for columns in self.memory
-        ]:
-            expected = [f"(n, {columns})" for columns in self.memory]
-            raise InvalidArgument(
-                f"The state is not of this {self.kind} agent: expected arrays of shapes "
-                f"[{', '.join(expected)}], got {shapes}. Pass what its predict() last returned."
-            )
-        if any(shape[:1] != (rows,) for shape in shapes):
-            raise InvalidArgument(
-                f"The state is of {len(state[0])} rows and the observation of {rows}. When the "
-                "number of environments changes, pass state=None, or an episode_start that is "
-                "true for every row."
-            )
-
-    def _as_batch(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
-        shape = self.observation_space.shape
-        if isinstance(observation, tuple) and len(observation) == 2:
-            raise InvalidArgument(
-                "The observation is a tuple of two: `env.reset()` returns (observation, info) and "
-                "predict() takes the observation alone: `obs, info = env.reset()`."
-            )
-        if not isinstance(observation, np.ndarray):
-            raise TypeError(
-                f"Expected the observation to be a numpy array of uint8 and shape {shape} or "
-                f"(n, *{shape}), got {type(observation).__name__}."
-            )
-        if observation.dtype != np.uint8:
-            raise InvalidArgument(
-                f"Expected an observation of dtype uint8 with values 0 to 255, got "
-                f"{observation.dtype}. Frames are not scaled before predict()."
-            )
-        if observation.shape != shape and observation.shape[1:] != shape:
-            raise InvalidArgument(
-                f"Unexpected observation shape {observation.shape}: expected {shape} "
-                f"(frames first, oldest first) or (n, {', '.join(map(str, shape))})."
-            )
-        if not len(observation):
-            raise InvalidArgument("Expected at least one observation, got an empty batch.")
-        return observation if observation.ndim == 4 else observation[None]
-
-    @staticmethod
-    def _as_row(values: np.ndarray | float, size: int, name: str) -> np.ndarray:
-        row = np.atleast_1d(np.asarray(values))
-        if row.shape != (size,):
-            raise InvalidArgument(f"Expected {name} of shape ({size},), got {row.shape}.")
-        return row
 
     @property
     def memory(self) -> tuple[int, ...] | None:
@@ -193,27 +159,34 @@ class Agent(ABC):
         return state
 
     @abstractmethod
-    def _act(
-        self,
-        observations: np.ndarray,
-        state: State | None,
-        starts: np.ndarray,
-        rewards: np.ndarray,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State | None]:
-        """Return `(n,)` int64 actions and the new state; the arguments are checked."""
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        """Return `(n,)` int64 actions and the new state."""
 
-    def check_spaces(self, env: gym.Env) -> None:
-        """Raise `AgentLoadError` if the spaces of `env` are not the agent's."""
+    def known_protocol(self) -> AtariProtocol:
+        """Return the rules that the agent was trained under.
+
+        Raises:
+            ValueError: if it does not say.
+        """
+        if self.protocol_is_assumed:
+            raise InvalidArgument(
+                f"The {self.kind} agent does not say under which protocol it was trained: load it "
+                "with load_agent(path, protocol=AtariProtocol(...))."
+            )
+        return self.protocol
+
+    def check_spaces(self, env: Any) -> None:
+        """Raise `AgentLoadError` if the spaces of `env`, vectorized or not, are not the agent's."""
         for name in ("observation_space", "action_space"):
-            if (found := getattr(env, name)) != (expected := getattr(self, name)):
+            found = getattr(env, f"single_{name}", None) or getattr(env, name)
+            if found != (expected := getattr(self, name)):
                 raise AgentLoadError(
                     f"The environment's {name} does not match the agent's: "
                     f"{found} is not {expected}."
                 )
 
 
-class NetworkAgent(HubMethods, Agent):
+class NetworkAgent(Agent):
     """An agent that is a network: it learns from windows of replay and is saved as a folder.
 
     Attributes:
@@ -233,7 +206,7 @@ class NetworkAgent(HubMethods, Agent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent that `config` describes (a preset's name, too), randomly initialised."""
+        """Make the agent that `config` describes (a preset's name, too), randomly initialized."""
         super().__init__(games, protocol)
         if isinstance(config, str):
             if config not in self.presets:
@@ -242,9 +215,7 @@ class NetworkAgent(HubMethods, Agent):
                 )
             config = self.presets[config]
         self.config = config
-        self.device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
+        self.device = resolve_device(device)
         self.model = self._make_model().to(self.device)
 
     @abstractmethod
@@ -259,6 +230,19 @@ class NetworkAgent(HubMethods, Agent):
     def future(self) -> int:
         """Rows of a training window after the step that is learned."""
         return 0
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """Keyword arguments of the `WindowSampler` that draws its batches."""
+        return {"steps": self.protocol.stack, "future": self.future}
+
+    def begin_training(self, sampler: WindowSampler) -> None:
+        """Fit the agent to the replay, before the optimizer is made and the first batch is drawn.
+
+        Raises:
+            ValueError: if it cannot learn from it.
+        """
+        self.games = sampler.games
 
     def after_step(self, step: int) -> None:
         """Do what the agent does after `step` gradient steps; 0 is before the first."""
@@ -275,11 +259,27 @@ class NetworkAgent(HubMethods, Agent):
             steps: gradient steps.
             options: fields of `mgdt_agents.training.TrainingConfig`.
         """
-        # The trainer imports the agents.
-        from mgdt_agents.training import TrainingConfig, train
-
-        train(self, TrainingConfig(replay=tuple(map(Path, replay)), steps=steps, **options))
+        # By name: the trainer is above the agents and imports them.
+        training = importlib.import_module("mgdt_agents.training")
+        config = training.TrainingConfig(replay=tuple(map(Path, replay)), steps=steps, **options)
+        training.train(self, config)
         return self
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str | Path, **options: Any) -> Self:
+        """Return the agent in a repository of the Hugging Face hub, or in a folder.
+
+        The options are those of `mgdt_agents.hub.from_pretrained`.
+        """
+        return importlib.import_module("mgdt_agents.hub").from_pretrained(cls, repo_id, **options)
+
+    def save_pretrained(self, path: str | Path, **options: Any) -> None:
+        """Write the folder `path` as the hub has it; see `mgdt_agents.hub.save_pretrained`."""
+        importlib.import_module("mgdt_agents.hub").save_pretrained(self, path, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the agent and return the commit's address; see `mgdt_agents.hub.push_to_hub`."""
+        return importlib.import_module("mgdt_agents.hub").push_to_hub(self, repo_id, **options)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
@@ -294,8 +294,6 @@ class NetworkAgent(HubMethods, Agent):
             card: text of `card.md`; None leaves an existing card, or writes a minimal one.
             dtype: of the weights in the file; bf16 halves it and rounds them.
         """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
         content = {
             "agent": self.kind,
             "mgdt_version": __version__,
@@ -304,15 +302,11 @@ class NetworkAgent(HubMethods, Agent):
             "config": dataclasses.asdict(self.config),
             **self._options_to_save(),
         }
-        (path / "config.json").write_text(json.dumps(content, indent=2) + "\n")
         tensors = {
             name: tensor.detach().to("cpu", dtype).contiguous()
             for name, tensor in self.model.state_dict().items()
         }
-        save_file(tensors, path / "model.safetensors")
-        if card is not None or not (path / "card.md").exists():
-            card = card or f"# {self.kind}\n\nTrained on: {', '.join(self.games) or 'nothing'}.\n"
-            (path / "card.md").write_text(card)
+        write_folder(Path(path), content, tensors, card)
 
     @classmethod
     def load(
@@ -332,6 +326,7 @@ class NetworkAgent(HubMethods, Agent):
 
         Raises:
             AgentLoadError: if the folder holds no agent of this class, or it does not fit `env`.
+            ValueError: for a device that is not there, or an option that the agent has not.
         """
         path = Path(path)
         content = read_config(path)
@@ -340,45 +335,53 @@ class NetworkAgent(HubMethods, Agent):
                 f"{path} holds an agent of kind {content['agent']!r}, expected {cls.kind!r}; "
                 "load_agent() loads every kind."
             )
+        check_options(cls, options)
+        device = resolve_device(device)
         try:
-            agent = cls(
-                cls.config_class(**_lists_as_tuples(content["config"])),
-                games=content["games"],
-                protocol=AtariProtocol.from_dict(content["protocol"]),
-                device=device,
-                **{**cls._saved_options(content), **options},
-            )
-            agent.model.load_state_dict(load_file(path / "model.safetensors"))
-        except FileNotFoundError as error:
-            raise AgentLoadError(f"{path} has no model.safetensors.") from error
-        except SafetensorError as error:
-            raise AgentLoadError(f"{path / 'model.safetensors'} is damaged: {error}") from error
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise AgentLoadError(f"{path} does not fit its config.json: {error}") from error
+            config = cls.config_class(**content["config"])
+            saved = {
+                "games": content["games"],
+                "protocol": AtariProtocol.from_dict(content["protocol"]),
+                **cls._saved_options(content),
+            }
+        except (TypeError, ValueError) as error:
+            raise AgentLoadError(f"{path / 'config.json'} cannot be used: {error}") from error
+        agent = cls(config, device=device, **saved | options)
+        load_weights(path, agent.model, content)
         agent.model.eval()
         if env is not None:
             agent.check_spaces(env)
         return agent
 
-    def changed(self, config: Any, protocol: AtariProtocol) -> Self:
-        """Return an agent with the same weights that is otherwise as given.
+    def changed(
+        self,
+        config: Any = None,
+        protocol: AtariProtocol | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Self:
+        """Return a copy of the agent in which what is given is otherwise.
 
         Args:
             config: of a network whose weights have the same shapes.
             protocol: the rules that it is for.
+            weights: of the network, by name.
 
         Raises:
             ValueError: if the weights do not fit `config`.
         """
         options = self._saved_options(self._options_to_save())
         agent = type(self)(
-            config, games=self.games, protocol=protocol, device=self.device, **options
+            config or self.config,
+            games=self.games,
+            protocol=protocol or self.protocol,
+            device=self.device,
+            **options,
         )
         try:
-            agent.model.load_state_dict(self.model.state_dict())
+            agent.model.load_state_dict(weights or self.model.state_dict())
         except RuntimeError as error:
             raise InvalidArgument(
-                f"The weights do not fit the network; expected those of {config}: {error}"
+                f"The weights do not fit the network; expected those of {agent.config}: {error}"
             ) from error
         return agent
 
@@ -390,33 +393,3 @@ class NetworkAgent(HubMethods, Agent):
     def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of the agent in what `_options_to_save` returned."""
         return {}
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the content of `config.json` in the folder of a saved agent.
-
-    Raises:
-        AgentLoadError: if there is none, or it is not an agent's.
-    """
-    try:
-        content = json.loads((path / "config.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise AgentLoadError(
-            f"Expected a saved agent at {path}: a folder with config.json, and there is none."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise AgentLoadError(f"{path / 'config.json'} is not JSON: {error}") from error
-    expected = {"agent": str, "games": list, "protocol": dict, "config": dict}
-    for name, kind in expected.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise AgentLoadError(
-                f"{path / 'config.json'} is no agent's: expected a {kind.__name__} {name!r} in it."
-            )
-    return content
-
-
-def _lists_as_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a frozen config; JSON has no tuples."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-    }

@@ -30,7 +30,6 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
     presets: ClassVar[dict[str, Any]] = {
         name: dataclasses.replace(config, return_tokens="none") for name, config in PRESETS.items()
     }
-    default_rule: ClassVar[ActingRule] = PredictedReturn()
 
     def __init__(
         self,
@@ -48,3 +47,7 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
                 f"Behavioral cloning has no return tokens: expected return_tokens='none', "
                 f"got {self.config.return_tokens!r}."
             )
+
+    def default_rule(self) -> ActingRule:
+        """Return the rule that draws actions as predicted."""
+        return PredictedReturn()

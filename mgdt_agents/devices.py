@@ -1,5 +1,7 @@
 """Where networks compute."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from mgdt_envs.errors import InvalidArgument
@@ -28,3 +30,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
             "Expected 'auto', 'cpu', or, on a machine with a GPU, 'cuda'."
         ) from error
     return found
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which an operation keeps its inputs' precision, whatever is around it.
+
+    The "meta" device, on which costs are counted, knows no autocast.
+    """
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -1,6 +1,6 @@
 """Errors of agents and replay, beside those of `mgdt_envs.errors`."""
 
-from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.errors import InvalidArgument, MGDTError
 
 
 class ReplayError(InvalidArgument):
@@ -13,3 +13,7 @@ class TraceDivergedError(ReplayError):
 
 class AgentLoadError(InvalidArgument):
     """A saved agent that cannot be loaded, or does not fit the environment."""
+
+
+class TrainingError(MGDTError, RuntimeError):
+    """A training that cannot go on; its last checkpoint is whole."""

@@ -1,112 +1,117 @@
 """Agents on the Hugging Face hub. It needs the extra `hub`, which is imported only when used."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
-from typing_extensions import Self
 
+from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.evaluation.report import (
+    counted,
+    intervals_over,
+    markdown_of_agent,
+    protocol_sheet,
+)
+from mgdt_agents.evaluation.results import Results
 from mgdt_envs.errors import InvalidArgument, MissingExtra
-
-if TYPE_CHECKING:
-    from mgdt_agents.agent import NetworkAgent
-    from mgdt_agents.evaluation.results import Results
 
 FILES = ["config.json", "model.safetensors", "card.md"]
 """What `save` writes; nothing else is downloaded."""
 
 INSTALL = "The hub needs the extra of that name: pip install 'mgdt[hub]'."
 
+AgentT = TypeVar("AgentT", bound=NetworkAgent)
 
-class HubMethods:
-    """What huggingface_hub's `PyTorchModelHubMixin` gives a model, for a `NetworkAgent`."""
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        repo_id: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        device: str | torch.device = "auto",
-        **options: Any,
-    ) -> Self:
-        """Return the agent in a repository of the hub, or in a folder.
+def from_pretrained(
+    agent_class: type[AgentT],
+    repo_id: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    device: str | torch.device = "auto",
+    **options: Any,
+) -> AgentT:
+    """Return the agent in a repository of the hub, or in a folder.
 
-        Args:
-            repo_id: such as "user/name", or the folder that `save` or `save_pretrained` wrote.
-            revision: branch, tag or commit of the repository; None is its main branch.
-            token: of an account that may read it; None is that of `hf auth login`, if any.
-            cache_dir: where downloads are kept; None is the hub's usual folder.
-            force_download: download again what is kept.
-            local_files_only: take what is kept, without a network.
-            device: where to compute; "auto" takes a GPU if there is one.
-            options: keyword arguments of the agent in place of the saved ones, such as `rule`.
+    Args:
+        agent_class: what it is.
+        repo_id: such as "user/name", or the folder that `save` or `save_pretrained` wrote.
+        revision: branch, tag or commit of the repository; None is its main branch.
+        token: of an account that may read it; None is that of `hf auth login`, if any.
+        cache_dir: where downloads are kept; None is the hub's usual folder.
+        force_download: download again what is kept.
+        local_files_only: take what is kept, without a network.
+        device: where to compute; "auto" takes a GPU if there is one.
+        options: keyword arguments of the agent in place of the saved ones, such as `rule`.
 
-        Raises:
-            AgentLoadError: if there is no agent of this class, or it cannot be had.
-        """
-        path = Path(repo_id)
-        if not path.is_dir():
-            path = download(
-                str(repo_id),
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-            )
-        # Mixed into `NetworkAgent`, which has it.
-        return cls.load(path, device=device, **options)  # type: ignore[attr-defined]
+    Raises:
+        AgentLoadError: if there is no agent of this class, or it cannot be had.
+    """
+    path = Path(repo_id)
+    if not path.is_dir():
+        path = download(
+            str(repo_id),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+    return agent_class.load(path, device=device, **options)
 
-    def save_pretrained(
-        self,
-        path: str | Path,
-        *,
-        card: str | None = None,
-        results: str | Path | None = None,
-        license: str | None = None,
-    ) -> None:
-        """Write the folder `path` as `push_to_hub` uploads it; its `README.md` is the model card.
 
-        Args:
-            path: a folder; an agent that it holds is replaced, a `README.md` is not.
-            card: text of `card.md`; None leaves an existing card, or writes a minimal one.
-            results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
-            license: of the weights, such as "apache-2.0"; None says nothing.
+def save_pretrained(
+    agent: NetworkAgent,
+    path: str | Path,
+    *,
+    card: str | None = None,
+    results: str | Path | None = None,
+    license: str | None = None,
+) -> None:
+    """Write the folder `path` as `push_to_hub` uploads it; its `README.md` is the model card.
 
-        Raises:
-            ValueError: if `results` are not of one agent; nothing is written then.
-        """
-        _wrapper()(self, card, results, license).save_pretrained(path)
+    Args:
+        agent: what to save.
+        path: a folder; an agent that it holds is replaced, a `README.md` is not.
+        card: text of `card.md`; None leaves an existing card, or writes a minimal one.
+        results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
+        license: of the weights, such as "apache-2.0"; None says nothing.
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        card: str | None = None,
-        results: str | Path | None = None,
-        license: str | None = None,
-        **options: Any,
-    ) -> str:
-        """Upload the agent to a repository of the hub, and return the address of the commit.
+    Raises:
+        ValueError: if `results` are not of one agent; nothing is written then.
+    """
+    _wrapper()(agent, card, results, license).save_pretrained(path)
 
-        Args:
-            repo_id: such as "user/name"; it is made if there is none.
-            card: text of `card.md`; None writes a minimal one.
-            results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
-            license: of the weights, such as "apache-2.0"; None says nothing.
-            options: of `PyTorchModelHubMixin.push_to_hub`: private, token, branch, create_pr,
-                commit_message.
 
-        Raises:
-            ValueError: if `results` are not of one agent; nothing is uploaded then.
-        """
-        return _wrapper()(self, card, results, license).push_to_hub(repo_id, **options)
+def push_to_hub(
+    agent: NetworkAgent,
+    repo_id: str,
+    *,
+    card: str | None = None,
+    results: str | Path | None = None,
+    license: str | None = None,
+    **options: Any,
+) -> str:
+    """Upload the agent to a repository of the hub, and return the address of the commit.
+
+    Args:
+        agent: what to upload.
+        repo_id: such as "user/name"; it is made if there is none.
+        card: text of `card.md`; None writes a minimal one.
+        results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
+        license: of the weights, such as "apache-2.0"; None says nothing.
+        options: of `PyTorchModelHubMixin.push_to_hub`: private, token, branch, create_pr,
+            commit_message.
+
+    Raises:
+        ValueError: if `results` are not of one agent; nothing is uploaded then.
+    """
+    return _wrapper()(agent, card, results, license).push_to_hub(repo_id, **options)
 
 
 def download(repo_id: str, **options: Any) -> Path:
@@ -143,7 +148,7 @@ def _wrapper() -> Any:
     class HubAgent(PyTorchModelHubMixin):
         def __init__(
             self,
-            agent: "NetworkAgent",
+            agent: NetworkAgent,
             card: str | None = None,
             results: str | Path | None = None,
             license: str | None = None,
@@ -173,10 +178,8 @@ def _wrapper() -> Any:
     return HubAgent
 
 
-def _read_results(path: Path) -> "Results":
+def _read_results(path: Path) -> Results:
     """Return the results in the file `path`, which must be of one agent."""
-    from mgdt_agents.evaluation.results import Results
-
     results = Results.load(path)
     if len(results.agents) != 1:
         raise InvalidArgument(
@@ -187,11 +190,9 @@ def _read_results(path: Path) -> "Results":
     return results
 
 
-def _evaluations(results: "Results | None") -> list[Any] | None:
+def _evaluations(results: Results | None) -> list[Any] | None:
     """Return the scores as the hub's metadata has them, mean and standard deviation."""
     from huggingface_hub import EvalResult
-
-    from mgdt_agents.evaluation.report import counted
 
     if results is None:
         return None
@@ -225,16 +226,8 @@ def _evaluations(results: "Results | None") -> list[Any] | None:
     return evaluations
 
 
-def _text(card: str, agent: "NetworkAgent", results: "Results | None") -> str:
+def _text(card: str, agent: NetworkAgent, results: Results | None) -> str:
     """Return the card, the protocol, and the scores if there are any."""
-    # The evaluation imports the agents.
-    from mgdt_agents.evaluation.report import (
-        counted,
-        intervals_over,
-        markdown_of_agent,
-        protocol_sheet,
-    )
-
     parts = [
         card.rstrip(),
         "## Protocol",

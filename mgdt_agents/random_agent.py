@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mgdt_agents.agent import Agent, State
+from mgdt_agents.agent import Agent
+from mgdt_agents.step_inputs import State, StepInputs
 
 
 class RandomAgent(Agent):
@@ -13,18 +14,12 @@ class RandomAgent(Agent):
     """
 
     kind = "random"
+    training_runs = 0
 
     @property
     def memory(self) -> tuple[int, ...]:
         """Nothing is remembered."""
         return ()
 
-    def _act(
-        self,
-        observations: np.ndarray,
-        state: State | None,
-        starts: np.ndarray,
-        rewards: np.ndarray,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State | None]:
-        return (self.draws.uniform() * 18).astype(np.int64), None
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        return (inputs.draws.uniform() * 18).astype(np.int64), None

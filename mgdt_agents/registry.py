@@ -1,16 +1,18 @@
 """Agents by name or by path."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
 
-from mgdt_agents.agent import Agent, NetworkAgent, read_config
+from mgdt_agents.agent import Agent, NetworkAgent
+from mgdt_agents.agent_files import check_options, read_config
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
-from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.convolutional_cloning import ConvolutionalCloningAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent, ValueTransformerAgent
 from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.hub import download
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.q_learning.pqn_agent import PQNAgent
 from mgdt_agents.random_agent import RandomAgent
@@ -20,7 +22,14 @@ from mgdt_envs.games import did_you_mean
 PRETRAINED = Path(__file__).parent / "pretrained"
 HUB = "hf://"
 NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
-    agent.kind: agent for agent in (DecisionTransformerAgent, BehavioralCloningAgent, CQLAgent)
+    agent.kind: agent
+    for agent in (
+        DecisionTransformerAgent,
+        BehavioralCloningAgent,
+        ConvolutionalCloningAgent,
+        ValueTransformerAgent,
+        CQLAgent,
+    )
 }
 """Agents that learn from replay."""
 ONLINE_AGENTS: dict[str, type[NetworkAgent]] = {PQNAgent.kind: PQNAgent}
@@ -32,22 +41,52 @@ def bundled_agents() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/config.json")))
 
 
-def make_agent(kind: str, size: str, **options: Any) -> NetworkAgent:
+def register_agent(kind: str, agent_class: type[NetworkAgent]) -> None:
+    """Make an agent known by name: to `make_agent`, `load_agent`, and the commands.
+
+    Args:
+        kind: the name; the `kind` of the class, under which it is saved.
+        agent_class: a `NetworkAgent` with `config_class`, `presets`, and what is abstract.
+
+    Raises:
+        ValueError: if another class has the name, or the class calls itself otherwise.
+    """
+    if agent_class.kind != kind:
+        raise InvalidArgument(
+            f"Expected a class whose kind is {kind!r}, under which it is saved; "
+            f"{agent_class.__name__}.kind is {agent_class.kind!r}."
+        )
+    if (
+        kind in (RandomAgent.kind, "dqn")
+        or NETWORK_AGENTS.get(kind, agent_class) is not agent_class
+    ):
+        raise InvalidArgument(f"There is an agent called {kind!r} already; choose another name.")
+    NETWORK_AGENTS[kind] = agent_class
+
+
+def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any) -> NetworkAgent:
     """Return an untrained agent.
 
     Args:
-        kind: "dt", "bc" or "cql".
+        kind: "dt", "dtq", "bc", "bc_conv", "cql", or one that was registered.
         size: the name of a preset of that kind, such as "10m" or "small".
+        env: an environment that the agent shall fit; its spaces are compared.
         options: keyword arguments of the agent: games, protocol, device.
 
     Raises:
-        ValueError: if there is no such kind or size. The message suggests the nearest.
+        ValueError: if there is no such kind, size or option. The message suggests the nearest.
+        AgentLoadError: if the agent does not fit `env`.
     """
     if kind not in NETWORK_AGENTS:
         raise InvalidArgument(
             f"Unknown kind of agent {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}"
         )
-    return NETWORK_AGENTS[kind](size, **options)
+    agent_class = NETWORK_AGENTS[kind]
+    check_options(agent_class, {name: value for name, value in options.items() if name != "device"})
+    agent = agent_class(size, **options)
+    if env is not None:
+        agent.check_spaces(env)
+    return agent
 
 
 def load_agent(
@@ -67,7 +106,9 @@ def load_agent(
         options: keyword arguments of the agent in place of the saved ones, such as dt's `rule`.
 
     Raises:
-        AgentLoadError: if there is no such agent. The message suggests the nearest names.
+        AgentLoadError: if there is no such agent, or it does not fit `env`. The message suggests
+            the nearest names.
+        ValueError: for an option that the agent has not, or a device that is not there.
 
     Example:
         >>> from mgdt_agents import load_agent
@@ -75,12 +116,17 @@ def load_agent(
         Discrete(18)
     """
     if name == RandomAgent.kind:
-        return RandomAgent(**options)
+        check_options(RandomAgent, options)
+        agent = RandomAgent(**options)
+        if env is not None:
+            agent.check_spaces(env)
+        return agent
     path = Path(name)
     if str(name) in bundled_agents():
         path = PRETRAINED / name
     elif str(name).startswith(HUB):
-        path = download(str(name).removeprefix(HUB))
+        # By name: the hub is above the agents and imports them.
+        path = importlib.import_module("mgdt_agents.hub").download(str(name).removeprefix(HUB))
     if (path / "model.zip").is_file():
         path = path / "model.zip"
     if path.is_file():

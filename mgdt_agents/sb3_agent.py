@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,8 +13,11 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from mgdt_agents.agent import Agent, State
+from mgdt_agents.agent import Agent
+from mgdt_agents.agent_files import check_options
+from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
 
 
@@ -79,7 +83,11 @@ class SB3Agent(Agent):
 
     @classmethod
     def load(
-        cls, path: str | Path, env: gym.Env | None = None, device: str | torch.device = "auto"
+        cls,
+        path: str | Path,
+        env: gym.Env | None = None,
+        device: str | torch.device = "auto",
+        **options: Any,
     ) -> "SB3Agent":
         """Return the agent around the model that stable-baselines3 saved at `path`.
 
@@ -89,17 +97,21 @@ class SB3Agent(Agent):
             path: the zip file.
             env: an environment that the model shall fit.
             device: where to compute.
+            options: keyword arguments of the agent in place of what the zip says.
 
         Raises:
             AgentLoadError: if it is no such file, of no known algorithm, or of other spaces.
+            ValueError: for a device that is not there, or an option that the agent has not.
         """
+        check_options(cls, options)
+        device = resolve_device(device)
         algorithm = _algorithm_of(Path(path))
         try:
             # Whoever only plays needs no replay buffer, which can take gigabytes.
             model = algorithm.load(path, None, device, custom_objects={"buffer_size": 1})
         except (KeyError, RuntimeError, ValueError) as error:
             raise AgentLoadError(f"Cannot load {path}: {error}") from error
-        agent = cls(model)
+        agent = cls(model, **options)
         if env is not None:
             agent.check_spaces(env)
         return agent
@@ -109,15 +121,10 @@ class SB3Agent(Agent):
         super().set_random_seed(seed)
         self.model.set_random_seed(seed)
 
-    def _act(
-        self,
-        observations: np.ndarray,
-        state: State | None,
-        starts: np.ndarray,
-        rewards: np.ndarray,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State | None]:
-        chosen, state = self.model.predict(observations, state, starts, deterministic)
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        chosen, state = self.model.predict(
+            inputs.observations, inputs.state, inputs.starts, inputs.deterministic
+        )
         return self.actions[chosen], state
 
 

@@ -6,7 +6,7 @@ Importing this registers `MultiGameAtari-v0` and `MultiGameAtari/<Game>-v0` with
 from mgdt_envs.env import MultiGameAtariEnv
 from mgdt_envs.games import GAMES, SUITES, Game, game, resolve_games, suite
 from mgdt_envs.protocol import PROTOCOLS, AtariProtocol
-from mgdt_envs.registration import register_envs
+from mgdt_envs.registration import register_envs, register_game
 from mgdt_envs.vector_env import MultiGameAtariVectorEnv
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MultiGameAtariEnv",
     "MultiGameAtariVectorEnv",
     "game",
+    "register_game",
     "resolve_games",
     "suite",
 ]

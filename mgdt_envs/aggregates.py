@@ -1,14 +1,15 @@
 """Aggregates of normalised scores over games, and intervals that say how sure they are.
 
 The aggregates are those of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
-Statistical Precipice" (arXiv 2108.13264), and so are the intervals: percentiles of a bootstrap
-that resamples within each game. The games are fixed. Two things can be resampled, and they answer
+Statistical Precipice" (arXiv 2108.13264). The games are fixed. Two kinds of interval answer
 different questions:
 
 - *runs*, `interval_over_runs`: what would other training runs of the same method score? Scores are
-  (runs, games), as in rliable, one row for each trained agent.
+  (runs, games), as in rliable, one row for each trained agent. The interval is that paper's: the
+  percentiles of a bootstrap that resamples runs within each game.
 - *episodes*, `interval_over_episodes`: how exactly were these very agents measured? Scores are
   (episodes,) by game, all of one agent, whose score in a game is its mean over episodes.
+  Percentiles would not cover here; see there.
 
 The second is usually narrower, and says nothing about the first.
 """
@@ -24,7 +25,12 @@ CONFIDENCE = 0.95
 """Probability that an interval is to cover the value, unless another is asked for."""
 RESAMPLES = 2000
 """Bootstrap samples of an interval, unless another number is asked for."""
+FEWEST_EPISODES = 8
+"""With fewer episodes of a game, `interval_over_episodes` covers less than it says where scores are
+skewed; docs/benchmark.md has the simulation."""
 TRIMMED = 0.25  # of the scores, at each end
+_INNER_RESAMPLES = 16  # of each bootstrap sample
+_LEAST_ERROR = 0.25  # of a bootstrap sample, as a fraction of the scores' own standard error
 
 # Of scores (..., runs, games), possibly of several agents; the leading axes are the result's.
 Metric = Callable[..., NDArray[np.float64]]
@@ -187,10 +193,17 @@ def interval_over_episodes(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Return an interval of `metric` for other episodes of the same trained agents.
+    """Return an interval of `metric` for the agents' scores over infinitely many episodes.
 
     It is evaluation noise, not training variance. `metric` gets the agent's mean score in each
     game as its only run.
+
+    Percentiles of a bootstrap would be off: noise spreads the games' means, which shifts an IQM, a
+    median or an optimality gap (the worst mean looks worse than it is, the best one better), and
+    resampling adds the same shift once more. So the shift is estimated by the bootstrap and taken
+    off (Efron and Tibshirani 1993, chapter 10), the standard error is that of the corrected value,
+    by a second bootstrap within the first, and the interval is studentized (chapter 12.5), which
+    follows skewed scores. The correction counts as uncertain by its own size.
 
     Args:
         metric: a function of this module, or one like them.
@@ -229,11 +242,36 @@ def interval_over_episodes(
     if (1,) in shapes:
         return _no_interval(metric, *([values.mean() for values in scores] for scores in agents))
     random = np.random.default_rng(seed)
-    samples = [
-        np.stack([_resampled_means(values, resamples, random) for values in scores], axis=-1)
-        for scores in agents
-    ]
-    return _percentiles(metric(*(means[:, None, :] for means in samples)), confidence)
+    # Columns are the games of the first agent, then those of the second, and so on.
+    columns = [values for scores in agents for values in scores]
+    resampled = [_resampled(values, resamples, random) for values in columns]
+    means = np.array([values.mean() for values in columns])
+    errors = np.array([_standard_errors(values) for values in columns])
+    sampled_means = np.stack([values.mean(axis=1) for values in resampled], axis=-1)
+    sampled_errors = np.stack([_standard_errors(values) for values in resampled], axis=-1)
+
+    def value(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the metric of (..., columns), with the leading axes in front of its own."""
+        return metric(*np.split(columns[..., None, :], len(agents), axis=-1))
+
+    half = random.normal(size=(_INNER_RESAMPLES // 2, resamples, len(columns)))
+    noise = np.concatenate([half, -half]) * sampled_errors
+    sampled = value(sampled_means)
+    shift = sampled.mean(axis=0) - value(means)
+    # The corrected value, and what it would be of each sample.
+    center = value(means) - shift
+    corrected = 2 * sampled - value(sampled_means + noise).mean(axis=0)
+    # A bootstrap's variance falls short by (n - 1) / n.
+    fewest = min(map(len, columns))
+    error = corrected.std(axis=0) * np.sqrt(fewest / (fewest - 1))
+    low, high = _studentized(
+        corrected,
+        sampled_means - means,
+        np.maximum(sampled_errors, _LEAST_ERROR * errors),
+        confidence,
+    )
+    width = np.hypot(error, shift)
+    return np.stack([center - high * width, center - low * width])
 
 
 def _with_runs(scores: ArrayLike) -> NDArray[np.float64]:
@@ -248,11 +286,47 @@ def _with_runs(scores: ArrayLike) -> NDArray[np.float64]:
     return np.atleast_2d(values)
 
 
-def _resampled_means(
+def _resampled(
     values: NDArray[np.float64], resamples: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return the mean of each bootstrap sample of `values`, (n,) -> (resamples,)."""
-    return values[random.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    """Return bootstrap samples of `values`, (n,) -> (resamples, n)."""
+    return values[random.integers(len(values), size=(resamples, len(values)))]
+
+
+def _standard_errors(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard error of the mean over the last axis."""
+    return values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1])
+
+
+def _studentized(
+    sampled: NDArray[np.float64],
+    deviations: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    confidence: float,
+) -> NDArray[np.float64]:
+    """Return between how many standard errors a metric's deviations lie, (2, ...).
+
+    The metric is taken as linear in the means, with the slopes that the samples show.
+
+    Args:
+        sampled: the metric of bootstrap samples, (resamples, ...).
+        deviations: of the samples' means from the means, (resamples, columns).
+        errors: standard errors of the samples' means, (resamples, columns).
+        confidence: probability that the deviations lie between.
+    """
+    centered = deviations - deviations.mean(axis=0)
+    variances = (centered**2).mean(axis=0)
+    flat = sampled.reshape(len(sampled), -1)
+    covariances = centered.T @ (flat - flat.mean(axis=0)) / len(flat)
+    slopes = np.divide(
+        covariances,
+        variances[:, None],
+        out=np.zeros_like(covariances),
+        where=variances[:, None] > 0,
+    )
+    noise = np.sqrt(errors**2 @ slopes**2)
+    studentized = np.divide(deviations @ slopes, noise, out=np.zeros_like(noise), where=noise > 0)
+    return _percentiles(studentized.reshape(sampled.shape), confidence)
 
 
 def _check_options(confidence: float, resamples: int) -> None:

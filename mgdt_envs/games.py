@@ -150,6 +150,19 @@ def game(name: str) -> Game:
     return found
 
 
+def add(new: Game) -> None:
+    """Make `new` known by name; `mgdt_envs.register_game` makes its environment, too.
+
+    Raises:
+        ValueError: if there is another game of this name or ROM.
+    """
+    for name in (new.name, new.rom):
+        if (known := _BY_LOOSE_NAME.get(name.lower(), new)) != new:
+            raise InvalidArgument(f"There is a game of name or ROM {name!r} already: {known}.")
+    _BY_NAME[new.name] = new
+    _BY_LOOSE_NAME.update({new.name.lower(): new, new.rom: new})
+
+
 class Suite(tuple[str, ...]):
     """Names of games: a tuple that can select among its own.
 

@@ -1,19 +1,45 @@
-"""Gymnasium ids: one for all games, and one for each."""
+"""Gymnasium ids: one for all games, and one for each; games from outside the package."""
+
+from typing import Any
 
 import gymnasium as gym
+from ale_py import roms
 
-from mgdt_envs.games import GAMES
+from mgdt_envs import games
+from mgdt_envs.errors import InvalidArgument
 
 
 def register_envs() -> None:
     """Register `MultiGameAtari-v0` and `MultiGameAtari/<Game>-v0` for every game."""
-    kwargs_by_id: dict[str, dict[str, str]] = {"MultiGameAtari-v0": {}}
-    for game in GAMES:
-        kwargs_by_id[f"MultiGameAtari/{game.name}-v0"] = {"games": game.name}
-    for env_id, kwargs in kwargs_by_id.items():
-        gym.register(
-            env_id,
-            entry_point="mgdt_envs.env:MultiGameAtariEnv",
-            vector_entry_point="mgdt_envs.vector_env:MultiGameAtariVectorEnv",
-            kwargs=kwargs,
+    _register("MultiGameAtari-v0")
+    for game in games.GAMES:
+        _register(f"MultiGameAtari/{game.name}-v0", games=game.name)
+
+
+def register_game(game: games.Game) -> None:
+    """Make one more game of ale-py's known, to the environments, replay and commands.
+
+    It has its `MultiGameAtari/<Game>-v0`, and is in none of the suites.
+
+    Args:
+        game: what is known of it; `human_source="self-played"` where no human score is published,
+            and then no human-normalised score is computed.
+
+    Raises:
+        ValueError: if there is a game of this name or ROM, or ale-py has no such ROM.
+    """
+    if game.rom not in (known := roms.get_all_rom_ids()):
+        raise InvalidArgument(
+            f"ale-py has no ROM {game.rom!r}. {games.did_you_mean(game.rom, known)}"
         )
+    games.add(game)
+    _register(f"MultiGameAtari/{game.name}-v0", games=game.name)
+
+
+def _register(env_id: str, **kwargs: Any) -> None:
+    gym.register(
+        env_id,
+        entry_point="mgdt_envs.env:MultiGameAtariEnv",
+        vector_entry_point="mgdt_envs.vector_env:MultiGameAtariVectorEnv",
+        kwargs=kwargs,
+    )

@@ -19,6 +19,37 @@ from mgdt_envs import AtariProtocol
 BREAKOUT_INDEX = {0: 0, 1: 1, 3: 2, 4: 3, 17: 0}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option for runs that have every package that tests need."""
+    parser.addoption(
+        "--packages-required",
+        action="store_true",
+        help="fail where a test would be skipped for a missing package",
+    )
+
+
+def _require_package(config: pytest.Config, report: Any) -> Any:
+    # The words of pytest.importorskip.
+    if report.skipped and config.getoption("--packages-required"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if "could not import" in reason:
+            report.outcome = "failed"
+            report.longrepr = f"A package is missing: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """Fail modules that a missing package would skip, if packages are required."""
+    return _require_package(collector.config, (yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Fail tests that a missing package would skip, if packages are required."""
+    return _require_package(item.config, (yield))
+
+
 class Episode(NamedTuple):
     """The truth about T steps."""
 

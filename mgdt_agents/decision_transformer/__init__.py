@@ -12,6 +12,8 @@ from mgdt_agents.decision_transformer.rules import (
     PredictedReturn,
     TargetReturn,
 )
+from mgdt_agents.decision_transformer.value_agent import ValueTransformerAgent
+from mgdt_agents.decision_transformer.value_model import ValueTransformerConfig
 
 __all__ = [
     "PRESETS",
@@ -24,5 +26,7 @@ __all__ = [
     "Greedy",
     "PredictedReturn",
     "TargetReturn",
+    "ValueTransformerAgent",
+    "ValueTransformerConfig",
     "from_released_checkpoint",
 ]

@@ -29,12 +29,25 @@ class DecisionTransformerConfig:
     """Channels of the three convolutions (stem "conv"); the default is Nature DQN's."""
     return_tokens: Literal["single", "every", "none"] = "single"
     """A return token at the window's first step alone, as released; at every step; or none,
-    which makes the model a behavioural cloner."""
-    min_return: int = -20
-    """Smallest return; a bin is 1 wide."""
-    max_return: int = 100
-    """Largest return; the release has no bin for 100, so 99 gives its 120. Returns outside are
-    taken for the nearest."""
+    which makes the model a behavioral cloner."""
+    return_definition: Literal["to_go", "episode_rank"] = "to_go"
+    """What a return token says: the rewards from its step to the episode's end, as published; or
+    the rank of the episode's return among those of its game, as the share of the game's steps in
+    episodes of lower return, the same at every step. A rank means the same in all games."""
+    discount: float = 1.0
+    """Of returns to go, for each agent step; 1 as published."""
+    min_return: float = -20
+    """Smallest return to go."""
+    max_return: float = 100
+    """Largest return to go; the release has no bin for 100, so 99 gives its 120. Returns outside
+    are taken for the nearest."""
+    return_bin: float = 1
+    """Width of a bin of returns to go; 1 as published."""
+    rank_bins: int = 20
+    """Number of bins of episode ranks."""
+    return_at_action: bool = False
+    """Add an embedding of the return to what the action is read from, outside of attention, which
+    looks at return tokens little (RADT, Tanaka et al. 2024)."""
     actions: int = 18
     """Number of actions."""
     rewards: int = 4
@@ -100,10 +113,24 @@ class DecisionTransformerConfig:
             )
         if not 0 <= self.dropout < 1:
             raise InvalidArgument(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.return_definition not in ("to_go", "episode_rank"):
+            raise InvalidArgument(
+                "return_definition must be 'to_go' or 'episode_rank', got "
+                f"{self.return_definition!r}"
+            )
+        if not 0 < self.discount <= 1:
+            raise InvalidArgument(f"discount must be in (0, 1], got {self.discount}")
         if self.max_return <= self.min_return:
             raise InvalidArgument(
                 f"max_return must be above min_return, got {self.max_return} and {self.min_return}"
             )
+        if not self.return_bin > 0 or self.rank_bins < 2:
+            raise InvalidArgument(
+                "return_bin must be above 0 and rank_bins at least 2, got "
+                f"{self.return_bin} and {self.rank_bins}"
+            )
+        if self.return_at_action and self.return_tokens == "none":
+            raise InvalidArgument("return_at_action needs return tokens, got return_tokens='none'")
 
     @property
     def heads(self) -> int:
@@ -123,7 +150,9 @@ class DecisionTransformerConfig:
     @property
     def returns(self) -> int:
         """Number of return bins."""
-        return self.max_return - self.min_return + 1
+        if self.return_definition == "episode_rank":
+            return self.rank_bins
+        return round((self.max_return - self.min_return) / self.return_bin) + 1
 
 
 PRESETS = {

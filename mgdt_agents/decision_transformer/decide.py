@@ -76,7 +76,10 @@ def decide(
             token = stretch.step * model.config.step_tokens + model.config.observation_tokens
             embedded_BD = model.return_embedding(returns_BT[:, stretch.step])
             x_BSD[:, token] = embedded_BD + model.position_SD[token]
-    return Decision(model.action_head(read_BD), return_logits, returns_BT)
+    # The last step's return; where there is one for the window, that is the first's.
+    step = 0 if model.config.return_tokens == "single" else -1
+    logits_B1A = model.acting_logits(read_BD[:, None], returns_BT[:, step, None])
+    return Decision(logits_B1A[:, 0], return_logits, returns_BT)
 
 
 class _Stretch(NamedTuple):

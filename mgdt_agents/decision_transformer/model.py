@@ -192,6 +192,8 @@ class DecisionTransformer(nn.Module):
         if config.return_tokens != "none":
             self.return_embedding = nn.Embedding(config.returns, width)
             self.return_head = nn.Linear(width, config.returns)
+        if config.return_at_action:
+            self.return_at_action = nn.Embedding(config.returns, width)
         self.action_embedding = nn.Embedding(config.actions, width)
         self.reward_embedding = nn.Embedding(config.rewards, width)
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
@@ -238,9 +240,27 @@ class DecisionTransformer(nn.Module):
             x_BSD, _ = block(x_BSD, allowed_SS)
         x_BQD, _ = last_block(x_BSD, allowed_SS[self.read_Q], read=self.read_Q)
         x_BTQD = self.norm(x_BQD).unflatten(1, (self.config.steps, -1))
-        logits = {} if self.config.return_tokens == "none" else {"return": self.return_head}
-        heads = logits | {"action": self.action_head, "reward": self.reward_head}
-        return {name: head(x_BTQD[:, :, place]) for place, (name, head) in enumerate(heads.items())}
+        return self.logits(x_BTQD, returns_BT)
+
+    def logits(self, x_BTQD: Tensor, returns_BT: Tensor | None) -> dict[str, Tensor]:
+        """Return the logits of each step, of the tokens that they are read at; see `forward`."""
+        logits = {} if returns_BT is None else {"return": self.return_head(x_BTQD[:, :, 0])}
+        return logits | {
+            "action": self.action_logits(x_BTQD[:, :, -2], returns_BT),
+            "reward": self.reward_head(x_BTQD[:, :, -1]),
+        }
+
+    def acting_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
+        """Return the `(B, T, A)` logits that a decision is made by."""
+        return self.action_logits(x_BTD, returns_BT)
+
+    def action_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
+        """Return the `(B, T, A)` logits of actions that are read at the tokens `x_BTD`."""
+        if self.config.return_at_action and returns_BT is not None:
+            if self.config.return_tokens == "single":
+                returns_BT = returns_BT[:, :1].expand(x_BTD.shape[:2])
+            x_BTD = x_BTD + self.return_at_action(returns_BT)
+        return self.action_head(x_BTD)
 
     def attention(
         self,

@@ -1,9 +1,11 @@
 """Ways of acting: how logits become the return to aim at and the action to take.
 
-A rule changes the logits that returns and actions are drawn from. Any rule goes with any model; a
-model without return tokens has no use for what it says of returns.
+A rule changes the logits that returns and actions are drawn from, or gives the returns; what it
+needs to remember for that is part of the agent's state. Any rule goes with any model; a model
+without return tokens has no use for what it says of returns.
 
-Shape suffixes: B rows, R return bins from the least return up, A actions, V either vocabulary.
+Shape suffixes: B rows, T steps of a window, R return bins from the least return up, A actions,
+V either vocabulary.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +42,26 @@ class ActingRule:
     def action_logits(self, logits_BA: Tensor) -> Tensor:
         """Return the `(B, A)` logits that the action is drawn from, of the model's."""
         return logits_BA
+
+    def memory(self, steps: int) -> tuple[int, ...]:
+        """Return the columns of each array that the rule remembers, for windows of `steps`."""
+        return ()
+
+    def remember(
+        self, memory: tuple[np.ndarray, ...], starts: np.ndarray, rewards: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Return what is remembered at a step.
+
+        Args:
+            memory: `(B, columns)` each, what this returned at the step before.
+            starts: `(B,)` bool, rows that begin an episode; what their memory holds is void.
+            rewards: `(B,)`, what each row's last action brought.
+        """
+        return memory
+
+    def given_returns(self, memory: tuple[np.ndarray, ...]) -> np.ndarray | None:
+        """Return the `(B, T)` returns to act on; None has them drawn from `return_logits`."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +175,23 @@ class TargetReturn(ActingRule):
     target: float
     """Return of the whole episode, of clipped rewards."""
 
+    def memory(self, steps: int) -> tuple[int, ...]:
+        """Return the columns of what is left of the target at each step of the window."""
+        return (steps,)
+
+    def remember(
+        self, memory: tuple[np.ndarray, ...], starts: np.ndarray, rewards: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Return what is left of the target, `(B, T)`."""
+        (left,) = memory
+        left = moved_on(left, left[:, -1] - np.clip(rewards, -1, 1))
+        # As in training, steps before the episode carry the return of all of it.
+        return (np.where(starts[:, None], float(self.target), left),)
+
+    def given_returns(self, memory: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Return what is left of the target."""
+        return memory[0]
+
 
 RULES: dict[str, type[ActingRule]] = {
     rule.__name__: rule
@@ -177,6 +217,11 @@ def rule_from_dict(content: Mapping[str, Any]) -> ActingRule:
     if name not in RULES:
         raise InvalidArgument(f"Unknown rule {name!r}. {did_you_mean(str(name), RULES)}")
     return RULES[name](**fields)
+
+
+def moved_on(columns: np.ndarray, newest: np.ndarray) -> np.ndarray:
+    """Return `(n, columns)` without the oldest column and with the newest."""
+    return np.concatenate([columns, newest[:, None]], 1)[:, 1:]
 
 
 def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:

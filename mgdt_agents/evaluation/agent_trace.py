@@ -55,7 +55,7 @@ def record_agent(
         "deterministic": deterministic,
         "versions": versions(),
     }
-    played = MultiGameAtariVectorEnv(num_envs, game, agent.protocol, num_threads)
+    played = MultiGameAtariVectorEnv(num_envs, game, agent.known_protocol(), num_threads)
     envs = TraceRecorder(played, source)
     try:
         agent.set_random_seed(seed)
@@ -64,7 +64,7 @@ def record_agent(
         begins, ended = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         while len(envs.actions) * num_envs < steps and not should_stop():
             actions, state = agent.predict(
-                observations, state, begins, deterministic, reward=rewards
+                observations, state, begins, deterministic, reward=rewards, game=game
             )
             # After an end, the next step only begins an episode, which is seen the step after.
             begins = ended

@@ -132,7 +132,7 @@ def agent_info(agent: Agent) -> AgentInfo:
         kind=agent.kind,
         trained_on=agent.games,
         # An agent that names no games has learned nothing, or does not know from what.
-        trained_under=agent.protocol if agent.games else None,
+        trained_under=agent.protocol if agent.games and not agent.protocol_is_assumed else None,
         parameters=(
             sum(parameter.numel() for parameter in network.parameters())
             if isinstance(network, nn.Module)

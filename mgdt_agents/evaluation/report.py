@@ -121,10 +121,10 @@ def results_lines(results: Results) -> list[str]:
     return lines
 
 
-def markdown_by_game(results: Results, protocol: str = "default") -> str:
-    """Return a Markdown table with a row a game and a column an agent, the human's last."""
+def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]:
+    """Return a header and a row a game, with a column an agent, the human's last."""
     mark = cut_mark(results.protocols[protocol])
-    rows = [["game", *results.agents, "human"], ["---"] * (len(results.agents) + 2)]
+    rows = [["game", *results.agents, "human"]]
     for name in results.games:
         scores = [results.summaries[agent, protocol, name] for agent in results.agents]
         cells = [with_interval(score.mean, score.interval, "{:,.1f}") for score in scores]
@@ -134,7 +134,33 @@ def markdown_by_game(results: Results, protocol: str = "default") -> str:
     if all(figures):
         cells = [_aggregate_cell(figure[results.headline()]) for figure in figures]
         rows.append([f"{headline_name(results)}, human-normalised{mark}", *cells, "100%"])
-    return _markdown(rows)
+    return rows
+
+
+def markdown_by_game(results: Results, protocol: str = "default") -> str:
+    """Return `rows_by_game` as a Markdown table."""
+    return _markdown(rows_by_game(results, protocol))
+
+
+def latex_by_game(results: Results, protocol: str = "default") -> str:
+    """Return `rows_by_game` as a LaTeX table, which needs the package booktabs."""
+    header, *rows = rows_by_game(results, protocol)
+    lines = [
+        f"% {protocol_sheet(results)}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, header)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(_latex, row)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, rf"\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def markdown_of_agent(
@@ -144,7 +170,7 @@ def markdown_of_agent(
     mark = cut_mark(results.protocols[protocol])
     names = [agent] if beside is None else [agent, beside]
     columns = ["score"] if beside is None else names
-    rows = [["game", *columns, f"human-normalised{mark}"], ["---"] * (len(names) + 2)]
+    rows = [["game", *columns, f"human-normalised{mark}"]]
     for name in results.games:
         summaries = [results.summaries[agent, protocol, name] for agent in names]
         cells = [with_interval(entry.mean, entry.interval, "{:,.1f}") for entry in summaries]
@@ -157,7 +183,10 @@ def markdown_of_agent(
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    """Return a Markdown table, whose first row is the header."""
+    header, *others = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *others]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def protocol_sheet(results: Results) -> str:

@@ -1,20 +1,74 @@
-"""Pictures as a video that browsers play."""
+"""Videos that browsers play."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from mgdt_agents.agent import Agent
+from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 
-def write_video(path: Path, pictures: Iterable[np.ndarray], pictures_per_second: float) -> int:
+def record_episode(
+    path: Path,
+    agent: Agent,
+    game: str,
+    *,
+    protocol: AtariProtocol,
+    seed: int,
+    seconds: float,
+    deterministic: bool = False,
+    on_step: Callable[[], object] = lambda: None,
+) -> None:
+    """Write the beginning of an episode as a video, in color and at the console's pace.
+
+    Args:
+        path: of the .mp4 file.
+        agent: who plays.
+        game: name of a game.
+        protocol: the rules.
+        seed: of the episode and of the agent's draws.
+        seconds: length of the video, if the episode does not end before.
+        deterministic: handed to `predict`.
+        on_step: called after each step, for a progress bar.
+    """
+    env = MultiGameAtariEnv(game, protocol, render_mode="rgb_array")
+
+    def screens() -> Iterator[np.ndarray]:
+        agent.set_random_seed(seed)
+        observation, _ = env.reset(seed=seed)
+        state, reward = None, 0.0
+        for _ in range(round(seconds * protocol.steps_per_second)):
+            screen = env.render()
+            assert screen is not None, "render_mode is rgb_array"
+            yield screen
+            action, state = agent.predict(
+                observation, state, deterministic=deterministic, reward=reward
+            )
+            observation, reward, terminated, truncated, _ = env.step(int(action))
+            on_step()
+            if terminated or truncated:
+                return
+
+    write_video(path, screens(), protocol.steps_per_second)
+    env.close()
+
+
+def write_video(
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    pictures_per_second: float,
+    *,
+    quality: float = 6,
+) -> int:
     """Write `pictures` as H.264 in an MP4 file, which appears when it is whole.
 
     Args:
         path: must end in .mp4; an existing file is replaced.
         pictures: `(height, width, 3)` uint8, all of one size; an odd side loses a line.
         pictures_per_second: at which it is to be shown.
+        quality: 0 to 10; more makes larger files.
 
     Returns:
         The number of pictures.
@@ -42,7 +96,7 @@ def write_video(path: Path, pictures: Iterable[np.ndarray], pictures_per_second:
                     (width, height),
                     fps=pictures_per_second,
                     macro_block_size=2,
-                    quality=7,  # of 10
+                    quality=quality,
                     ffmpeg_log_level="error",
                 )
                 writer.send(None)

@@ -1,22 +1,22 @@
-"""Collect replay: learn a game online and keep every step of it as a trace.
+"""Collect replay: learn games online and keep every step of each as a trace.
 
 A collection is a folder:
 
-- `collection.json`: game, steps, learner and its configuration;
-- `<Game>.npz`: the trace of the play so far, renewed at each checkpoint;
+- `collection.json`: games, steps, learner and its configuration;
+- `<Game>.npz`: the trace of a game's play so far, renewed at each checkpoint;
 - the agent as of the last checkpoint, which `load_agent` takes by the folder's name;
 - `metrics.jsonl`: the learning curve;
 - `checkpoint.pt`: the learner, as of the trace's last step or of an earlier one.
 
 A collection that was stopped resumes from its checkpoint, if its learner can. Emulators cannot be
-saved, so the trace is played again up to there, which also checks it.
+saved, so the traces are played again up to there, which also checks them.
 """
 
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ from mgdt_agents.replay.files import replace
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_agents.training.metrics import open_log
-from mgdt_envs import MultiGameAtariVectorEnv, game
+from mgdt_envs import MultiGameAtariVectorEnv, resolve_games
 from mgdt_envs.errors import OutputExists
 
 CHECKPOINT_INTERVAL = 120.0  # seconds
 LOG_INTERVAL = 10_000  # agent steps
+PARTIAL = (".new", ".partial")
+"""Suffixes of files that a killed process has not finished."""
 LEARNERS: dict[str, type[Learner]] = {
     learner.name: learner for learner in (PQN, DQNLearner, PPOLearner)
 }
@@ -43,7 +45,7 @@ LEARNERS: dict[str, type[Learner]] = {
 
 def collect(
     algo: str,
-    name: str,
+    games: Sequence[str],
     steps: int,
     config: Any,
     output: Path,
@@ -53,12 +55,13 @@ def collect(
     on_log: Callable[[dict[str, Any]], object] = lambda figures: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Let a learner learn a game under the default protocol and record it.
+    """Let a learner learn games under the default protocol and record what it plays.
 
     Args:
         algo: the learner: a name in `LEARNERS`.
-        name: of the game.
-        steps: agent steps, rounded up to what the learner plays between two updates.
+        games: names of the games that one learner plays; PQN plays one.
+        steps: agent steps of all games together, rounded up to what the learner plays between
+            two updates.
         config: how it learns, of its `config_class`.
         output: folder of the collection. One of the same configuration resumes.
         device: where to compute.
@@ -73,20 +76,24 @@ def collect(
         FileExistsError: if the folder holds something else, or what cannot resume.
         ReplayError: if the trace to resume from is damaged.
     """
-    name = game(name).name
-    description = describe(name, steps, algo, config)
+    games = resolve_games(games)
+    description = describe(games, steps, algo, config)
     state = check_folder(output, description)
+    for suffix in PARTIAL:
+        for left in output.glob(f"*{suffix}"):
+            left.unlink()
     if state is not None and state["steps_played"] >= steps:
         return True
-    games = [name] * config.num_envs
-    learner = LEARNERS[algo](config, games, steps, device=device)
-    envs = MultiGameAtariVectorEnv(config.num_envs, name, num_threads=num_threads)
-    source = {key: value for key, value in description.items() if key != "game"}
-    recorder = TraceRecorder(envs, source)
-    output.mkdir(parents=True, exist_ok=True)
-    replace(output / "collection.json", (json.dumps(description, indent=2) + "\n").encode())
+    num_envs = max(config.num_envs, len(games))
+    envs = MultiGameAtariVectorEnv(num_envs, games, num_threads=num_threads)
     try:
-        collection = _Collection(learner, recorder, Play(recorder, games, config.seed), output)
+        learner = LEARNERS[algo](config, envs.games_of_envs, steps, device=device)
+        # Only now, so that what is wrong with the arguments leaves no folder.
+        output.mkdir(parents=True, exist_ok=True)
+        replace(output / "collection.json", (json.dumps(description, indent=2) + "\n").encode())
+        recorder = TraceRecorder(envs, description)
+        play = Play(recorder, envs.games_of_envs, config.seed)
+        collection = _Collection(learner, recorder, play, output)
         if state is not None and not collection.resume(state, should_stop):
             return False
         return collection.run(on_log, should_stop)
@@ -94,10 +101,10 @@ def collect(
         envs.close()
 
 
-def describe(name: str, steps: int, algo: str, config: Any) -> dict[str, Any]:
-    """Return what `collection.json` says of a collection: JSON types."""
+def describe(games: Sequence[str], steps: int, algo: str, config: Any) -> dict[str, Any]:
+    """Return what `collection.json` and the traces' source say of a collection: JSON types."""
     return {
-        "game": name,
+        "games": list(games),
         "steps": steps,
         "learner": algo,
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
@@ -114,7 +121,7 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
         FileExistsError: if the folder holds something else, or what cannot resume.
     """
     path, checkpoint = output / "collection.json", output / "checkpoint.pt"
-    if not output.exists() or not any(file.name != path.name + ".new" for file in output.iterdir()):
+    if not output.exists() or all(file.suffix in PARTIAL for file in output.iterdir()):
         return None
     if not path.exists():
         raise OutputExists(
@@ -163,28 +170,32 @@ class _Collection:
         Returns:
             False if told to stop on the way.
         """
-        old = Trace.load(self.output / f"{self.recorder.game}.npz")
         rows = state["steps_played"] // self.recorder.num_envs
-        if len(old.actions) < rows:
-            raise ReplayError(
-                f"Expected {rows} steps in the trace of {self.output}, as its checkpoint says, "
-                f"found {len(old.actions)}."
-            )
-        for actions in old.actions[:rows]:
+        recorded = {name: Trace.load(self._path(name)) for name in self.recorder.games}
+        actions = np.empty((rows, self.recorder.num_envs), np.uint8)
+        for name, old in recorded.items():
+            if len(old.actions) < rows:
+                raise ReplayError(
+                    f"Expected {rows} steps in {self._path(name)}, as its checkpoint says, "
+                    f"found {len(old.actions)}."
+                )
+            actions[:, np.array(self.play.games_of_envs) == name] = old.actions[:rows]
+        for row in actions:
             if should_stop():
                 return False
-            self.play.step(actions)
+            self.play.step(row)
         source = self.recorder.source
-        players = dict.fromkeys((*old.source.get("mgdt", "").split(", "), source["mgdt"]))
-        source["mgdt"] = ", ".join(filter(None, players))
-        new = self.recorder.trace()
-        whole = len(new.checksums) - 1  # the last is of where the trace ends
-        if not np.array_equal(new.checksums[:whole], old.checksums[:whole]):
-            raise TraceDivergedError(
-                f"The trace of {self.output} does not play as it was recorded: it was recorded "
-                f"with ale-py {old.ale_py}, this is ale-py {new.ale_py}; if they are the same, the "
-                "file is damaged. Collect into another folder."
-            )
+        for name, old in recorded.items():
+            players = dict.fromkeys((*old.source.get("mgdt", "").split(", "), source["mgdt"]))
+            source["mgdt"] = ", ".join(filter(None, players))
+            new = self.recorder.trace(name)
+            whole = len(new.checksums) - 1  # the last is of where the trace ends
+            if not np.array_equal(new.checksums[:whole], old.checksums[:whole]):
+                raise TraceDivergedError(
+                    f"{self._path(name)} does not play as it was recorded: it was recorded "
+                    f"with ale-py {old.ale_py}, this is ale-py {new.ale_py}; if they are the same, "
+                    "the file is damaged. Collect into another folder."
+                )
         self.learner.load_state_dict(state["learner"])
         return True
 
@@ -220,8 +231,9 @@ class _Collection:
         return learner.steps_played >= learner.steps
 
     def save(self) -> None:
-        """Write the trace and the agent, and then a checkpoint that needs the trace."""
-        self.recorder.trace().save(self.output / f"{self.recorder.game}.npz", overwrite=True)
+        """Write the traces and the agent, and then a checkpoint that needs the traces."""
+        for name in self.recorder.games:
+            self.recorder.trace(name).save(self._path(name), overwrite=True)
         self.learner.agent.save(self.output)
         state = {
             "steps_played": self.learner.steps_played,
@@ -229,6 +241,10 @@ class _Collection:
         }
         torch.save(state, self.output / "checkpoint.pt.partial")
         os.replace(self.output / "checkpoint.pt.partial", self.output / "checkpoint.pt")
+
+    def _path(self, name: str) -> Path:
+        """Return the file of a game's trace."""
+        return self.output / f"{name}.npz"
 
 
 def _means(figures: list[dict[str, float]]) -> dict[str, float]:

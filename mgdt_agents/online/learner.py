@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -175,7 +175,7 @@ def updates(learner: Learner, play: Play) -> Iterator[dict[str, float]]:
             yield figures
 
 
-def check_fields(config: Any, ranges: dict[str, tuple[float, float]]) -> None:
+def check_fields(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raise `InvalidArgument` that names a field of `config` below its least or above its largest.
 
     A field of several numbers is in the range if each of them is.

@@ -22,6 +22,7 @@ from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
 from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig, to_pixels
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
+from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +153,14 @@ class PQN(Learner):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make a learner that knows nothing yet."""
+        """Make a learner that knows nothing yet.
+
+        Raises:
+            ValueError: for several games.
+        """
+        if len(set(games_of_envs)) != 1:
+            games = ", ".join(sorted(set(games_of_envs)))
+            raise InvalidArgument(f"PQN learns one game, got {games}.")
         super().__init__(config, games_of_envs, steps, protocol=protocol, device=device)
         stack, size = self.protocol.stack, self.protocol.screen_size
         network = PQNNetworkConfig(

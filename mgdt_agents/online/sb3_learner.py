@@ -145,6 +145,7 @@ class DQNLearner(SB3Learner):
         # The zoo takes a gradient step every 4 agent steps. stable-baselines3 counts `train_freq`
         # in steps of all environments, and `target_update_interval` in agent steps.
         common = math.gcd(self.num_envs, 4)
+        self._train_interval = 4 // common * self.num_envs  # agent steps
         return DQN(
             "CnnPolicy",
             env,
@@ -190,7 +191,7 @@ class DQNLearner(SB3Learner):
         self._count()
         model._on_step()  # the target network and the exploration
         figures = {"epsilon": float(model.exploration_rate)}
-        is_due = self.steps_played % (model.train_freq.frequency * self.num_envs) == 0
+        is_due = self.steps_played % self._train_interval == 0
         if is_due and self.steps_played > model.learning_starts:
             model.train(model.gradient_steps, model.batch_size)
             figures["loss"] = float(model.logger.name_to_value["train/loss"])

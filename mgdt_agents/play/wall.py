@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mgdt_agents.agent import Agent, State
+from mgdt_agents.agent import Agent
+from mgdt_agents.step_inputs import State
 from mgdt_envs import AtariProtocol, MultiGameAtariVectorEnv
 from mgdt_envs.errors import InvalidArgument
 
@@ -109,7 +110,9 @@ class Wall:
         asked = self._observations, self._state, self._begins
         returns = self._explanation("return_distribution", asked)
         attention = self._explanation("attention_maps", asked)
-        actions, self._state = self._agent.predict(*asked, reward=self._rewards)
+        actions, self._state = self._agent.predict(
+            *asked, reward=self._rewards, game=self.envs.games_of_envs
+        )
         if taken:
             actions = actions.copy()
             actions[list(taken)] = list(taken.values())

@@ -1,24 +1,28 @@
 """Conservative Q-learning on a categorical return distribution (Kumar et al. 2020, Bellemare 2017).
 
 The multi-game baseline of Lee et al. 2022, section 4.2: C51's loss plus behavioral cloning of the
-softmax of the action values, on an Impala ResNet (Espeholt et al. 2018).
+softmax of the action values, on an Impala ResNet (Espeholt et al. 2018). The options `pooling`,
+`normalize_features` and `heads` are those of Scaled Q-learning (Kumar et al. 2023).
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.agent import NetworkAgent, State
-from mgdt_agents.frames import frame_changes
-from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_agents.action_sets import allowed_actions, effective_actions
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.q_learning import losses
+from mgdt_agents.q_learning.networks import ImpalaNetwork
+from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
+from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +36,23 @@ class CQLConfig:
     stem_stride: int = 1
     """Stride of the first convolution; 1 in Espeholt et al. 2018."""
     layer_norm: bool = False
-    """Normalise after the first convolution of each stage."""
+    """Normalize after the first convolution of each stage."""
     changes: bool = False
     """See the newest frame and the changes between frames, instead of the frames."""
+    pooling: Literal["flatten", "spatial"] = "flatten"
+    """Flatten the last picture, or sum it with learned weights (Scaled Q-learning)."""
+    spatial_features: int = 8
+    """Such sums of each channel."""
     hidden: int = 512
     """Units of the layer between the pictures and the values."""
+    normalize_features: bool = False
+    """Scale that layer's output to length 1 (Scaled Q-learning)."""
+    heads: Literal["shared", "per-game"] = "shared"
+    """One head over 18 actions for all games, or one a game (Scaled Q-learning), which must then
+    be told at play."""
+    loss: Literal["c51", "hl_gauss"] = "c51"
+    """C51's projection of the target's distribution, or a normal distribution around its mean
+    (Farebrother et al. 2024)."""
     atoms: int = 51
     """Points of the return distribution."""
     max_value: float = 10.0
@@ -45,6 +61,10 @@ class CQLConfig:
     """Per agent step."""
     n_steps: int = 4
     """Agent steps before the target network's value (Lee et al. 2022, C51)."""
+    double_q: bool = True
+    """The network chooses the action whose value is the target network's (double Q-learning)."""
+    mask_actions: bool = True
+    """Leave the actions that a game does not have out of targets, losses and play."""
     conservative_weight: float = 1.0
     """Of the behavioral-cloning term (Lee et al. 2022: 1 on the full data, 4 on one per cent)."""
     target_period: int = 256
@@ -58,62 +78,37 @@ class CQLConfig:
     actions: int = 18
     """Number of actions."""
 
+    def __post_init__(self) -> None:
+        """Check the fields.
 
-class ResidualBlock(nn.Module):
-    """Two convolutions around which the input goes."""
-
-    def __init__(self, channels: int) -> None:
-        """Make a block of `channels`."""
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` changed by the convolutions, the same shape."""
-        return x + self.convolutions(x)
-
-
-class ImpalaC51(nn.Module):
-    """An Impala ResNet whose output is a return distribution for each action."""
-
-    def __init__(self, config: CQLConfig) -> None:
-        """Make the network that `config` describes, randomly initialised."""
-        super().__init__()
-        self.config = config
-        layers: list[nn.Module] = []
-        channels, side = config.frame_stack, config.frame_size
-        for number, width in enumerate(config.stages):
-            stride = config.stem_stride if number == 0 else 1
-            layers += [
-                nn.Conv2d(channels, width, 3, stride, padding=1),
-                nn.GroupNorm(1, width) if config.layer_norm else nn.Identity(),
-                nn.MaxPool2d(3, 2, padding=1),
-                *(ResidualBlock(width) for _ in range(config.blocks)),
-            ]
-            channels, side = width, math.ceil(math.ceil(side / stride) / 2)
-        self.trunk = nn.Sequential(*layers, nn.ReLU())
-        self.hidden = nn.Linear(channels * side * side, config.hidden)
-        self.output = nn.Linear(config.hidden, config.actions * config.atoms)
-        self.support: Tensor
-        support = torch.linspace(-config.max_value, config.max_value, config.atoms)
-        self.register_buffer("support", support, persistent=False)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Return `(B, actions, atoms)` logits of uint8 frames `(B, frame_stack, height, width)`."""
-        pixels = frames.to(self.output.weight.dtype) / 255
-        if self.config.changes:
-            pixels = torch.cat([pixels[:, -1:], frame_changes(pixels)], dim=1)
-        features = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
-        logits = self.output(F.relu(self.hidden(features.flatten(1))))
-        return logits.unflatten(-1, (self.config.actions, self.config.atoms)).float()
-
-    def values(self, logits: Tensor) -> Tensor:
-        """Return `(B, actions)` expected returns of the distributions' logits."""
-        return logits.softmax(-1) @ self.support
+        Raises:
+            ValueError: naming the one that cannot be.
+        """
+        choices = {
+            "pooling": ("flatten", "spatial"),
+            "heads": ("shared", "per-game"),
+            "loss": ("c51", "hl_gauss"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InvalidArgument(
+                    f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
+                )
+        for name in ("blocks", "stem_stride", "spatial_features", "hidden", "n_steps"):
+            if getattr(self, name) < 1:
+                raise InvalidArgument(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.discount <= 1:
+            raise InvalidArgument(f"discount must be in (0, 1], got {self.discount}")
+        if self.atoms < 2 or not self.max_value > 0:
+            raise InvalidArgument(
+                "atoms must be at least 2 and max_value above 0, got "
+                f"{self.atoms} and {self.max_value}"
+            )
+        if not self.conservative_weight >= 0 or not 0 <= self.exploration <= 1:
+            raise InvalidArgument(
+                "conservative_weight must not be negative and exploration be in [0, 1], got "
+                f"{self.conservative_weight} and {self.exploration}"
+            )
 
 
 class CQLAgent(NetworkAgent):
@@ -121,10 +116,11 @@ class CQLAgent(NetworkAgent):
 
     Args:
         config: the sizes, or the name of a preset.
-        games, protocol, device: see `NetworkAgent`.
+        games, protocol, device: see `NetworkAgent`. With a head a game, the games of the heads;
+            none leaves them to the first training.
     """
 
-    model: ImpalaC51
+    model: ImpalaNetwork
     kind = "cql"
     config_class = CQLConfig
     presets: ClassVar[dict[str, Any]] = {
@@ -135,7 +131,15 @@ class CQLAgent(NetworkAgent):
         "120m": CQLConfig(blocks=10, stages=(512, 512, 512)),
         # For two cores; the bundled agent is of this size.
         "small": CQLConfig(
-            blocks=1, stages=(16, 32, 32), stem_stride=2, layer_norm=True, changes=True, hidden=256
+            blocks=1,
+            stages=(16, 32, 32),
+            stem_stride=2,
+            layer_norm=True,
+            changes=True,
+            hidden=256,
+            # With the paper's 1, data of good and bad play make it repeat their most frequent
+            # action (docs/agents.md).
+            conservative_weight=0.1,
         ),
         # For tests.
         "tiny": CQLConfig(blocks=1, stages=(4, 4), stem_stride=4, hidden=16, target_period=2),
@@ -149,17 +153,42 @@ class CQLAgent(NetworkAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialised."""
+        """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
+        if (self.config.frame_stack, self.config.frame_size) != self.observation_space.shape[:2]:
+            raise InvalidArgument(
+                f"The network reads {self.config.frame_stack} frames of {self.config.frame_size} "
+                f"pixels, the protocol gives {self.protocol.stack} of "
+                f"{self.protocol.screen_size}."
+            )
         self.target = copy.deepcopy(self.model).requires_grad_(False)
+        self.replay_games = self.games
 
-    def _make_model(self) -> ImpalaC51:
-        return ImpalaC51(self.config)
+    def _make_model(self) -> ImpalaNetwork:
+        config = self.config
+        heads = len(self.games) if config.heads == "per-game" else 1
+        return ImpalaNetwork(config, config.actions, config.atoms, max(1, heads))
 
     @property
     def future(self) -> int:
         """Rows after the learned step, down to the frame whose value is looked up."""
         return self.config.n_steps
+
+    def begin_training(self, sampler: WindowSampler) -> None:
+        """Take the replay's games; the heads of a head a game are made if there are none.
+
+        Raises:
+            ValueError: if there is a head for each game, and none for one of the replay's.
+        """
+        self.replay_games = sampler.games
+        if self.config.heads == "shared":
+            self.games = sampler.games
+        elif not self.games:
+            self.games = sampler.games
+            self.model = self._make_model().to(self.device)
+            self.target = copy.deepcopy(self.model).requires_grad_(False)
+        else:
+            self._heads(sampler.games)
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the network and its target."""
@@ -171,54 +200,89 @@ class CQLAgent(NetworkAgent):
             self.target.load_state_dict(self.model.state_dict())
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return C51's cross-entropy plus the conservative term, for the windows' drawn steps.
+        """Return the distributional loss plus the conservative term, for the windows' drawn steps.
 
         The windows hold `frame_stack` rows up to the drawn step and `n_steps` after it. Steps
-        followed by a time limit have no frame to go on from and do not count in C51's term.
+        followed by a time limit have no frame to go on from and do not count in the distributional
+        loss.
         """
         config = self.config
         now = config.frame_stack - 1
-        frames = self._to_device(batch.frames)
-        actions = self._to_device(batch.actions[:, now])
-        logits = self.model(frames[:, : config.frame_stack])
-
         ahead = slice(now, now + config.n_steps)
-        terminated = batch.terminated[:, ahead].any(1)
-        continues = batch.valid[:, -1]
-        discounts = config.discount ** np.arange(config.n_steps)
-        returns = np.clip(batch.rewards[:, ahead], -1, 1) @ discounts
-        final_discounts = continues * config.discount**config.n_steps
-        target = self._target_distribution(
-            frames[:, -config.frame_stack :],
-            self._to_device(returns.astype(np.float32)),
-            self._to_device(final_discounts.astype(np.float32)),
+        frames = self._to_device(batch.frames)
+        actions, allowed, heads = self._of_batch(batch, now)
+        logits = self.model(frames[:, : config.frame_stack], heads)
+        values = losses.expected_values(logits, self._atoms)
+        returns, discounts, known = losses.n_step_returns(
+            self._to_device(batch.rewards[:, ahead]),
+            self._to_device(batch.terminated[:, ahead]),
+            self._to_device(batch.valid[:, -1]),
+            config.discount,
         )
-        chosen = logits[torch.arange(len(actions)), actions]
-        known = self._to_device((continues | terminated).astype(np.float32))
-        c51 = (F.cross_entropy(chosen, target, reduction="none") * known).mean()
-        values = self.model.values(logits)
-        conservative = F.cross_entropy(values, actions)
-        return c51 + config.conservative_weight * conservative, {
-            "c51_loss": c51,
+        later = frames[:, -config.frame_stack :]
+        target = self._target_distribution(later, allowed, heads, returns, discounts)
+        chosen = losses.of_actions(logits, actions)
+        distributional = (F.cross_entropy(chosen, target, reduction="none") * known).mean()
+        conservative = losses.conservative_loss(values, actions, allowed).mean()
+        return distributional + config.conservative_weight * conservative, {
+            f"{config.loss}_loss": distributional,
             "conservative_loss": conservative,
-            "value": values.mean(),
+            "value": (values * allowed).sum() / allowed.sum(),
+            "accuracy": (losses.best_actions(values, allowed) == actions).float().mean(),
         }
 
     @torch.no_grad()
-    def _target_distribution(self, frames: Tensor, returns: Tensor, discounts: Tensor) -> Tensor:
-        """Return `(B, atoms)`: the best action's distribution, discounted, shifted and projected.
+    def _target_distribution(
+        self,
+        frames: Tensor,
+        allowed: Tensor,
+        heads: Tensor | None,
+        returns: Tensor,
+        discounts: Tensor,
+    ) -> Tensor:
+        """Return `(B, atoms)`, what the chosen action's distribution shall be."""
+        target_logits = self.target(frames, heads)
+        choosing = self.model(frames, heads) if self.config.double_q else target_logits
+        best = losses.best_actions(losses.expected_values(choosing, self._atoms), allowed)
+        logits = losses.of_actions(target_logits, best)
+        if self.config.loss == "c51":
+            return losses.c51_target(logits.softmax(-1), returns, discounts, self._atoms)
+        values = losses.expected_values(logits, self._atoms)
+        return losses.hl_gauss_target(returns + discounts * values, self._atoms)
 
-        Bellemare et al. 2017, algorithm 1: the mass of a moved atom goes to its two neighbours.
+    @property
+    def _atoms(self) -> Tensor:
+        return losses.atoms(self.config.max_value, self.config.atoms, self.device)
+
+    def _of_batch(self, batch: WindowBatch, now: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the rows' actions `(B,)`, their games' actions `(B, A)`, and their heads."""
+        actions = batch.actions[:, now]
+        allowed = np.ones((len(actions), self.config.actions), bool)
+        if self.config.mask_actions and self.replay_games:
+            actions = effective_actions(self.replay_games, self.protocol)[batch.games, actions]
+            allowed = allowed_actions(self.replay_games, self.protocol)[batch.games]
+        heads = self._heads(self.replay_games)
+        return (
+            self._to_device(actions),
+            self._to_device(allowed),
+            None if heads is None else self._to_device(heads[batch.games]),
+        )
+
+    def _heads(self, games: Sequence[str] | None) -> np.ndarray | None:
+        """Return `(games,)` int64, the number of each game's head; None if all have the same.
+
+        Raises:
+            ValueError: if the games are not known, or have no head.
         """
-        logits = self.target(frames)
-        best = self.target.values(logits).argmax(-1)
-        probabilities = logits.softmax(-1)[torch.arange(len(best)), best]
-        support = self.target.support
-        moved = returns[:, None] + discounts[:, None] * support
-        moved = moved.clamp(-self.config.max_value, self.config.max_value)
-        spacing = support[1] - support[0]
-        shares = (1 - (moved[:, :, None] - support).abs() / spacing).clamp(0, 1)
-        return (probabilities[:, :, None] * shares).sum(1)
+        if self.config.heads == "shared":
+            return None
+        if not games or not set(games) <= set(self.games):
+            raise InvalidArgument(
+                f"This {self.kind} agent has a head for each of {list(self.games)}, and was asked "
+                f"about {'a game without its name' if not games else sorted(set(games))}. Pass "
+                "one of its games to predict(game=...), or take an agent with heads='shared'."
+            )
+        return np.array([self.games.index(name) for name in games])
 
     @property
     def memory(self) -> tuple[int, ...]:
@@ -226,20 +290,28 @@ class CQLAgent(NetworkAgent):
         return ()
 
     @torch.no_grad()
-    def _act(
-        self,
-        observations: np.ndarray,
-        state: State | None,
-        starts: np.ndarray,
-        rewards: np.ndarray,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State | None]:
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
-        actions = (
-            self.model.values(self.model(self._to_device(observations))).argmax(-1).cpu().numpy()
+        heads = self._heads(inputs.games)
+        logits = self.model(
+            self._to_device(inputs.observations),
+            None if heads is None else self._to_device(heads),
         )
-        if not deterministic:
-            explore = self.draws.uniform() < self.config.exploration
-            drawn = (self.draws.uniform() * self.config.actions).astype(np.int64)
-            actions = np.where(explore, drawn, actions)
+        values = losses.expected_values(logits, self._atoms)
+        allowed = self._allowed(inputs)
+        actions = losses.best_actions(values, self._to_device(allowed)).cpu().numpy()
+        if not inputs.deterministic:
+            explore = inputs.draws.uniform() < self.config.exploration
+            number = (inputs.draws.uniform() * allowed.sum(1)).astype(np.int64)
+            ordered = np.argsort(~allowed, axis=1, kind="stable")
+            actions = np.where(explore, ordered[np.arange(len(number)), number], actions)
         return actions, None
+
+    def _allowed(self, inputs: StepInputs) -> np.ndarray:
+        """Return `(n, A)` bool: the actions of each row's game, or of any of the agent's games."""
+        rows = len(inputs.observations)
+        if not self.config.mask_actions or not (self.games or inputs.games):
+            return np.ones((rows, self.config.actions), bool)
+        if inputs.games is not None:
+            return allowed_actions(inputs.games, self.protocol)
+        return allowed_actions(self.games, self.protocol).any(0, keepdims=True).repeat(rows, 0)

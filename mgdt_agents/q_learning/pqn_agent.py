@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mgdt_agents.agent import NetworkAgent, State
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -119,18 +120,12 @@ class PQNAgent(NetworkAgent):
         return ()
 
     @torch.no_grad()
-    def _act(
-        self,
-        observations: np.ndarray,
-        state: State | None,
-        starts: np.ndarray,
-        rewards: np.ndarray,
-        deterministic: bool,
-    ) -> tuple[np.ndarray, State | None]:
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
-        chosen = self.model(self._to_device(to_pixels(observations))).argmax(-1).cpu().numpy()
-        if not deterministic:
-            explores = self.draws.uniform() < self.config.exploration
-            drawn = (self.draws.uniform() * len(self.config.actions)).astype(np.int64)
+        pixels = self._to_device(to_pixels(inputs.observations))
+        chosen = self.model(pixels).argmax(-1).cpu().numpy()
+        if not inputs.deterministic:
+            explores = inputs.draws.uniform() < self.config.exploration
+            drawn = (inputs.draws.uniform() * len(self.config.actions)).astype(np.int64)
             chosen = np.where(explores, drawn, chosen)
         return np.array(self.config.actions)[chosen], None

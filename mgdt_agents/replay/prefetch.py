@@ -1,18 +1,27 @@
 """Batches of windows, decoded ahead of the training by other processes."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import default_convert
 
-from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
+from mgdt_agents.replay.sampler import WindowBatch
+
+
+class DrawsBatches(Protocol):
+    """A `WindowSampler`, or what draws like one."""
+
+    def sample(self, batch_size: int, step: int, /) -> WindowBatch:
+        """Draw batch number `step`."""
+
 
 BATCHES_AHEAD = 2  # of each worker
 
 
 def batches(
-    sampler: WindowSampler, batch_size: int, steps: range, *, workers: int = 0
+    sampler: DrawsBatches, batch_size: int, steps: range, *, workers: int = 0
 ) -> Iterator[WindowBatch]:
     """Yield the batches of `steps`, in order; they do not depend on the number of workers.
 
@@ -44,7 +53,7 @@ def batches(
 class _Batches(Dataset[WindowBatch]):
     """A sampler as torch's `DataLoader` wants it: its items are whole batches."""
 
-    def __init__(self, sampler: WindowSampler, batch_size: int) -> None:
+    def __init__(self, sampler: DrawsBatches, batch_size: int) -> None:
         self.sampler, self.batch_size = sampler, batch_size
 
     def __getitem__(self, step: int) -> WindowBatch:

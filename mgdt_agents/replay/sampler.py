@@ -1,6 +1,7 @@
 """Windows of steps drawn at random across stores."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,8 +10,6 @@ from mgdt_agents.replay.store import ReplayStore
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
-# Lee et al. 2022, footnote 2: returns are kept in -20..100, in bins of 1.
-MIN_RETURN, MAX_RETURN = -20, 100
 _ROWS_PER_MARK = 64
 
 
@@ -27,12 +26,27 @@ class WindowBatch(NamedTuple):
     rewards: np.ndarray
     """`(B, W)` float32, as stored."""
     returns_to_go: np.ndarray
-    """`(B, W)` int64: the rewards clipped to [-1, 1], summed from the step to the episode's end
-    and kept in -20..100. Before the episode it is that of the whole episode, after it 0."""
+    """`(B, W)` float32: the rewards clipped to [-1, 1], discounted and summed from the step to the
+    episode's end. Before the episode it is that of the whole episode, after it 0."""
     terminated: np.ndarray
     """`(B, W)` bool: the game ended the episode at this step; a time limit does not count."""
     valid: np.ndarray
     """`(B, W)` bool: the row is a step of the episode."""
+    games: np.ndarray
+    """`(B,)` int64: the window's game, numbered as in the sampler's `games`."""
+    episode_ranks: np.ndarray
+    """`(B,)` float32 in [0, 1): the share of the game's steps, in all stores, that were played in
+    episodes of lower return than the window's."""
+    share_valid: np.ndarray | None = None
+    """`()` float64: of a part of a batch, its share of the whole batch's valid rows."""
+
+    @property
+    def num_valid(self) -> float:
+        """What sums over valid rows are divided by.
+
+        Means of the parts of a batch then average to that of the whole batch.
+        """
+        return float(self.valid.sum() if self.share_valid is None else self.share_valid)
 
 
 class WindowSampler:
@@ -54,6 +68,7 @@ class WindowSampler:
         split: draw from the episodes to train on, or from those held out.
         heldout_fraction: share of each store's episodes that is held out. Which ones follows from
             an episode's index alone, so a longer store holds out the same ones and more.
+        discount: of `returns_to_go`, for each step, in (0, 1].
         top_fraction: draw only from this share of each store's episodes of the split, those of
             highest return (Lee et al. 2022, section 4.8, train on the top tenth).
         seed: of the draws.
@@ -74,6 +89,7 @@ class WindowSampler:
         split: Literal["train", "heldout"] = "train",
         heldout_fraction: float = 0.0,
         top_fraction: float = 1.0,
+        discount: float = 1.0,
         seed: int = 0,
         rank: int = 0,
     ) -> None:
@@ -84,6 +100,8 @@ class WindowSampler:
             raise InvalidArgument(f"Expected steps >= 1 and future >= 0, got {steps} and {future}.")
         if not 0 < top_fraction <= 1:
             raise InvalidArgument(f"Expected top_fraction in (0, 1], got {top_fraction}.")
+        if not 0 < discount <= 1:
+            raise InvalidArgument(f"Expected discount in (0, 1], got {discount}.")
         if not 0 <= heldout_fraction < 1:
             raise InvalidArgument(f"Expected heldout_fraction in [0, 1), got {heldout_fraction}.")
         if split not in ("train", "heldout"):
@@ -96,9 +114,10 @@ class WindowSampler:
         if len(shapes) > 1:
             raise InvalidArgument(f"Expected stores of one frame size, got {sorted(shapes)}.")
         self._frame_shape = shapes.pop()
-        self._sums = _ClippedSums(self.stores)
+        self._game_numbers = np.array([self.games.index(store.game) for store in self.stores])
+        self._returns = _ReturnsToGo(self.stores, discount)
         chosen = [_choose(store, split, heldout_fraction, top_fraction) for store in self.stores]
-        self._episodes = _Episodes(self.stores, self._sums, chosen)
+        self._episodes = _Episodes(self.stores, chosen)
         sizes = self._episodes.totals.astype(np.float64)
         if not sizes.all():
             empty = [str(s.path) for s, size in zip(self.stores, sizes, strict=True) if not size]
@@ -142,19 +161,35 @@ class WindowSampler:
         """The games of the stores, each once."""
         return tuple(dict.fromkeys(store.game for store in self.stores))
 
-    def sample(self, batch_size: int, step: int) -> WindowBatch:
+    @property
+    def num_windows(self) -> int:
+        """Steps that windows are drawn to end at."""
+        return int(self._episodes.totals.sum())
+
+    def some_returns_to_go(self) -> np.ndarray:
+        """Return the return to go of every 64th step of all stores, `(n,)` float64."""
+        return self._returns.marks
+
+    def sample(
+        self,
+        batch_size: int,
+        step: int,
+        part: slice = slice(None),
+    ) -> WindowBatch:
         """Draw batch number `step`.
 
         Args:
             batch_size: number of windows.
             step: number of the batch.
+            part: of the batch's windows, those to return.
         """
-        rng = np.random.default_rng([self.seed, self.rank, step])
-        picks = self._shares.searchsorted(rng.random(batch_size), side="right")
-        episodes, drawn = self._episodes.locate(picks, rng.random(batch_size))
+        picks, episodes, drawn = self._draw(batch_size, step)
         first = drawn - self.steps + 1
         begin = np.maximum(first, self._episodes.starts[episodes])
         end = np.minimum(drawn + self.future + 1, self._episodes.stops[episodes])
+        num_valid = (end - begin).sum() / batch_size
+        picks, episodes, drawn = picks[part], episodes[part], drawn[part]
+        first, begin, end, batch_size = first[part], begin[part], end[part], len(picks)
         rows = first[:, None] + np.arange(self.steps + self.future)
         valid = (begin[:, None] <= rows) & (rows < end[:, None])
         rows = np.where(valid, rows, drawn[:, None])  # any row of the store
@@ -162,11 +197,13 @@ class WindowSampler:
             frames=np.empty((*rows.shape, *self._frame_shape), np.uint8),
             actions=np.empty(rows.shape, np.int64),
             rewards=np.empty(rows.shape, np.float32),
-            returns_to_go=np.empty(rows.shape, np.int64),
+            returns_to_go=np.empty(rows.shape, np.float32),
             terminated=np.empty(rows.shape, bool),
             valid=valid,
+            games=self._game_numbers[picks],
+            episode_ranks=self._episodes.ranks[episodes],
+            share_valid=np.array(num_valid * batch_size),
         )
-        sums = self._episodes.sums[episodes] - self._sums.before(picks, begin)
         for pick, store in enumerate(self.stores):
             windows = np.flatnonzero(picks == pick)
             theirs = rows[windows]
@@ -175,9 +212,12 @@ class WindowSampler:
             batch.terminated[windows] = store.terminated[theirs]
         for column in (batch.frames, batch.actions, batch.rewards, batch.terminated):
             column[~valid] = 0
-        clipped = batch.rewards.astype(np.float64).clip(-1, 1)
-        returns = sums[:, None] - (clipped.cumsum(1) - clipped)
-        batch.returns_to_go[:] = np.rint(returns).clip(MIN_RETURN, MAX_RETURN)
+        returns = self._returns.at(picks, end, self._episodes.stops[episodes])
+        for place in reversed(range(rows.shape[1])):
+            clipped = batch.rewards[:, place].astype(np.float64).clip(-1, 1)
+            discounted = clipped + self._returns.discount * returns
+            returns = np.where(valid[:, place], discounted, returns)
+            batch.returns_to_go[:, place] = returns
         readers = [store.read_frames for store in self.stores]
         places = np.stack([np.arange(batch_size), picks, begin, end, begin - first, end - first], 1)
         # Store by store, for each has a decompressor with memory of its own.
@@ -185,28 +225,31 @@ class WindowSampler:
             readers[pick](start, stop, batch.frames[window, left:right])
         return batch
 
+    def drawn_rows(self, batch_size: int, step: int) -> list[tuple[Path, int]]:
+        """Return where each window of a batch comes from: its store, and the drawn row there."""
+        picks, _, drawn = self._draw(batch_size, step)
+        return [(self.stores[pick].path, int(row)) for pick, row in zip(picks, drawn, strict=True)]
+
+    def _draw(self, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the stores, the episodes (numbered over all stores) and the drawn rows."""
+        rng = np.random.default_rng([self.seed, self.rank, step])
+        picks = self._shares.searchsorted(rng.random(batch_size), side="right")
+        return picks, *self._episodes.locate(picks, rng.random(batch_size))
+
 
 class _Episodes:
     """The drawn episodes of all stores, one after another."""
 
-    def __init__(
-        self,
-        stores: Sequence[ReplayStore],
-        sums: "_ClippedSums",
-        chosen: Sequence[np.ndarray],
-    ) -> None:
+    def __init__(self, stores: Sequence[ReplayStore], chosen: Sequence[np.ndarray]) -> None:
         lengths = [s.episode_lengths[c] for s, c in zip(stores, chosen, strict=True)]
         starts = [s.episode_starts[c] for s, c in zip(stores, chosen, strict=True)]
+        ranks = [r[c] for r, c in zip(_ranks(stores), chosen, strict=True)]
         self.totals = np.array([steps.sum() for steps in lengths])  # steps of each store
         self.begins = self.totals.cumsum() - self.totals  # the number of its first step
         self.ends = np.concatenate(lengths).cumsum()  # in such numbers
         self.starts = np.concatenate(starts)
         self.stops = self.starts + np.concatenate(lengths)
-        picks = np.repeat(np.arange(len(stores)), [len(c) for c in chosen])
-        # Piece by piece, for `before` takes half a kilobyte a row.
-        pieces = np.array_split(np.arange(len(picks)), len(picks) // 4096 + 1)
-        # Of the store's clipped rewards, up to the episode's end.
-        self.sums = np.concatenate([sums.before(picks[p], self.stops[p]) for p in pieces])
+        self.ranks = np.concatenate(ranks).astype(np.float32)
 
     def locate(self, picks: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the episodes, numbered over all stores, and the drawn rows, for [0, 1)."""
@@ -215,38 +258,73 @@ class _Episodes:
         return episodes, self.stops[episodes] + numbers - self.ends[episodes]
 
 
-class _ClippedSums:
-    """Sums of the rewards clipped to [-1, 1] over any range of rows, without a table of all."""
+class _ReturnsToGo:
+    """Discounted sums of the clipped rewards to the episode's end, without a table of all."""
 
-    def __init__(self, stores: Sequence[ReplayStore]) -> None:
-        self.stores = stores
+    def __init__(self, stores: Sequence[ReplayStore], discount: float) -> None:
+        self.stores, self.discount = stores, discount
+        self.discounts = discount ** np.arange(_ROWS_PER_MARK + 1)
         marks = [self._marks(store) for store in stores]
-        self.marks = np.concatenate(marks)  # of the rows before 0, 64, 128, ... of each store
+        self.marks = np.concatenate(marks)  # of rows 0, 64, 128, ... of each store
         self.begins = np.cumsum([0, *map(len, marks)])[:-1]
 
-    @staticmethod
-    def _marks(store: ReplayStore) -> np.ndarray:
-        marks = [np.zeros(1)]
-        rows = _ROWS_PER_MARK << 13
-        for start in range(0, len(store), rows):
-            piece = np.clip(store.rewards[start : start + rows], -1, 1)
-            whole = piece[: len(piece) // _ROWS_PER_MARK * _ROWS_PER_MARK]
-            sums = whole.reshape(-1, _ROWS_PER_MARK).sum(1, dtype=np.float64)
-            marks.append(marks[-1][-1] + sums.cumsum())
-        return np.concatenate(marks)
-
-    def before(self, picks: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the sum of all rows before each of `rows` in the picked stores, `(B,)` float64."""
-        number, rest = np.divmod(rows, _ROWS_PER_MARK)
+    def _marks(self, store: ReplayStore) -> np.ndarray:
+        """Return the return to go of every 64th row, `(len(store) // 64 + 1,)` float64."""
         places = np.arange(_ROWS_PER_MARK)
-        wanted = (rows - rest)[:, None] + places
-        near = np.empty(wanted.shape, np.float32)
+        stops = np.append(store.episode_starts[1:], len(store))
+        rows = np.arange(0, len(store), _ROWS_PER_MARK)
+        near, far = np.zeros(len(rows)), np.zeros(len(rows))  # up to the next mark; weight of that
+        for first in range(0, len(rows), 1 << 13):
+            piece = slice(first, first + (1 << 13))
+            left = stops[np.searchsorted(stops, rows[piece], side="right")] - rows[piece]
+            read = store.rewards[rows[first] : rows[first] + len(left) * _ROWS_PER_MARK]
+            rewards = np.zeros((len(left), _ROWS_PER_MARK))
+            rewards.flat[: len(read)] = np.clip(read, -1, 1)
+            near[piece] = (rewards * (places < left[:, None])) @ self.discounts[:-1]
+            far[piece] = (left > _ROWS_PER_MARK) * self.discounts[-1]
+        marks = [0.0]
+        for return_near, weight in zip(near[::-1].tolist(), far[::-1].tolist(), strict=True):
+            marks.append(return_near + weight * marks[-1])
+        return np.array(marks[::-1])
+
+    def at(self, picks: np.ndarray, rows: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """Return the return to go of rows of the picked stores, `(B,)` float64.
+
+        Args:
+            picks: `(B,)` the stores.
+            rows: `(B,)`.
+            stops: `(B,)` the row after the last of each row's episode; at it, the return is 0.
+        """
+        numbers = -(-rows // _ROWS_PER_MARK)  # of the next mark
+        distance = numbers * _ROWS_PER_MARK - rows
+        places = np.arange(_ROWS_PER_MARK)
+        near = np.empty((len(rows), _ROWS_PER_MARK))
         for pick, store in enumerate(self.stores):
             theirs = np.flatnonzero(picks == pick)
-            near[theirs] = store.rewards.take(wanted[theirs], mode="clip")
+            near[theirs] = store.rewards.take(rows[theirs, None] + places, mode="clip")
         near.clip(-1, 1, out=near)
-        near *= places < rest[:, None]
-        return self.marks[self.begins[picks] + number] + near.sum(1)
+        near *= places < np.minimum(distance, stops - rows)[:, None]
+        within = numbers * _ROWS_PER_MARK < stops
+        marks = self.marks[self.begins[picks] + np.where(within, numbers, 0)]
+        return near @ self.discounts[:-1] + within * self.discounts[distance] * marks
+
+
+def _ranks(stores: Sequence[ReplayStore]) -> list[np.ndarray]:
+    """Return for each store `(episodes,)`: the share of its game's steps in lesser episodes."""
+    of_games: dict[str, list[ReplayStore]] = {}
+    for store in stores:
+        of_games.setdefault(store.game, []).append(store)
+    tables = {}
+    for game, theirs in of_games.items():
+        returns, places = np.unique(
+            np.concatenate([store.episode_returns for store in theirs]), return_inverse=True
+        )
+        steps = np.bincount(places, np.concatenate([store.episode_lengths for store in theirs]))
+        tables[game] = returns, (steps.cumsum() - steps) / max(1, steps.sum())
+    return [
+        tables[store.game][1][np.searchsorted(tables[store.game][0], store.episode_returns)]
+        for store in stores
+    ]
 
 
 def _choose(

@@ -49,16 +49,16 @@ def check_recordable(envs: MultiGameAtariVectorEnv) -> None:
 
 
 class TraceRecorder(VectorWrapper):
-    """A vector environment of one game that remembers its play as a trace.
+    """A vector environment that remembers its play, a trace for each of its games.
 
-    `reset` begins a new trace, and takes an integer seed; `trace` may be asked for at any time.
+    `reset` begins new traces, and takes an integer seed; `trace` may be asked for at any time.
 
     Args:
-        envs: environments of one game.
+        envs: environments of one game or of several.
         source: JSON types that say how the play is made; which `software` recorded it is added.
 
     Example:
-        >>> from mgdt_envs import MultiGameAtariVectorEnv, __version__
+        >>> from mgdt_envs import MultiGameAtariVectorEnv
         >>> envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong"), {"policy": "up"})
         >>> observations, infos = envs.reset(seed=5)
         >>> for _ in range(10):
@@ -72,11 +72,14 @@ class TraceRecorder(VectorWrapper):
 
     def __init__(self, envs: MultiGameAtariVectorEnv, source: dict[str, Any]) -> None:
         """Wrap `envs`."""
-        check_recordable(envs)
+        if envs.protocol.jpeg:
+            raise InvalidArgument(f"A trace holds play without JPEG, got {envs.protocol.sheet()}")
         if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.NEXT_STEP:
             raise InvalidArgument(f"A trace is recorded with NEXT_STEP autoreset, got {mode}")
         super().__init__(envs)
-        self.game, self.protocol = envs.games[0], envs.protocol
+        self.games, self.protocol = envs.games, envs.protocol
+        games_of_envs = np.array(envs.games_of_envs)
+        self._rows = {name: np.flatnonzero(games_of_envs == name) for name in envs.games}
         self.source = source | {"mgdt": software()}
 
     def reset(
@@ -91,7 +94,7 @@ class TraceRecorder(VectorWrapper):
         observations, infos = self.env.reset(seed=seed)
         self._seeds = np.arange(seed, seed + self.num_envs)
         self.actions: list[NDArray[np.uint8]] = []
-        self._checksums: list[int] = []
+        self._checksums: dict[str, list[int]] = {name: [] for name in self.games}
         self.episodes: list[tuple[int, int, float]] = []
         self._frames = observations[:, -1]
         return observations, infos
@@ -100,7 +103,8 @@ class TraceRecorder(VectorWrapper):
         """Play a step and remember it."""
         step = len(self.actions)
         if step % CHECKSUM_INTERVAL == 0:
-            self._checksums.append(self._checksum())
+            for name, checksums in self._checksums.items():
+                checksums.append(self._checksum(name))
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         self.actions.append(np.array(actions, np.uint8))
         for env in np.flatnonzero(terminated | truncated):
@@ -108,20 +112,25 @@ class TraceRecorder(VectorWrapper):
         self._frames = observations[:, -1]
         return observations, rewards, terminated, truncated, infos
 
-    def _checksum(self) -> int:
-        return zlib.crc32(np.ascontiguousarray(self._frames).data)
+    def _checksum(self, game: str) -> int:
+        return zlib.crc32(self._frames[self._rows[game]].data)
 
-    def trace(self) -> Trace:
-        """Return the play since the reset."""
-        actions = np.array(self.actions, np.uint8).reshape(-1, self.num_envs)
-        last = zlib.crc32(actions.tobytes(), self._checksum())
-        steps, envs, returns = zip(*self.episodes, strict=True) if self.episodes else ((),) * 3
+    def trace(self, game: str | None = None) -> Trace:
+        """Return the play of `game`, or of the only game, since the reset."""
+        if game is None:
+            (game,) = self.games
+        rows = self._rows[game]
+        place = {int(env): number for number, env in enumerate(rows)}
+        actions = np.array(self.actions, np.uint8).reshape(-1, self.num_envs)[:, rows]
+        last = zlib.crc32(actions.tobytes(), self._checksum(game))
+        ended = [(step, place[env], total) for step, env, total in self.episodes if env in place]
+        steps, envs, returns = zip(*ended, strict=True) if ended else ((),) * 3
         return Trace(
-            game=self.game,
+            game=game,
             protocol=self.protocol,
-            seeds=self._seeds,
+            seeds=self._seeds[rows],
             actions=actions,
-            checksums=np.array([*self._checksums, last], np.uint32),
+            checksums=np.array([*self._checksums[game], last], np.uint32),
             episode_end_step=np.array(steps, np.int32),
             episode_env=np.array(envs, np.int16),
             episode_return=np.array(returns, np.float32),

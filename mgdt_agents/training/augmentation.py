@@ -35,17 +35,20 @@ class Augmentation:
                 f"{self.shift} and {self.rotation}."
             )
 
-    def __call__(self, batch: WindowBatch, rng: np.random.Generator) -> WindowBatch:
+    def __call__(self, batch: WindowBatch, rng: np.random.Generator, first: int = 0) -> WindowBatch:
         """Return the batch with other frames; what is drawn depends on the generator alone.
 
         Args:
             batch: B windows.
             rng: gives three numbers for each window.
+            first: the number of the first window in the batch that these are a part of.
         """
         if not self.shift and not self.rotation:
             return batch
-        shifts = rng.integers(-self.shift, self.shift, size=(len(batch.frames), 2), endpoint=True)
-        angles = rng.uniform(-self.rotation, self.rotation, size=len(batch.frames))
+        count = first + len(batch.frames)
+        draws = rng.random((count, 3))[first:]
+        shifts = np.floor(draws[:, :2] * (2 * self.shift + 1)) - self.shift
+        angles = (2 * draws[:, 2] - 1) * self.rotation
         frames = np.empty_like(batch.frames)
         height, width = frames.shape[2:]
         centre = ((width - 1) / 2, (height - 1) / 2)

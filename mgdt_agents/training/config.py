@@ -1,5 +1,7 @@
 """How to train, and the learning rate's course."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -7,9 +9,39 @@ from typing import Literal
 from mgdt_agents.training.augmentation import Augmentation
 from mgdt_envs.errors import InvalidArgument
 
-FREE_FIELDS = ("replay", "workers", "log_interval", "checkpoint_interval")
-"""A run may resume with other values of these: they change no result. Replay may have moved; what
-is in it is compared by its checksums."""
+FREE_FIELDS = (
+    "replay",
+    "workers",
+    "log_interval",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "play_interval",
+    "play_episodes",
+    "fsdp",
+)
+"""A run may resume with other values of these: they change no result but for rounding. Replay may
+have moved; what is in it is compared by its checksums."""
+CHOICES = {
+    "optimizer": ("lamb", "adamw"),
+    "decay": ("none", "linear", "cosine"),
+    "precision": ("auto", "bf16", "fp32"),
+}
+AT_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "log_interval": 1,
+    "checkpoint_interval": 1,
+    "keep_checkpoints": 1,
+    "heldout_interval": 1,
+    "heldout_windows": 1,
+    "play_episodes": 1,
+    "play_interval": 0,
+    "warmup_steps": 0,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_gradient_norm": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,11 +51,17 @@ class TrainingConfig:
     steps: int
     """Gradient steps."""
     replay: tuple[Path, ...] = ()
-    """Folders of replay stores; each game is drawn equally often."""
+    """Folders of replay stores."""
+    weights: tuple[str, ...] = ("uniform",)
+    """How often each game is drawn: uniform, size (in proportion to its steps), or a weight for
+    each game, such as Pong=2,Breakout=1."""
     mix_protocols: bool = False
     """Train on stores that were recorded under other protocols than the agent's."""
     batch_size: int = 256
-    """Windows of a gradient step (the paper: 2048)."""
+    """Windows of a gradient step, over all processes (the paper: 2048)."""
+    accumulate: int = 1
+    """Parts that each process computes its share of a batch in, one after the other: the same
+    step in less memory."""
     top_fraction: float = 1.0
     """Train on this share of each store's episodes, those of highest return."""
     optimizer: Literal["lamb", "adamw"] = "lamb"
@@ -32,12 +70,15 @@ class TrainingConfig:
     """After the warm-up."""
     warmup_steps: int = 4000
     """Gradient steps over which the learning rate rises from zero."""
-    decay: Literal["none", "linear"] = "none"
+    decay: Literal["none", "linear", "cosine"] = "none"
     """Keep the learning rate, or let it fall to zero at the last step."""
     weight_decay: float = 0.0
-    """Of the optimizer."""
+    """Of the optimizer, for matrices; norms and biases are spared."""
     max_gradient_norm: float = 1.0
     """Larger gradients are scaled to this norm."""
+    average_decay: float = 0.0
+    """Keep a moving average of the weights, of which a step leaves this share, such as 0.999. The
+    average is what is saved and played; 0 keeps none."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How windows are displaced at random (Lee et al. 2022, section 4.1); by default not at all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -53,6 +94,24 @@ class TrainingConfig:
     """Gradient steps between two lines of the log."""
     checkpoint_interval: int = 5000
     """Gradient steps between two checkpoints."""
+    keep_checkpoints: int = 1
+    """Checkpoints to keep, the newest."""
+    heldout_fraction: float = 0.0
+    """Share of each store's episodes to measure the loss on instead of learning from them. The
+    agent of the lowest such loss is kept in the folder `best`."""
+    heldout_interval: int = 1000
+    """Gradient steps between two such measurements."""
+    heldout_windows: int = 1024
+    """Windows of each game in such a measurement, always the same."""
+    play_interval: int = 0
+    """Gradient steps between two evaluations by playing the games; 0 never plays."""
+    play_episodes: int = 4
+    """Whole episodes of each game in such an evaluation."""
+    compile: bool = False
+    """Compile the network: some minutes at first, and faster steps on a GPU."""
+    fsdp: bool = False
+    """Share out weights and optimizer state among processes (FSDP2), for networks that one device
+    cannot hold, instead of copying them to each."""
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -60,27 +119,68 @@ class TrainingConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
+        # The class is frozen.
         replay = (self.replay,) if isinstance(self.replay, str | Path) else self.replay
-        object.__setattr__(self, "replay", tuple(map(Path, replay)))  # the class is frozen
-        for name in ("steps", "batch_size", "log_interval", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be at least 1, got {getattr(self, name)}")
-        choices = {
-            "optimizer": ("lamb", "adamw"),
-            "decay": ("none", "linear"),
-            "precision": ("auto", "bf16", "fp32"),
-        }
-        for name, allowed in choices.items():
+        object.__setattr__(self, "replay", tuple(map(Path, replay)))
+        if isinstance(self.weights, Mapping):
+            weights = tuple(f"{game}={weight}" for game, weight in self.weights.items())
+            object.__setattr__(self, "weights", weights)
+        elif isinstance(self.weights, str):
+            object.__setattr__(self, "weights", (self.weights,))
+        for name, lowest in AT_LEAST.items():
+            if not getattr(self, name) >= lowest:
+                raise InvalidArgument(
+                    f"{name} must be at least {lowest}, got {getattr(self, name)}"
+                )
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InvalidArgument(
                     f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
                 )
-        for name in ("learning_rate", "max_gradient_norm"):
-            if not getattr(self, name) >= 0:
-                raise InvalidArgument(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("average_decay", "heldout_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidArgument(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        _ = self.game_weights
+
+    @property
+    def game_weights(self) -> Literal["uniform", "size"] | dict[str, float]:
+        """How often each game is drawn, as `WindowSampler` takes it.
+
+        Raises:
+            ValueError: for anything but a word or a weight for each game.
+        """
+        if self.weights == ("uniform",):
+            return "uniform"
+        if self.weights == ("size",):
+            return "size"
+        try:
+            pairs = [text.split("=") for text in self.weights]
+            return {game: float(weight) for game, weight in pairs}
+        except ValueError:
+            raise InvalidArgument(
+                "weights must be uniform, size, or a weight for each game such as "
+                f"Pong=2,Breakout=1, got {','.join(self.weights)!r}"
+            ) from None
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of gradient step `step`, counted from 0."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        left = 1 - step / self.steps if self.decay == "linear" else 1.0
-        return self.learning_rate * warm * left
+        done = step / self.steps
+        left = {"none": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        return self.learning_rate * warm * left[self.decay]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuningConfig(TrainingConfig):
+    """How to learn a game that was held out; the defaults are those of Lee et al. 2022, 4.5."""
+
+    steps: int = 100_000
+    """Gradient steps."""
+    learning_rate: float = 1e-4
+    """After the warm-up."""
+    weight_decay: float = 1e-2
+    """Of the optimizer, for matrices; norms and biases are spared."""
+    heldout_fraction: float = 0.99
+    """Share of each store's episodes that is not learned from: one per cent is."""
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(shift=4, rotation=3.0))
+    """How windows are displaced at random (Lee et al. 2022, appendix B.5; the angle is ours)."""

@@ -1,24 +1,29 @@
 """The training loop: windows in, a trained agent out, resumable from its last checkpoint."""
 
+import copy
 import json
-import time
+import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mgdt_agents.agent import NetworkAgent
-from mgdt_agents.replay import ReplayStore, WindowBatch, WindowSampler
-from mgdt_agents.replay.prefetch import batches
-from mgdt_agents.training import checkpoint
+from mgdt_agents.errors import TrainingError
+from mgdt_agents.replay import WindowBatch, WindowSampler
+from mgdt_agents.training import parallel
+from mgdt_agents.training.checkpoint import TrainingState
 from mgdt_agents.training.config import TrainingConfig
-from mgdt_agents.training.metrics import Figures, open_log
+from mgdt_agents.training.metrics import Log, Stopwatch
 from mgdt_agents.training.optimizers import make_optimizer
-from mgdt_agents.training.run_folder import describe, enter
-from mgdt_envs.errors import InvalidArgument
+from mgdt_agents.training.run_folder import Run
+from mgdt_agents.training.windows import HeldOut, Parts, open_replay, parts_of
+from mgdt_envs.seeds import EVALUATION_SEED
 
 
 def train(
@@ -26,17 +31,21 @@ def train(
     config: TrainingConfig,
     *,
     output: Path | None = None,
+    on_step: Callable[[int], object] = lambda done: None,
     on_log: Callable[[dict[str, Any]], object] = lambda figures: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Train `agent` in place.
 
+    Under `torchrun`, each process calls it, and each computes its share of every batch.
+
     Args:
         agent: what to train; its games become those of the replay.
         config: how.
-        output: folder for `metrics.jsonl`, checkpoints and the trained agent; None writes nothing.
-            Where it holds a checkpoint, training resumes from there.
-        on_log: called with the figures of every `log_interval` steps.
+        output: folder for the log, checkpoints and the trained agent; None writes nothing. Where
+            it holds a checkpoint, training resumes from there.
+        on_step: called with the gradient steps done, at first and after each.
+        on_log: called with each line of the log.
         should_stop: asked after each step; where it says so, a checkpoint is made and training
             stops.
 
@@ -46,105 +55,191 @@ def train(
     Raises:
         ValueError: if the replay was recorded under other rules than the agent's, or the
             checkpoint is of another training or of other data.
+        TrainingError: if a loss is not finite, or a checkpoint cannot be written or read.
     """
     sampler = open_replay(agent, config)
-    agent.games = sampler.games
-    optimizer = make_optimizer(agent.model, config)
-    done, figures = 0, Figures()
-    if output:
-        done = checkpoint.newest(output)
-        enter(output, describe(agent, config, sampler.stores), done)
-        log = open_log(output / "metrics.jsonl", done)
-        if done:
-            figures = Figures(checkpoint.load(output, done, agent, optimizer))
+    heldout = HeldOut(agent, config, sampler.stores) if config.heldout_fraction else None
+    parts = Parts(sampler, config.batch_size, config.accumulate)
+    agent.begin_training(sampler)
+    run = Run(output, agent, config, sampler.stores)
+    state = prepare(agent, config)
+    done = run.enter(state)
     if not done:
         agent.after_step(0)
+    on_step(done)
     agent.model.train()
-    first, started = done, time.monotonic()
-    for step, batch in windows(agent, config, sampler, range(first, config.steps)):
-        learning_rate = config.learning_rate_at(step)
-        figures.add(gradient_step(agent, optimizer, learning_rate, batch, config, step))
-        done = step + 1
-        agent.after_step(done)
-        stopping = should_stop()
-        if done % config.log_interval == 0 or done == config.steps:
-            speed = (done - first) * config.batch_size / (time.monotonic() - started)
-            line = {
-                "step": done,
-                **figures.take_means(),
-                "learning_rate": learning_rate,
-                "windows_per_second": round(speed, 1),
-            }
-            if output:
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-            on_log(line)
-        due = done % config.checkpoint_interval == 0 or done == config.steps or stopping
-        if output and due:
-            agent.save(output)
-            checkpoint.save(output, done, agent, optimizer, figures.values())
-        if stopping:
-            break
+    log = Log(output if parallel.rank() == 0 else None, done)
+    watch = Stopwatch(config.batch_size, agent.device)
+    steps = range(done, config.steps)
+    batches = watch.waiting(parts_of(parts, steps, workers_of(agent, config)))
+    try:
+        for step in steps:
+            state.figures.add(gradient_step(state, config, step, parts, batches))
+            done = step + 1
+            agent.after_step(done)
+            watch.count_step()
+            on_step(done)
+            stopping = parallel.any_says(should_stop(), done)
+            last = done == config.steps
+            saving = last or stopping or done % config.checkpoint_interval == 0
+            logging = last or done % config.log_interval == 0
+            if logging or (output and saving) or agent.device.type == "cpu":
+                check_finite(state, sampler, config, done, output)
+            lines = []
+            if logging:
+                rate = config.learning_rate_at(step)
+                means = parallel.means(state.figures.take_means())
+                lines.append({**means, "learning_rate": rate, **watch.take()})
+            if heldout and (last or done % config.heldout_interval == 0):
+                lines.append(measure(state, heldout, config))
+                run.save_best(state, lines[-1]["heldout_loss"])
+            if config.play_interval and done % config.play_interval == 0:
+                lines.append(play(state, config))
+            for line in lines:
+                log.write({"step": done, **line})
+                on_log({"step": done, **line})
+            if saving:
+                run.save(state, done)
+            if stopping:
+                break
+    finally:
+        log.close()
+        run.close()
+    if state.average is not None:
+        agent.model.load_state_dict(state.average.state_dict())
     agent.model.eval()
     return done
 
 
-def open_replay(agent: NetworkAgent, config: TrainingConfig) -> WindowSampler:
-    """Return what draws the windows that `agent` learns from.
-
-    Raises:
-        ValueError: if a store was recorded under another protocol than the agent's.
-    """
-    sampler = WindowSampler(
-        [ReplayStore(path) for path in config.replay],
-        steps=agent.protocol.stack,
-        future=agent.future,
-        top_fraction=config.top_fraction,
-        seed=config.seed,
-    )
-    for store in sampler.stores:
-        if store.protocol != agent.protocol and not config.mix_protocols:
-            raise InvalidArgument(
-                f"{store.path} was recorded under another protocol than the agent's: "
-                f"{store.protocol.sheet()}; expected {agent.protocol.sheet()}. Give the agent the "
-                "stores' protocol (mgdt-train --protocol replay), or set mix_protocols to train "
-                "on it nevertheless."
-            )
-    return sampler
+def prepare(agent: NetworkAgent, config: TrainingConfig) -> TrainingState:
+    """Return what training changes, spread over the processes."""
+    average = None
+    if config.average_decay:
+        average = copy.deepcopy(agent.model).requires_grad_(False).eval()
+    for name, network in agent.training_modules().items():
+        parallel.spread(network, fsdp=config.fsdp, trained=name == "model")
+    if average is not None:
+        parallel.spread(average, fsdp=config.fsdp, trained=False)
+    if config.compile:
+        agent.model.compile()
+    # After the weights were shared out, for it holds what is here.
+    return TrainingState(agent, make_optimizer(agent.model, config), average)
 
 
-def windows(
-    agent: NetworkAgent, config: TrainingConfig, sampler: WindowSampler, steps: range
-) -> Iterator[tuple[int, WindowBatch]]:
-    """Yield the number and the batch of each of `steps`."""
-    workers = config.workers
-    if workers is None:
-        workers = 2 if agent.device.type == "cuda" else 0
-    return zip(steps, batches(sampler, config.batch_size, steps, workers=workers), strict=True)
+def workers_of(agent: NetworkAgent, config: TrainingConfig) -> int:
+    """Return the number of processes that decode windows ahead."""
+    if config.workers is not None:
+        return config.workers
+    return 2 if agent.device.type == "cuda" else 0
 
 
 def gradient_step(
-    agent: NetworkAgent,
-    optimizer: torch.optim.Optimizer,
-    learning_rate: float,
-    batch: WindowBatch,
+    state: TrainingState,
     config: TrainingConfig,
     step: int,
+    parts: Parts,
+    batches: Iterator[WindowBatch],
 ) -> dict[str, Tensor]:
-    """Change the agent's weights by one batch, and return the loss and its figures."""
+    """Change the agent's weights by one batch, and return the loss and other figures."""
+    agent, optimizer = state.agent, state.optimizer
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    # Dropout and augmentation, like the windows, depend on the step alone, so that a resumed run
-    # repeats them.
-    batch = config.augmentation(batch, np.random.default_rng([config.seed, step]))
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and agent.device.type == "cuda"
-    )
-    with torch.autocast(agent.device.type, torch.bfloat16, bf16):
-        loss, figures = agent.loss(batch)
+        group["lr"] = config.learning_rate_at(step)
     optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(agent.model.parameters(), config.max_gradient_norm)
+    sums: dict[str, Tensor] = {}
+    for part in range(parts.parts):
+        first = parts.first(part)
+        # Dropout and augmentation, like the windows, depend on the step and the place in the batch
+        # alone, so that a resumed run repeats them.
+        draws = np.random.default_rng([config.seed, step])
+        batch = config.augmentation(next(batches), draws, first)
+        seed = np.random.SeedSequence([config.seed, step, first]).generate_state(1)
+        torch.manual_seed(int(seed[0]))
+        parallel.average_gradients(agent.model, part == parts.parts - 1)
+        with autocast(agent, config):
+            loss, figures = agent.loss(batch)
+        (loss / parts.parts).backward()
+        for name, figure in {"loss": loss, **figures}.items():
+            sums[name] = sums.get(name, 0) + figure.detach() / parts.parts
+    norm = nn.utils.clip_grad_norm_(agent.model.parameters(), config.max_gradient_norm)
     optimizer.step()
-    return {"loss": loss, **figures}
+    if state.average is not None:
+        average = get_ema_multi_avg_fn(config.average_decay)
+        average(list(state.average.parameters()), list(agent.model.parameters()), step)
+    return {**sums, "gradient_norm": parallel.whole(norm)}
+
+
+def autocast(agent: NetworkAgent, config: TrainingConfig) -> torch.autocast:
+    """Return the context that the network computes in."""
+    on_gpu = agent.device.type == "cuda"
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu)
+    return torch.autocast(agent.device.type, torch.bfloat16, bf16)
+
+
+def check_finite(
+    state: TrainingState,
+    sampler: WindowSampler,
+    config: TrainingConfig,
+    done: int,
+    output: Path | None,
+) -> None:
+    """Make sure that the losses since the last line of the log are numbers.
+
+    Raises:
+        TrainingError: naming the first step whose loss or gradient is none, and its windows.
+    """
+    columns = state.figures.values()
+    rows = list(zip(columns["loss"], columns["gradient_norm"], strict=True))
+    bad = [number for number, row in enumerate(rows) if not all(map(math.isfinite, row))]
+    if not bad:
+        return
+    step = done - len(rows) + bad[0]
+    loss, norm = rows[bad[0]]
+    windows = [f"{path}, row {row}" for path, row in sampler.drawn_rows(config.batch_size, step)]
+    shown = "; ".join(windows[:3])
+    if output and parallel.rank() == 0:
+        report = output / "not_finite.json"
+        content = {"step": step + 1, "loss": str(loss), "windows": windows}
+        report.write_text(json.dumps(content, indent=2) + "\n")
+        shown += f"; all of them are in {report}"
+    raise TrainingError(
+        f"Step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, from "
+        f"{len(windows)} windows: {shown}. The last checkpoint is from before. A lower learning "
+        "rate, a longer warm-up or a smaller max_gradient_norm may help."
+    )
+
+
+@contextmanager
+def played(state: TrainingState, config: TrainingConfig) -> Iterator[NetworkAgent]:
+    """Give the agent the weights that are played, in the mode for that, for a while."""
+    agent, model = state.agent, state.agent.model
+    agent.model = state.played
+    agent.model.eval()
+    try:
+        with autocast(agent, config):
+            yield agent
+    finally:
+        agent.model = model
+        agent.model.train()
+
+
+def measure(state: TrainingState, heldout: HeldOut, config: TrainingConfig) -> dict[str, float]:
+    """Return loss and accuracy on held-out episodes."""
+    with played(state, config) as agent:
+        return heldout.measure(agent)
+
+
+def play(state: TrainingState, config: TrainingConfig) -> dict[str, float]:
+    """Return the mean score of each game, played by the first process."""
+    # Imported only when needed: it takes seconds.
+    from mgdt_agents.evaluation.rollout import rollout
+
+    scores: dict[str, float] = {}
+    with played(state, config) as agent:
+        player = parallel.whole_agent(agent, agent.model)
+        if parallel.rank() == 0:
+            scores = {f"score/{game}": 0.0 for game in agent.games}
+            episodes = config.play_episodes
+            for step in rollout(player, agent.games, episodes=episodes, seed=EVALUATION_SEED):
+                for game, reward in zip(step.games, step.rewards, strict=True):
+                    scores[f"score/{game}"] += float(reward) / episodes
+    return parallel.gather(scores)[0]

@@ -1,13 +1,18 @@
-"""The log of a run that can resume: `metrics.jsonl`."""
+"""The log of a run that can resume: `metrics.jsonl`, and TensorBoard's files beside it."""
 
+import importlib.util
 import json
 import math
-from collections.abc import Mapping
+import resource
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def open_log(path: Path, step: int) -> TextIO:
@@ -22,6 +27,87 @@ def open_log(path: Path, step: int) -> TextIO:
     file = path.open("a")
     file.truncate(size)
     return file
+
+
+class Log:
+    """Lines of figures, in `metrics.jsonl` and, where it is installed, for TensorBoard.
+
+    Args:
+        folder: of the run; None keeps no log.
+        step: gradient steps done; lines after it are about to be repeated.
+    """
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        """Open the files to append to."""
+        self._file = self._board = None
+        if folder is None:
+            return
+        self._file = open_log(folder / "metrics.jsonl", step)
+        if importlib.util.find_spec("tensorboard"):
+            # Imported only when there is one: it takes seconds.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write a line, which has a "step"."""
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if self._board:
+            for name, value in line.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+
+class Stopwatch:
+    """How fast training is, and what it waits for.
+
+    Args:
+        windows: of a step.
+        device: whose memory is told.
+    """
+
+    def __init__(self, windows: int, device: torch.device) -> None:
+        """Start."""
+        self._windows, self._device = windows, device
+        self._started, self._waited, self._steps = time.monotonic(), 0.0, 0
+
+    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield what `batches` yields, and measure how long it takes."""
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
+
+    def count_step(self) -> None:
+        """Count a gradient step."""
+        self._steps += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the figures since the last time, and start anew."""
+        elapsed = time.monotonic() - self._started
+        if self._device.type == "cuda":
+            memory = torch.cuda.max_memory_allocated(self._device)
+        else:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: KiB
+        figures = {
+            "windows_per_second": round(self._steps * self._windows / elapsed, 1),
+            "data_wait": round(self._waited / elapsed, 4),  # share of the time
+            "memory": memory,  # bytes, the most so far
+        }
+        self._started, self._waited, self._steps = time.monotonic(), 0.0, 0
+        return figures
 
 
 class Figures:
@@ -48,7 +134,7 @@ class Figures:
             rows = [torch.stack([row[name].float() for row in self._new]) for name in self._new[0]]
             columns = torch.stack(rows).tolist()
             for name, column in zip(self._new[0], columns, strict=True):
-                self._known[name] = [*self._known.get(name, []), *column]
+                self._known.setdefault(name, []).extend(column)
             self._new = []
         return self._known
 

@@ -65,7 +65,14 @@ OPTIMIZERS = {"lamb": LAMB, "adamw": torch.optim.AdamW}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of `model` that `config` names."""
-    return OPTIMIZERS[config.optimizer](
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    """Return the optimizer of `model` that `config` names.
+
+    Weight decay is for matrices: norms' scales and biases are no memory of the data, and pulling
+    them to zero helps nothing (He et al. 2019, section 3.1).
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return OPTIMIZERS[config.optimizer](groups, lr=config.learning_rate)

@@ -2,18 +2,128 @@
 
 import dataclasses
 import json
+import platform
+import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.files import replace
+from mgdt_agents.training import parallel
+from mgdt_agents.training.checkpoint import Checkpoints, TrainingState
 from mgdt_agents.training.config import FREE_FIELDS, TrainingConfig
+from mgdt_envs import __version__
 from mgdt_envs.errors import InvalidArgument
 
 DESCRIPTION = "training.json"
+
+
+class Run:
+    """The folder of a run; `mgdt-bench --agents` takes it.
+
+    It holds the agent, `training.json`, the log, checkpoints, and in `best` the agent of the lowest
+    held-out loss. Process 0 alone writes, but for its share of a checkpoint.
+
+    Args:
+        folder: where; None writes nothing.
+        agent: what is trained.
+        config: how.
+        stores: on what.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        agent: NetworkAgent,
+        config: TrainingConfig,
+        stores: Sequence[ReplayStore],
+    ) -> None:
+        """Describe what is to be trained."""
+        self.folder = folder
+        self.description = describe(agent, config, stores)
+        self.checkpoints: Checkpoints | None = None
+        if folder is not None:
+            on_gpu = agent.device.type == "cuda"
+            self.checkpoints = Checkpoints(folder, config.keep_checkpoints, in_background=on_gpu)
+        self._lock: FileLock | None = None
+        parallel.check_same(self.description)
+
+    def enter(self, state: TrainingState) -> int:
+        """Begin the run, or resume it from its newest checkpoint.
+
+        Returns:
+            Gradient steps done.
+
+        Raises:
+            ValueError: if the folder holds a checkpoint of another run, saying what differs, or
+                another process trains in it.
+            TrainingError: if the checkpoint cannot be read.
+        """
+        if self.folder is None or self.checkpoints is None:
+            return 0
+        done = self.checkpoints.newest
+        parallel.wait()  # until all have looked
+        if parallel.rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.folder)
+        if done:
+            before = json.loads((self.folder / DESCRIPTION).read_text())
+            if differences := _differences(before, self.description, done):
+                raise InvalidArgument(
+                    f"{self.folder} holds a checkpoint of another training: "
+                    f"{'; '.join(differences)}. Choose another folder."
+                )
+            self.checkpoints.load(state, done)
+        parallel.wait()
+        if parallel.rank() == 0:
+            content = {**self.description, "made_by": versions()}
+            replace(self.folder / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
+        return done
+
+    def save(self, state: TrainingState, done: int) -> None:
+        """Save a checkpoint, and the agent as it is."""
+        if self.folder is None or self.checkpoints is None:
+            return
+        self.checkpoints.save(state, done)
+        self._save_agent(state, self.folder)
+
+    def save_best(self, state: TrainingState, loss: float) -> None:
+        """Save the agent in `best` if its held-out loss is the lowest so far."""
+        if loss < state.best:
+            state.best = loss
+            if self.folder is not None:
+                self._save_agent(state, self.folder / "best")
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        if self.checkpoints is not None:
+            self.checkpoints.finish()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _save_agent(self, state: TrainingState, folder: Path) -> None:
+        agent = parallel.whole_agent(state.agent, state.played)
+        if parallel.rank() == 0:
+            has_card = (folder / "card.md").exists()
+            agent.save(folder, None if has_card else card(self.description))
+
+
+def _lock(folder: Path) -> FileLock:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InvalidArgument(
+            f"Another process trains in {folder}; wait for it, or choose another folder."
+        ) from None
+    return lock
 
 
 def describe(
@@ -30,6 +140,51 @@ def describe(
     return json.loads(json.dumps(description, default=str))
 
 
+def versions() -> dict[str, str | None]:
+    """Return the versions of what computes, and the revision of the code where it is in git."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        revision = subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None
+    return {
+        "mgdt": __version__,
+        "revision": revision,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def card(description: Mapping[str, Any]) -> str:
+    """Return the text of `card.md`: what was trained on what."""
+    training = description["training"]
+    stores = [
+        f"| {store['game']} | {store['steps']:,} | {store['episodes']:,} | {store['checksum']} |"
+        for store in description["data"]
+    ]
+    settings = [f"| {name} | {value} |" for name, value in training.items() if name != "replay"]
+    return "\n".join(
+        [
+            f"# {description['agent']}",
+            "",
+            f"Trained offline for {training['steps']:,} gradient steps of "
+            f"{training['batch_size']:,} windows. Not benchmarked; `mgdt-bench` does that.",
+            "",
+            "| Game | Steps | Episodes | Checksum of the store |",
+            "| --- | --- | --- | --- |",
+            *stores,
+            "",
+            "| Setting | Value |",
+            "| --- | --- |",
+            *settings,
+            "",
+        ]
+    )
+
+
 def fingerprint(store: ReplayStore) -> dict[str, Any]:
     """Return what tells a store from others, wherever it is."""
     checksums = json.dumps(store.meta["checksums"], sort_keys=True)
@@ -39,28 +194,6 @@ def fingerprint(store: ReplayStore) -> dict[str, Any]:
         "episodes": len(store.episode_starts),
         "checksum": f"{zlib.crc32(checksums.encode()):08x}",
     }
-
-
-def enter(folder: Path, description: Mapping[str, Any], trained: int) -> None:
-    """Begin the run in `folder`, or make sure that it is the one that is to resume.
-
-    Args:
-        folder: the run's folder.
-        description: what is to be trained.
-        trained: gradient steps of the folder's newest checkpoint; 0 if there is none.
-
-    Raises:
-        ValueError: if there is a checkpoint of another run, saying what differs.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if trained:
-        before = json.loads((folder / DESCRIPTION).read_text())
-        if differences := _differences(before, description, trained):
-            raise InvalidArgument(
-                f"{folder} holds a checkpoint of another training: {'; '.join(differences)}. "
-                "Choose another folder."
-            )
-    replace(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], trained: int) -> list[str]:

@@ -178,6 +178,20 @@ def test_another_training_of_the_same_name(run, refused, offline, tmp_path):
     assert training["learning_rate"] == 0.5
 
 
+def test_dry_run_says_what_it_would_take(run, offline, tmp_path, capsys):
+    output = tmp_path / "run"
+    run("--agent", "cql", *offline, "--dry-run", "--plan.gpus", 3, "--output", output)
+    assert not output.exists()
+    text = capsys.readouterr().out
+    assert "Windows in the data: 240; 3 steps of 4 draw each 0.1 times." in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert "3 GPUs" in rows["Run"]
+    assert " 13.0M " in rows["DT-10M"]
+    assert " 43.0M " in rows["DT-40M"]
+    assert rows["DT-200M"].split()[1:4] == ["10M", "2,048", "197.6M"]
+    assert rows["this"].split()[1:3] == ["3", "4"]
+
+
 def test_default_output(run, monkeypatch, offline, tmp_path):
     monkeypatch.chdir(tmp_path)
     run("--agent", "bc", *offline)

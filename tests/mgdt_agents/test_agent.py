@@ -1,25 +1,50 @@
 """The contract of predict, save and load, the same for every agent."""
 
+import dataclasses
+import json
+import os
+import stat
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import mgdt_envs
 from mgdt_agents import Agent, NetworkAgent, load_agent, make_agent
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_agent import RandomAgent
-from mgdt_agents.registry import NETWORK_AGENTS
+from mgdt_agents.registry import NETWORK_AGENTS, ONLINE_AGENTS
+from mgdt_agents.sb3_agent import SB3Agent
+from mgdt_envs.sb3 import MultiGameAtariVecEnv
 
-KINDS = [*NETWORK_AGENTS, "random"]
+KINDS = [*NETWORK_AGENTS, *ONLINE_AGENTS, "random", "sb3"]
+
+
+class NoEnv(gym.Env):
+    """The spaces of the suite."""
+
+    observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    action_space = gym.spaces.Discrete(18)
 
 
 def make(kind: str) -> Agent:
     torch.manual_seed(0)
     if kind == "random":
         return RandomAgent()
-    agent = make_agent(kind, "tiny", games=["Pong"], device="cpu")
+    if kind == "sb3":
+        model = PPO("MlpPolicy", NoEnv(), policy_kwargs={"net_arch": [4]}, device="cpu", seed=0)
+        return SB3Agent(model, games=["Pong"], protocol=mgdt_envs.AtariProtocol())
+    agent_class = (NETWORK_AGENTS | ONLINE_AGENTS)[kind]
+    config = agent_class.presets["small" if kind == "pqn" else "tiny"]
+    if kind in ("cql", "pqn"):
+        # Else greedy but for one action in a thousand, which no test would see.
+        config = dataclasses.replace(config, exploration=0.5)
+    agent = agent_class(config, games=["Pong"], device="cpu")
     # At initialisation every action is as good as another: make the observation matter.
     with torch.no_grad():
         for parameter in agent.model.parameters():
@@ -32,7 +57,7 @@ def agent(request: pytest.FixtureRequest) -> Agent:
     return make(request.param)
 
 
-@pytest.fixture(params=list(NETWORK_AGENTS))
+@pytest.fixture(params=[*NETWORK_AGENTS, *ONLINE_AGENTS])
 def network_agent(request: pytest.FixtureRequest) -> NetworkAgent:
     agent = make(request.param)
     assert isinstance(agent, NetworkAgent)
@@ -57,13 +82,14 @@ def test_one_observation_and_a_batch(agent: Agent) -> None:
     ("observation", "error", "message"),
     [
         (np.zeros((84, 84, 4), np.uint8), ValueError, r"\(84, 84, 4\).*expected \(4, 84, 84\)"),
+        (np.zeros((2, 84, 84, 4), np.uint8), ValueError, r"np\.moveaxis\(observation, -1, -3\)"),
         (np.zeros((84, 84), np.uint8), ValueError, r"expected \(4, 84, 84\)"),
         (np.zeros((4, 84, 84), np.float32), ValueError, "uint8.*float32"),
         ((np.zeros((4, 84, 84), np.uint8), {}), ValueError, "obs, info = env.reset"),
         ([[0]], TypeError, "numpy array.*list"),
         (torch.zeros(4, 84, 84), TypeError, "numpy array.*Tensor"),
     ],
-    ids=["hwc", "one frame", "float", "obs and info", "list", "tensor"],
+    ids=["hwc", "batch of hwc", "one frame", "float", "obs and info", "list", "tensor"],
 )
 def test_wrong_observations(
     agent: Agent, observation: object, error: type[Exception], message: str
@@ -77,6 +103,23 @@ def test_wrong_rows(agent: Agent) -> None:
         agent.predict(observations(3), reward=np.zeros(2))
     with pytest.raises(ValueError, match=r"episode_start of shape \(3,\), got \(1,\)"):
         agent.predict(observations(3), episode_start=np.array([True]))
+    for reward in (np.array([0.0, np.nan, 1.0]), np.array([np.inf, 0, 0]), np.array(["1"] * 3)):
+        with pytest.raises(ValueError, match="finite numbers as reward, got array"):
+            agent.predict(observations(3), reward=reward)
+
+
+@pytest.mark.filterwarnings("error")
+def test_observations_in_any_memory(agent: Agent) -> None:
+    batch = observations(3)
+    expected, _ = agent.predict(batch, deterministic=True, stream=np.zeros((3, 2), int))
+    read_only = batch.copy()
+    read_only.flags.writeable = False
+    strided = np.repeat(batch, 2, 0)[::2]
+    for array in (batch[::-1].copy()[::-1], read_only, strided, np.asfortranarray(batch)):
+        actions, _ = agent.predict(array, deterministic=True, stream=np.zeros((3, 2), int))
+        np.testing.assert_array_equal(actions, expected)
+    action, _ = agent.predict(batch[::-1][0])
+    assert action.shape == ()
 
 
 @pytest.mark.parametrize("kind", ["dt", "bc"])
@@ -92,7 +135,7 @@ def test_state_of_another_batch(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("dt", r"\[\(n, 3\), \(n, 3\)\]"), ("cql", r"\[\]"), ("random", r"\[\]")],
+    [("dt", r"\[\(n, 3\), \(n, 3\), \(n, 0\)\]"), ("cql", r"\[\]"), ("random", r"\[\]")],
 )
 def test_state_of_another_agent(kind: str, expected: str) -> None:
     state = (np.zeros((2, 5), int),)
@@ -143,8 +186,7 @@ def test_draws_follow_the_seed(agent: Agent) -> None:
     np.testing.assert_array_equal(draw(1), draw(1))
     if agent.kind == "random":
         assert len(set(map(tuple, draw(1).reshape(3, 64)))) == 3  # no call repeats another
-    if agent.kind != "cql":  # greedy but for one action in a thousand
-        assert (draw(1) != draw(2)).any()
+    assert (draw(1) != draw(2)).any()
 
 
 def test_rows_do_not_mix(network_agent: NetworkAgent) -> None:
@@ -203,16 +245,98 @@ def test_load_refuses(tmp_path) -> None:
         NETWORK_AGENTS["dt"].load(tmp_path / "dt")
 
 
+def test_weights_carry_a_checksum(tmp_path) -> None:
+    make("cql").save(tmp_path)  # type: ignore[attr-defined]
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(AgentLoadError, match=r"model\.safetensors is damaged .* SHA-256"):
+        load_agent(tmp_path, device="cpu")
+    # A folder from before there was one is taken as it is.
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["model_sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    load_agent(tmp_path, device="cpu")
+
+
+def test_files_follow_the_umask(tmp_path) -> None:
+    before = os.umask(0o027)
+    try:
+        make("bc").save(tmp_path / "agent")  # type: ignore[attr-defined]
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "agent").iterdir()
+    }
+    assert modes == dict.fromkeys(("card.md", "config.json", "model.safetensors"), 0o640)
+
+
+def test_failed_save_leaves_the_agent_that_was_there(tmp_path, monkeypatch) -> None:
+    agent = make("bc")
+    assert isinstance(agent, NetworkAgent)
+    agent.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with torch.no_grad():
+        agent.model.action_head.bias.add_(1)  # type: ignore[operator, union-attr]
+
+    def full(self: Path, data: bytes) -> int:
+        if self.name.startswith("config"):
+            raise OSError("No space left on device")
+        return len(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        agent.save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_devices_that_are_not_there(tmp_path) -> None:
+    make("dt").save(tmp_path)  # type: ignore[attr-defined]
+    for device in ("gpu", "mps", "cuda:99"):
+        with pytest.raises(ValueError, match=f"Cannot compute on device '{device}'.*'auto', 'cpu'"):
+            load_agent(tmp_path, device=device)
+        with pytest.raises(ValueError, match=f"Cannot compute on device '{device}'"):
+            make_agent("cql", "tiny", device=device)
+
+
+def test_games_of_rows(agent: Agent) -> None:
+    agent.predict(observations(2), game="pong")
+    agent.predict(observations(2), game=["Pong", "Breakout"])
+    agent.predict(observations(1)[0], game="Pong")
+    with pytest.raises(ValueError, match="Expected one game or 2, got 3"):
+        agent.predict(observations(2), game=["Pong"] * 3)
+    with pytest.raises(ValueError, match="Unknown game 'Pnog'"):
+        agent.predict(observations(2), game="Pnog")
+
+
 def test_predict_refuses_an_empty_batch(agent: Agent) -> None:
     with pytest.raises(ValueError, match="at least one observation"):
         agent.predict(observations(0))
 
 
-def test_evaluate_policy(agent: Agent) -> None:
+def make_env() -> gym.Env:
     protocol = mgdt_envs.AtariProtocol(max_frames=80)
-    env = gym.make("MultiGameAtari-v0", games=["Pong", "Breakout"], protocol=protocol)
+    return gym.make("MultiGameAtari-v0", games=["Pong", "Breakout"], protocol=protocol)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(
+    "make_any",
+    [
+        make_env,
+        lambda: DummyVecEnv([make_env] * 2),
+        lambda: MultiGameAtariVecEnv(2, ["Pong"], mgdt_envs.AtariProtocol(max_frames=80)),
+    ],
+    ids=["env", "two envs", "vectorized"],
+)
+def test_evaluate_policy(agent: Agent, make_any, deterministic: bool) -> None:
     returns, lengths = evaluate_policy(
-        agent, env, n_eval_episodes=3, return_episode_rewards=True, warn=False
+        agent,
+        make_any(),
+        n_eval_episodes=3,
+        deterministic=deterministic,
+        return_episode_rewards=True,
+        warn=False,
     )
     assert lengths == [20, 20, 20]
     assert np.shape(returns) == (3,)

@@ -199,7 +199,7 @@ def test_options_of_the_agent(hub: Any, tmp_path: Path) -> None:
     make().save(tmp_path)
     agent = DecisionTransformerAgent.from_pretrained(tmp_path, rule=Greedy(), device="cpu")
     assert agent.rule == Greedy()
-    with pytest.raises(AgentLoadError, match="unexpected keyword argument 'rules'"):
+    with pytest.raises(ValueError, match=r"Unknown option 'rules' of dt. Did you mean 'rule'"):
         DecisionTransformerAgent.from_pretrained(tmp_path, rules=Greedy())
 
 

@@ -13,8 +13,9 @@ from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
-from mgdt_agents.registry import bundled_agents
+from mgdt_agents.registry import bundled_agents, register_agent
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
+from mgdt_envs.errors import InvalidArgument
 
 
 @pytest.fixture
@@ -51,6 +52,62 @@ def test_path_of_every_kind(tmp_path, kind, expected):
 
 def test_random():
     assert isinstance(load_agent("random"), RandomAgent)
+    assert load_agent("random", games=["Pong"]).games == ("Pong",)
+
+
+def test_spaces_are_compared(tmp_path):
+    env = MultiGameAtariEnv("Pong", protocol=AtariProtocol(stack=3))
+    make_agent("dt", "tiny").save(tmp_path)
+    for load in (
+        lambda env: load_agent("random", env=env),
+        lambda env: load_agent(tmp_path, env=env),
+        lambda env: make_agent("cql", "tiny", env=env),
+    ):
+        with pytest.raises(
+            AgentLoadError, match=r"observation_space does not match.*\(3, 84, 84\)"
+        ):
+            load(env)
+        assert load(MultiGameAtariEnv("Pong")) is not None
+    vector = gym.make_vec("MultiGameAtari-v0", num_envs=2, games=["Pong"])
+    assert load_agent("random", env=vector) is not None
+
+
+def test_unknown_options(tmp_path, dqn_zip):
+    make_agent("dt", "tiny").save(tmp_path)
+    with pytest.raises(InvalidArgument, match=r"Unknown option 'rul' of dt. Did you mean 'rule'"):
+        load_agent(tmp_path, rul=None)
+    for load, kind in (
+        (lambda: load_agent("random", foo=1), "random"),
+        (lambda: load_agent(dqn_zip, foo=1), "sb3"),
+        (lambda: make_agent("cql", "tiny", foo=1), "cql"),
+    ):
+        with pytest.raises(InvalidArgument, match=f"Unknown option 'foo' of {kind}. Known names: "):
+            load()
+
+
+def test_an_agent_from_outside_the_package(tmp_path, monkeypatch):
+    class Mine(CQLAgent):
+        kind = "mine"
+
+    monkeypatch.setattr(registry, "NETWORK_AGENTS", dict(registry.NETWORK_AGENTS))
+    register_agent("mine", Mine)
+    register_agent("mine", Mine)  # a module may be run again
+    agent = make_agent("mine", "tiny", games=["Pong"], device="cpu")
+    agent.save(tmp_path)
+    assert type(load_agent(tmp_path)) is Mine
+    for kind, wrong, message in (
+        ("yours", Mine, "whose kind is 'yours'.* Mine.kind is 'mine'"),
+        ("mine", type("Other", (Mine,), {}), "an agent called 'mine' already"),
+        ("random", type("Other", (Mine,), {"kind": "random"}), "an agent called 'random' already"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            register_agent(kind, wrong)
+
+
+def test_training_runs_and_protocol_are_the_agent_s(dqn_zip):
+    assert load_agent("random").training_runs == 0
+    assert load_agent("cql", device="cpu").training_runs == 1
+    assert load_agent(dqn_zip, protocol=AtariProtocol(sticky=0.0)).protocol.sticky == 0
 
 
 def test_dqn_zip_is_an_agent(dqn_zip):

@@ -11,6 +11,7 @@ from stable_baselines3 import A2C, DQN, PPO, TD3
 
 from mgdt_agents import load_agent
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.evaluation.rollout import rollout
 from mgdt_agents.sb3_agent import SB3Agent
 from mgdt_envs import AtariProtocol
 
@@ -78,6 +79,10 @@ def test_protocol_of_a_model_from_elsewhere_is_assumed(tmp_path):
     agent = load_agent(tmp_path / "model.zip", device="cpu")
     assert agent.protocol_is_assumed
     assert agent.protocol == AtariProtocol()
+    with pytest.raises(ValueError, match=r"does not say .* load_agent\(path, protocol="):
+        next(rollout(agent, ["Pong"], episodes=1, seed=0))
+    given = load_agent(tmp_path / "model.zip", protocol=AtariProtocol(sticky=0.0))
+    assert given.known_protocol() == AtariProtocol(sticky=0.0)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, DQN])

@@ -178,29 +178,54 @@ def test_interval_over_episodes_resamples_within_games():
     constant = {f"game {value}": [value] * 5 for value in range(8)}
     assert interval_over_episodes(iqm, constant).tolist() == [3.5, 3.5]
     # Noise in the games that the interquartile mean drops does not count.
-    noisy = constant | {"game 7": [100, 0, 300, 50], "game 0": [-9, 0, -7]}
+    noisy = constant | {"game 7": [100, 90, 110, 95], "game 0": [-9, -8, -7]}
     assert interval_over_episodes(iqm, noisy).tolist() == [3.5, 3.5]
-    noisy = constant | {"game 3": [2.5, 3.5, 2.5, 3.5]}
+    noisy = constant | {"game 3": [2.5, 3.5] * 8}
     low, high = interval_over_episodes(iqm, noisy)
-    assert 3.375 <= low < 3.5 < high <= 3.625
+    # A quarter of the noise of the one game: it is one of the four in the middle.
+    error = np.std([2.5, 3.5] * 8, ddof=1) / np.sqrt(16) / 4
+    assert 1.8 * error < 3.5 - low < 2.7 * error
+    assert 1.8 * error < high - 3.5 < 2.7 * error
 
 
 def test_interval_over_episodes_of_two_agents():
-    x = {"Pong": [1.0, 3.0, 2.0], "Breakout": [5.0, 6.0]}
-    y = {"Breakout": [1.0, 2.0, 3.0], "Pong": [9.0, 8.0]}  # another order of the games
+    x = {"Pong": [1.0, 3.0, 2.0], "Breakout": [50.0, 52.0]}
+    y = {"Breakout": [1.0, 2.0, 3.0], "Pong": [90.0, 88.0]}  # another order of the games
     assert interval_over_episodes(probability_of_improvement, x, y).tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match=r"same games for all agents.*'Breakout', 'Pong'.*'Pong'"):
         interval_over_episodes(probability_of_improvement, x, {"Pong": [1.0, 2.0]})
 
 
-def test_interval_over_episodes_covers():
+def coverage(metric, num_games, num_episodes, trials, resamples=300):
+    """Return how often an interval covers, where games differ much and scores are exponential."""
     random = np.random.default_rng(0)
     covered = 0
-    for trial in range(100):
-        episodes = {str(game): random.normal(1, 1, size=20) for game in range(4)}
-        low, high = interval_over_episodes(iqm, episodes, resamples=300, seed=trial)
-        covered += low <= 1 <= high
-    assert 85 <= covered <= 100
+    for trial in range(trials):
+        means = random.lognormal(0, 1, size=num_games)
+        scores = random.exponential(means, size=(num_episodes, num_games))
+        episodes = {str(game): scores[:, game] for game in range(num_games)}
+        low, high = interval_over_episodes(metric, episodes, resamples=resamples, seed=trial)
+        covered += low <= metric(means) <= high
+    return covered / trials
+
+
+@pytest.mark.parametrize("metric", [iqm, mean, optimality_gap])
+def test_interval_over_episodes_covers(metric):
+    assert coverage(metric, num_games=8, num_episodes=16, trials=100, resamples=200) >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_games", [8, 57])
+@pytest.mark.parametrize("metric", [iqm, mean, optimality_gap])
+def test_interval_over_episodes_covers_exactly(metric, num_games):
+    assert coverage(metric, num_games, num_episodes=16, trials=400) >= 0.93
+
+
+def test_interval_of_rare_scores():
+    # One of 16 episodes scored. Clopper and Pearson's interval of 1 in 16 is 0.002 to 0.302.
+    low, high = interval_over_episodes(mean, {"Venture": [0.0] * 15 + [1.0]})
+    assert low < 1 / 16
+    assert high == pytest.approx(0.302, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,11 @@ def _batch(batch_size: int) -> WindowBatch:
         frames=rng.integers(256, size=(*shape, 84, 84), dtype=np.uint8),
         actions=rng.integers(18, size=shape),
         rewards=rng.integers(-1, 2, size=shape).astype(np.float32),
-        returns_to_go=rng.integers(-20, 101, size=shape),
+        returns_to_go=rng.integers(-20, 101, size=shape).astype(np.float32),
         terminated=np.zeros(shape, bool),
         valid=np.ones(shape, bool),
+        games=np.zeros(batch_size, np.int64),
+        episode_ranks=rng.random(batch_size, np.float32),
     )
 
 

@@ -24,7 +24,7 @@ from mgdt_agents.decision_transformer import (
 from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
-from mgdt_agents.replay import WindowBatch
+from mgdt_agents.replay import WindowBatch, WindowSampler
 from mgdt_envs import AtariProtocol
 from tests.mgdt_agents.decision_transformer.plain import PlainDecisionTransformer
 
@@ -40,9 +40,11 @@ def make_batch(seed: int = 0) -> WindowBatch:
         frames=rng.integers(256, size=(*shape, 84, 84), dtype=np.uint8) * valid[..., None, None],
         actions=rng.integers(18, size=shape) * valid,
         rewards=(rng.integers(-2, 3, size=shape) * valid).astype(np.float32),
-        returns_to_go=rng.integers(-20, 101, size=shape),
+        returns_to_go=rng.integers(-30, 120, size=shape).astype(np.float32),
         terminated=np.zeros(shape, bool),
         valid=valid,
+        games=np.zeros(6, np.int64),
+        episode_ranks=rng.random(6, np.float32),
     )
 
 
@@ -57,7 +59,8 @@ def test_loss_is_its_definition(return_tokens, loss_weights) -> None:
     batch = make_batch()
     tokens = np.select([batch.rewards > 0, batch.rewards < 0], [1, 3], 0)
     inputs = [torch.from_numpy(x) for x in (batch.frames, batch.actions, tokens)]
-    bins = torch.from_numpy(batch.returns_to_go + 20)
+    # Lee et al. 2022, footnote 2: in -20..100, in bins of 1.
+    bins = torch.from_numpy(batch.returns_to_go.clip(-20, 100).astype(int) + 20)
     logits = agent.model(*inputs, *([] if return_tokens == "none" else [bins]))
 
     def mean_cross_entropy(name: str, targets: np.ndarray, rows: np.ndarray) -> float:
@@ -171,7 +174,7 @@ def test_target_is_reduced_by_the_rewards_that_come():
         _, state = agent.predict(
             observations(2), state, np.array([starts, False]), reward=np.array([reward, 0.5])
         )
-        returns.append(state[2].tolist())
+        returns.append(state[3].tolist())
     assert [row[0] for row in returns] == [
         [10, 10, 10, 10],
         [10, 10, 10, 9],
@@ -189,17 +192,16 @@ def test_one_step_is_a_window_too():
     state = None
     for _ in range(2):
         _, state = agent.predict(observations(2)[:, :1], state, reward=np.ones(2))
-    assert [part.shape for part in state] == [(2, 0), (2, 0)]
+    assert [part.shape for part in state] == [(2, 0)] * 3
 
 
 def test_state_of_another_rule():
     agent = make_agent()
     state = history(agent)
     agent.rule = TargetReturn(target=10)
-    message = (
-        r"of this dt agent: expected arrays of shapes \[\(n, 3\), \(n, 3\), \(n, 4\)\], got \["
-    )
-    with pytest.raises(ValueError, match=message + r"\(3, 3\), \(3, 3\)\]"):
+    shapes = r"\[\(n, 3\), \(n, 3\), \(n, 0\), \(n, 4\)\]"
+    message = rf"of this dt agent: expected arrays of shapes {shapes}, got "
+    with pytest.raises(ValueError, match=message + r"\[\(3, 3\), \(3, 3\), \(3, 0\)\]"):
         agent.predict(observations(3), state)
     agent.predict(observations(3), state, np.ones(3, bool))
 
@@ -307,6 +309,136 @@ def test_rules_of_one_s_own():
         make_agent(rule="greedy")
 
 
+def test_a_rule_remembers_what_it_needs():
+    class CountsSteps(ActingRule):
+        """Aims at the number of the step."""
+
+        def memory(self, steps):
+            return (1,)
+
+        def remember(self, memory, starts, rewards):
+            return (np.where(starts[:, None], 0, memory[0] + 1),)
+
+        def given_returns(self, memory):
+            given.append(memory[0].repeat(4, 1))
+            return given[-1]
+
+    given = []
+    agent = make_agent(rule=CountsSteps())
+    state = None
+    for starts in ([True, True], [False, False], [False, True]):
+        _, state = agent.predict(observations(2), state, np.array(starts))
+    assert [part.shape for part in state] == [(2, 3), (2, 3), (2, 0), (2, 1)]
+    assert [rows[:, 0].tolist() for rows in given] == [[0, 0], [1, 1], [2, 0]]
+
+
 def test_model_and_protocol_must_agree() -> None:
     with pytest.raises(ValueError, match="reads 2 frames of 84 pixels, the protocol gives 4 of 84"):
         DecisionTransformerAgent(dataclasses.replace(TINY, steps=2))
+
+
+@pytest.mark.parametrize("return_tokens", ["single", "every"])
+@torch.no_grad()
+def test_discounted_returns_and_their_bins(return_tokens):
+    config = dataclasses.replace(
+        TINY, return_tokens=return_tokens, discount=0.5, min_return=-1, max_return=2, return_bin=0.5
+    )
+    agent = DecisionTransformerAgent(config, device="cpu")
+    agent.model.eval()  # no dropout
+    assert (config.returns, agent.windows) == (7, {"steps": 4, "discount": 0.5})
+    batch = make_batch()
+    batch.returns_to_go[:] = np.array([-3.0, -0.3, 0.26, 1.9])
+    expected = batch._replace(returns_to_go=np.array([-1.0, -0.5, 0.5, 2.0])[None].repeat(6, 0))
+    assert agent.loss(batch)[0] == agent.loss(expected)[0]
+    assert agent._return_bins(batch)[0].tolist() == [0, 1, 3, 6]
+    assert agent.return_distribution(observations(1)[0]).shape == (7,)
+
+
+@torch.no_grad()
+def test_episode_ranks_are_return_tokens():
+    config = dataclasses.replace(TINY, return_tokens="every", return_definition="episode_rank")
+    agent = DecisionTransformerAgent(config, device="cpu")
+    agent.model.eval()  # no dropout
+    assert (config.returns, agent.rule) == (20, ExpertReturn(kappa=30.0))
+    batch = make_batch()._replace(episode_ranks=np.array([0, 0.049, 0.05, 0.5, 0.95, 0.999]))
+    bins = agent._return_bins(batch)
+    assert bins[:, 0].tolist() == [0, 0, 1, 10, 19, 19]
+    assert (bins == bins[:, :1]).all()
+    other = batch._replace(returns_to_go=batch.returns_to_go * 0)
+    assert agent.loss(batch)[0] == agent.loss(other)[0]
+    agent.predict(observations(2))
+    agent.rule = TargetReturn(target=3)
+    with pytest.raises(ValueError, match=r"gives returns to go, and .* are episode ranks"):
+        agent.predict(observations(2))
+
+
+@pytest.mark.parametrize("return_tokens", ["single", "every"])
+@torch.no_grad()
+def test_return_outside_of_attention(return_tokens):
+    config = dataclasses.replace(TINY, return_tokens=return_tokens, return_at_action=True)
+    torch.manual_seed(0)
+    agent = DecisionTransformerAgent(config, device="cpu", rule=TargetReturn(target=7))
+    model = agent.model
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention_output.weight.zero_()  # attention carries nothing
+    frames = observations(2)
+    near = agent.action_distribution(frames)
+    agent.rule = TargetReturn(target=40)
+    far = agent.action_distribution(frames)
+    assert np.abs(near - far).max() > 1e-3
+    # The decision, computed in stretches, is the whole window's.
+    zeros = torch.zeros(2, 4, dtype=torch.int64)
+    logits = model(torch.from_numpy(frames), zeros, zeros, zeros + 60)["action"][:, -1]
+    np.testing.assert_allclose(far, logits.softmax(-1), atol=1e-5)
+    with pytest.raises(ValueError, match="return_at_action needs return tokens"):
+        dataclasses.replace(config, return_tokens="none")
+
+
+def test_windows_longer_than_the_observation_are_remembered():
+    config = dataclasses.replace(TINY, steps=6, return_tokens="every")
+    torch.manual_seed(0)
+    agent = DecisionTransformerAgent(config, device="cpu", rule=Greedy())
+    assert agent.memory == (5, 5, 2 * 84 * 84)
+    seen = []
+    agent.model.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+    frames = np.random.default_rng(1).integers(256, size=(2, 9, 84, 84), dtype=np.uint8)
+    padded = np.pad(frames, ((0, 0), (6, 0), (0, 0), (0, 0)))
+    state = None
+    for step in range(9):
+        # Row 1 begins anew at step 5; what the environment shows it then is padded with zeros.
+        starts = np.array([step == 0, step in (0, 5)])
+        row = padded.copy()
+        if step >= 5:
+            row[1, :11] = 0
+        observation = row[:, step + 3 : step + 7]
+        _, state = agent.predict(observation, state, starts)
+        np.testing.assert_array_equal(seen[-1], row[:, step + 1 : step + 7])
+    with pytest.raises(ValueError, match="reads 3 frames of 84 pixels, the protocol gives 4"):
+        DecisionTransformerAgent(dataclasses.replace(TINY, steps=3), device="cpu")
+
+
+def test_returns_that_the_bins_cannot_hold(make_random_episodes, write_store, tmp_path):
+    episodes = [
+        episode._replace(rewards=np.ones(300)) for episode in make_random_episodes([300] * 4)
+    ]
+    sampler = WindowSampler([write_store(tmp_path / "Pong", "Pong", episodes)])
+    agent = DecisionTransformerAgent("tiny", device="cpu")
+    message = r"% of the replay's returns, 4?\d to 300, are outside of the bins, -20 to 100: widen"
+    with pytest.raises(ValueError, match=message):
+        agent.begin_training(sampler)
+    ranks = dataclasses.replace(TINY, return_definition="episode_rank")
+    DecisionTransformerAgent(ranks, device="cpu").begin_training(sampler)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"discount": 0.0}, r"discount must be in \(0, 1\], got 0.0"),
+        ({"return_bin": 0}, "return_bin must be above 0"),
+        ({"return_definition": "best"}, "return_definition must be 'to_go' or 'episode_rank'"),
+    ],
+)
+def test_return_definitions_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **options)

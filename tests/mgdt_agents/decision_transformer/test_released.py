@@ -102,6 +102,8 @@ def test_logits_and_loss_are_the_released_model_s(
         terminated=np.zeros((6, 4), bool),
         # The release counts padded steps too.
         valid=np.ones((6, 4), bool),
+        games=np.zeros(6, np.int64),
+        episode_ranks=np.zeros(6, np.float32),
     )
     assert agent.loss(batch)[0].item() == pytest.approx(recorded["loss"].item(), abs=1e-5)
 

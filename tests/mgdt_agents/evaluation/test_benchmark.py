@@ -28,8 +28,8 @@ class OneActionAgent(Agent):
         super().__init__(games, PROTOCOL)
         self.action = action
 
-    def _act(self, observations, state, starts, rewards, deterministic):
-        return np.full(len(observations), self.action), None
+    def _act(self, inputs):
+        return np.full(len(inputs.observations), self.action), None
 
 
 RULES = {"short": PROTOCOL}

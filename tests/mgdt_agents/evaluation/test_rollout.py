@@ -7,6 +7,7 @@ import pytest
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation import rollout
+from mgdt_agents.evaluation.rollout import FEWEST_ROWS, play
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 
 # Breakout ends with the first ball; Riverraid at the time limit, after sixty steps.
@@ -28,7 +29,8 @@ class ScriptedAgent(Agent):
         super().__init__((), protocol)
         self.calls = []
 
-    def _act(self, observations, state, starts, rewards, deterministic):
+    def _act(self, inputs):
+        observations, state, starts, rewards, games, deterministic, _ = inputs
         n = len(observations)
         last, steps, sums = state or (observations, np.zeros(n, int), np.zeros(n))
         steps = np.where(starts, 0, steps + 1)
@@ -41,13 +43,14 @@ class ScriptedAgent(Agent):
                 "sums": sums,
                 "last": last,
                 "deterministic": deterministic,
+                "games": games,
             }
         )
         actions = (observations.sum((1, 2, 3), dtype=np.int64) + steps + sums.astype(int)) % 18
         return actions, (observations.copy(), steps, sums)
 
 
-def play(batch_size, episodes=4, games=GAMES, **options):
+def played(batch_size, episodes=4, games=GAMES, **options):
     """Return the agent, the steps, and by (game, seed) what was seen of each episode."""
     agent = ScriptedAgent()
     steps = list(
@@ -56,18 +59,23 @@ def play(batch_size, episodes=4, games=GAMES, **options):
     rows = defaultdict(list)
     for step in steps:
         for row, key in enumerate(zip(step.games, step.seeds.tolist(), strict=True)):
-            rows[key].append([field[row] for field in step[2:]])
+            rows[key].append([field[row] for field in step[2:7]])
     return agent, steps, rows
 
 
 @pytest.fixture(scope="module")
 def together():
-    return play(batch_size=256)
+    return played(batch_size=256)
 
 
 @pytest.fixture(scope="module")
 def in_small_batches():
-    return play(batch_size=3)
+    return played(batch_size=3)
+
+
+def test_agents_are_told_the_games(in_small_batches):
+    agent, steps, _ = in_small_batches
+    assert [call["games"] for call in agent.calls] == [tuple(step.games) for step in steps]
 
 
 def test_each_episode_is_played_once_to_its_end(together):
@@ -93,7 +101,7 @@ def test_batch_size_changes_no_episode(together, in_small_batches):
 
 
 def test_one_episode_at_a_time():
-    _, steps, rows = play(batch_size=1, episodes=2, games=("Breakout",))
+    _, steps, rows = played(batch_size=1, episodes=2, games=("Breakout",))
     assert {len(step.games) for step in steps} == {1}
     assert set(rows) == {("Breakout", SEED), ("Breakout", SEED + 1)}
 
@@ -111,10 +119,12 @@ def test_episodes_are_those_of_the_single_environment(together):
         assert info["episode"]["l"] == len(episode)
 
 
-@pytest.mark.parametrize("played", ["together", "in_small_batches"])
-def test_what_the_agent_is_told(played, request):
-    agent, steps, _ = request.getfixturevalue(played)
+@pytest.mark.parametrize("how", ["together", "in_small_batches"])
+def test_what_the_agent_is_told(how, request):
+    agent, steps, _ = request.getfixturevalue(how)
     assert len(agent.calls) == len(steps)
+    # However few are played, the agent gets a batch that is no smaller.
+    assert {len(call["starts"]) for call in agent.calls} == {FEWEST_ROWS}
     last_rewards, taken, sums, last_seen = {}, defaultdict(int), defaultdict(float), {}
     rows_moved = False
     for call, step in zip(agent.calls, steps, strict=True):
@@ -127,25 +137,25 @@ def test_what_the_agent_is_told(played, request):
             if not starts:
                 assert call["rewards"][row] == last_rewards[key]
                 assert np.array_equal(call["last"][row], last_seen[key][0])
-                rows_moved |= last_seen[key][1] != row
+                rows_moved = rows_moved or last_seen[key][1] != row
             taken[key] += 1
             last_rewards[key] = step.rewards[row]
             sums[key] += step.rewards[row]
             last_seen[key] = step.observations[row], row
-    assert rows_moved
+    assert rows_moved or how == "in_small_batches"
 
 
 def test_deterministic_is_handed_on():
     for deterministic in (False, True):
-        agent, *_ = play(4, episodes=1, games=("Breakout",), deterministic=deterministic)
+        agent, *_ = played(4, episodes=1, games=("Breakout",), deterministic=deterministic)
         assert {call["deterministic"] for call in agent.calls} == {deterministic}
 
 
 class DrawingAgent(ScriptedAgent):
     """Acts at random."""
 
-    def _act(self, observations, state, starts, rewards, deterministic):
-        return (self.draws.uniform() * 18).astype(np.int64), None
+    def _act(self, inputs):
+        return (inputs.draws.uniform() * 18).astype(np.int64), None
 
 
 def drawn_actions(games, **options):
@@ -165,7 +175,7 @@ def test_an_episode_draws_the_same_in_any_company():
     assert len({tuple(actions[:10]) for actions in together.values()}) == len(together) == 6
 
 
-def test_draws_of_the_agent_depend_on_the_seed():
+def test_draws_depend_on_the_episode_s_seed():
     first, again, other = (drawn_actions(["Breakout"], episodes=1, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["Breakout", 1] != other["Breakout", 2]
@@ -177,3 +187,80 @@ def test_protocol_defaults_to_the_agent_s():
     assert (
         len(list(rollout(agent, ["Pong"], episodes=1, protocol=AtariProtocol(max_frames=8)))) == 2
     )
+
+
+def lengths_and_ends(steps):
+    """Return the length of each episode and how it ended, by game and seed."""
+    lengths, ends = defaultdict(int), {}
+    for step in steps:
+        for row, key in enumerate(zip(step.games, step.seeds.tolist(), strict=True)):
+            assert key not in ends  # nothing is played after the end
+            lengths[key] += 1
+            if step.terminated[row] or step.truncated[row]:
+                ends[key] = (lengths[key], bool(step.idle[row]), bool(step.capped[row]))
+    return ends
+
+
+class NoopAgent(ScriptedAgent):
+    """Never serves the ball."""
+
+    def _act(self, inputs):
+        return np.zeros(len(inputs.observations), np.int64), None
+
+
+def test_idle_episodes_are_played_to_the_time_limit_unless_cut_off():
+    episodes = [("Breakout", 1), ("Riverraid", 1)]
+    rules = AtariProtocol(max_frames=800)
+    agent = NoopAgent()
+    assert set(lengths_and_ends(play(agent, episodes, protocol=rules)).values()) == {
+        (200, False, False)
+    }
+    cut = lengths_and_ends(play(agent, episodes, protocol=rules, idle_steps=50))
+    assert cut["Breakout", 1] == (50, True, False)
+    capped = lengths_and_ends(play(agent, episodes, protocol=rules, max_steps=30, idle_steps=50))
+    assert set(capped.values()) == {(30, False, True)}
+
+
+class FireAgent(ScriptedAgent):
+    """Serves and shoots always."""
+
+    def _act(self, inputs):
+        return np.ones(len(inputs.observations), np.int64), None
+
+
+def test_an_episode_with_rewards_is_not_idle():
+    episodes = [("Riverraid", 1)]
+    rules = AtariProtocol(max_frames=1200)
+    *steps, _ = play(FireAgent(), episodes, protocol=rules)
+    gaps = np.diff([-1, *np.flatnonzero([step.rewards[0] != 0 for step in steps])])
+    assert len(gaps) > 3
+    whole = lengths_and_ends(play(FireAgent(), episodes, protocol=rules))
+    assert (
+        lengths_and_ends(play(FireAgent(), episodes, protocol=rules, idle_steps=len(steps) - 10))
+        == whole
+    )
+    (cut,) = lengths_and_ends(
+        play(FireAgent(), episodes, protocol=rules, idle_steps=int(gaps[0]) - 1)
+    ).values()
+    assert cut == (gaps[0] - 1, True, False)
+
+
+def test_queue_gives_every_place_work():
+    # Three places and nine episodes of different lengths: no place waits before the last three.
+    steps = list(
+        play(ScriptedAgent(), [("Breakout", n) for n in range(9)], protocol=PROTOCOL, batch_size=3)
+    )
+    begun = set()
+    for step in steps:
+        begun |= set(step.seeds.tolist())
+        assert len(step.seeds) == 3 or begun == set(range(9))
+
+
+def test_jpeg_is_that_of_the_single_environment():
+    rules = AtariProtocol(jpeg=True, sticky=0, max_frames=80)
+    env = MultiGameAtariEnv("Pong", rules)
+    observation, _ = env.reset(seed=3)
+    for step in play(ScriptedAgent(), [("Pong", 1), ("Pong", 3)], protocol=rules):
+        row = step.seeds.tolist().index(3)
+        assert np.array_equal(step.observations[row], observation)
+        observation, *_ = env.step(step.actions[row])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online import collection
 from mgdt_agents.online.collection import collect
 from mgdt_agents.online.pqn import PQNConfig
+from mgdt_agents.online.sb3_learner import DQNLearnerConfig
 from mgdt_agents.replay import Trace, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
 from mgdt_agents.replay.trace_recorder import software
@@ -44,7 +46,7 @@ def small():
 
 def collect_small(output, steps=STEPS, config=SMALL, **arguments):
     return collect(
-        "pqn", "Breakout", steps, config, output, device="cpu", num_threads=1, **arguments
+        "pqn", ["Breakout"], steps, config, output, device="cpu", num_threads=1, **arguments
     )
 
 
@@ -173,7 +175,7 @@ def test_trace_that_does_not_fit_its_checkpoint(tmp_path):
     short = dataclasses.replace(trace, actions=trace.actions[:10])
     (output / "Breakout.npz").unlink()
     short.save(output / "Breakout.npz")
-    with pytest.raises(ReplayError, match=r"Expected 16 steps .* found 10"):
+    with pytest.raises(ReplayError, match=r"Expected 16 steps in .*Breakout\.npz, .* found 10"):
         collect_small(output)
     (output / "Breakout.npz").unlink()
     dataclasses.replace(trace, checksums=trace.checksums + np.uint32(1)).save(
@@ -204,7 +206,7 @@ def test_folder_of_something_else(tmp_path):
 
 def test_wrong_field_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="gpu"):
-        collect("pqn", "Breakout", STEPS, SMALL, tmp_path / "new", device="gpu")
+        collect("pqn", ["Breakout"], STEPS, SMALL, tmp_path / "new", device="gpu")
     assert not (tmp_path / "new").exists()
 
 
@@ -217,3 +219,55 @@ def test_killed_before_the_description_was_written(tmp_path, left):
     assert not collect_small(output, should_stop=lambda: True)
     assert json.loads((output / "collection.json").read_text())["learner"] == "pqn"
     assert not (output / "collection.json.new").exists()
+
+
+def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
+    """The same command then ends in the same bytes, with nothing left beside them."""
+    steps = 3 * 2 * 8
+    monkeypatch.setattr(collection, "CHECKPOINT_INTERVAL", 0.0)
+    assert collect_small(tmp_path / "whole", steps)
+    replacing = os.replace
+
+    def collect_until(limit, output):
+        calls = iter(range(limit))
+
+        def replace(*paths):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            replacing(*paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            return collect_small(output, steps)
+
+    killed = 0
+    while True:
+        output = tmp_path / str(killed)
+        try:
+            assert collect_until(killed, output)
+            break
+        except KeyboardInterrupt:
+            assert collect_small(output, steps)
+        assert_same_collection(tmp_path / "whole", output)
+        files = [sorted(path.name for path in it.iterdir()) for it in (tmp_path / "whole", output)]
+        assert files[0] == files[1]
+        trace = "Breakout.npz"
+        assert (tmp_path / "whole" / trace).read_bytes() == (output / trace).read_bytes()
+        killed += 1
+    assert killed >= 9  # the description, and a trace and a checkpoint after each update
+
+
+def test_several_games_in_one_run(tmp_path):
+    names = ["Breakout", "Pong"]
+    config = DQNLearnerConfig(num_envs=3, buffer_size=60)
+    output = tmp_path / "dqn"
+    assert collect("dqn", names, 60, config, output, device="cpu", num_threads=1)
+    assert json.loads((output / "collection.json").read_text())["games"] == names
+    for name, columns in (("Breakout", 2), ("Pong", 1)):
+        trace = Trace.load(output / f"{name}.npz")
+        assert trace.game == name
+        assert trace.actions.shape == (20, columns)
+        assert sum(1 for _ in trace.play(num_threads=1)) == 20
+    with pytest.raises(ValueError, match="PQN learns one game, got Breakout, Pong"):
+        collect("pqn", names, 60, SMALL, tmp_path / "pqn", device="cpu")
+    assert not (tmp_path / "pqn").exists()

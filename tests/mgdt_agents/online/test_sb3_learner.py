@@ -143,7 +143,9 @@ def collect_small(learner, output, steps, **arguments):
     config = DQNLearnerConfig(num_envs=2, buffer_size=200, seed=4)
     if learner == "ppo":
         config = PPOLearnerConfig(num_envs=2, seed=4)
-    return collect(learner, "Pong", steps, config, output, device="cpu", num_threads=1, **arguments)
+    return collect(
+        learner, ["Pong"], steps, config, output, device="cpu", num_threads=1, **arguments
+    )
 
 
 @pytest.mark.parametrize(("learner", "played"), [("dqn", 64), ("ppo", 256)])

@@ -1,11 +1,16 @@
 """The loss of conservative Q-learning against plain loops over its definition."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from mgdt_agents.q_learning import losses
 from mgdt_agents.q_learning.cql import CQLAgent, CQLConfig
 from mgdt_agents.replay import WindowBatch
+from mgdt_envs import AtariProtocol
 
 CONFIG = CQLConfig(
     blocks=1, stages=(4,), stem_stride=4, hidden=8, atoms=5, max_value=2.0, n_steps=2, discount=0.5
@@ -18,6 +23,16 @@ def agent() -> CQLAgent:
     return CQLAgent(CONFIG, device="cpu")
 
 
+ALLOWED = [0, 1, 3, 4, 11, 12]
+"""Pong's actions."""
+
+
+@torch.no_grad()
+def values_of(agent: CQLAgent, observations: np.ndarray) -> torch.Tensor:
+    atoms = torch.linspace(-2, 2, 5)
+    return losses.expected_values(agent.model(torch.from_numpy(observations)), atoms)
+
+
 def make_batch(rows: int = 6) -> WindowBatch:
     rng = np.random.default_rng(0)
     shape = (rows, 6)
@@ -25,9 +40,11 @@ def make_batch(rows: int = 6) -> WindowBatch:
         frames=rng.integers(256, size=(*shape, 84, 84), dtype=np.uint8),
         actions=rng.integers(18, size=shape),
         rewards=rng.choice([-3.0, -1.0, 0.0, 1.0, 4.0], size=shape).astype(np.float32),
-        returns_to_go=np.zeros(shape, np.int64),
+        returns_to_go=np.zeros(shape, np.float32),
         terminated=np.zeros(shape, bool),
         valid=np.ones(shape, bool),
+        games=np.zeros(rows, np.int64),
+        episode_ranks=np.zeros(rows, np.float32),
     )
     batch.terminated[1, 3] = True  # the drawn step ends the game
     batch.valid[1, 4:] = False
@@ -40,45 +57,46 @@ def make_batch(rows: int = 6) -> WindowBatch:
 
 def reference_target(
     agent: CQLAgent, frames: torch.Tensor, value: float, discount: float
-) -> np.ndarray:
-    """Bellemare et al. 2017, algorithm 1, one sample and one atom at a time."""
-    probabilities = agent.target(frames[None]).softmax(-1)[0]
-    support = agent.target.support
-    best = (probabilities * support).sum(-1).argmax()
-    target = np.zeros(CONFIG.atoms)
-    for atom, probability in zip(support, probabilities[best], strict=True):
-        moved = min(max(value + discount * float(atom), -2.0), 2.0)
-        place = (moved + 2.0) / 1.0
-        low, high = int(np.floor(place)), int(np.ceil(place))
-        if low == high:
-            target[low] += float(probability)
-        else:
-            target[low] += float(probability) * (high - place)
-            target[high] += float(probability) * (place - low)
-    return target
+) -> torch.Tensor:
+    """Return the target's distribution for one sample."""
+    atoms = torch.linspace(-2, 2, 5)
+    logits = agent.target(frames[None])[0]
+    choosing = agent.model(frames[None])[0] if agent.config.double_q else logits
+    best = (choosing.softmax(-1) * atoms).sum(-1)[ALLOWED].argmax()
+    chosen = logits[ALLOWED][best].softmax(-1)
+    if agent.config.loss == "hl_gauss":
+        mean = value + discount * float((chosen * atoms).sum())
+        return losses.hl_gauss_target(torch.tensor([mean]), atoms)[0]
+    returns, discounts = torch.tensor([value]), torch.tensor([discount])
+    return losses.c51_target(chosen[None], returns, discounts, atoms)[0]
 
 
+@pytest.mark.parametrize("options", [{}, {"double_q": False}, {"loss": "hl_gauss"}], ids=str)
 @torch.no_grad()
-def test_loss_is_its_definition(agent: CQLAgent) -> None:
+def test_loss_is_its_definition(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    agent = CQLAgent(dataclasses.replace(CONFIG, **options), games=["Pong"], device="cpu")
     agent.target.load_state_dict(CQLAgent(CONFIG, device="cpu").model.state_dict())
     batch = make_batch()
     frames = torch.from_numpy(batch.frames)
-    c51, conservative = [], []
+    distributional, conservative = [], []
     for row in range(len(batch.frames)):
         first, second = np.clip(batch.rewards[row, 3:5], -1, 1).tolist()
-        value = first + 0.5 * second
         discount = 0.25 if batch.valid[row, 5] else 0.0
         logits = agent.model(frames[row, :4][None])[0]
-        target = reference_target(agent, frames[row, 2:6], value, discount)
-        chosen = logits[batch.actions[row, 3]].log_softmax(-1).numpy()
+        target = reference_target(agent, frames[row, 2:6], first + 0.5 * second, discount)
+        # An action that Pong does not have is NOOP.
+        action = batch.actions[row, 3] if batch.actions[row, 3] in ALLOWED else 0
+        chosen = logits[action].log_softmax(-1)
         # Row 3 was cut by a time limit: what came after is unknown, so it does not count.
-        c51.append(0.0 if row == 3 else -(target * chosen).sum())
-        values = (logits.softmax(-1) * agent.model.support).sum(-1)
-        conservative.append(-values.log_softmax(-1)[batch.actions[row, 3]].item())
+        distributional.append(0.0 if row == 3 else -(target * chosen).sum().item())
+        values = (logits.softmax(-1) * torch.linspace(-2, 2, 5)).sum(-1)
+        conservative.append(-values[ALLOWED].log_softmax(-1)[ALLOWED.index(action)].item())
     loss, terms = agent.loss(batch)
-    assert terms["c51_loss"].item() == pytest.approx(np.mean(c51), rel=1e-4)
+    name = f"{agent.config.loss}_loss"
+    assert terms[name].item() == pytest.approx(np.mean(distributional), rel=1e-4)
     assert terms["conservative_loss"].item() == pytest.approx(np.mean(conservative), rel=1e-4)
-    assert loss.item() == pytest.approx(np.mean(c51) + np.mean(conservative), rel=1e-4)
+    assert loss.item() == pytest.approx(np.mean(distributional) + np.mean(conservative), rel=1e-4)
 
 
 def test_loss_trains_the_network_and_not_the_target(agent: CQLAgent) -> None:
@@ -105,9 +123,100 @@ def test_target_is_copied_every_period() -> None:
 def test_acts_on_the_largest_value(agent: CQLAgent) -> None:
     observations = make_batch().frames[:, :4]
     actions, state = agent.predict(observations, deterministic=True)
-    values = agent.model.values(agent.model(torch.from_numpy(observations)))
+    values = values_of(agent, observations)
     np.testing.assert_array_equal(actions, values.argmax(-1).numpy())
     assert state is None
+    # In a game, only what the game has.
+    actions, _ = agent.predict(observations, deterministic=True, game="Pong")
+    assert [ALLOWED[best] for best in values[:, ALLOWED].argmax(-1)] == actions.tolist()
+    explorer = CQLAgent(dataclasses.replace(CONFIG, exploration=1.0), device="cpu")
+    observations = np.zeros((300, 4, 84, 84), np.uint8)
+    assert set(explorer.predict(observations, game="Pong")[0].tolist()) == set(ALLOWED)
+    assert len(set(explorer.predict(observations)[0].tolist())) == 18
+    explorer.games = ("Pong", "Freeway")
+    assert set(explorer.predict(observations)[0].tolist()) == {*ALLOWED, 2, 5}
+
+
+@torch.no_grad()
+def test_values_are_fp32_whatever_the_rest_is(agent: CQLAgent) -> None:
+    # Values are sums over atoms; in bf16 each term, or the whole, would be rounded.
+    logits = torch.linspace(-3, 3, 6 * 18 * 5).reshape(6, 18, 5).sin() * 3
+    atoms = torch.linspace(-2, 2, 5)
+    exact = (logits.double().softmax(-1) * atoms.double()).sum(-1)
+    features: list[torch.Tensor] = []
+    agent.model.hidden.register_forward_hook(lambda *arguments: features.append(arguments[2]))
+    frames = torch.from_numpy(make_batch().frames[:, :4])
+    with torch.autocast("cpu", torch.bfloat16):
+        values, found = losses.expected_values(logits, atoms), agent.model(frames)
+    assert values.dtype == found.dtype == torch.float32
+    torch.testing.assert_close(values.double(), exact, atol=1e-6, rtol=0)
+    # The last linear map, too.
+    assert features[0].dtype == torch.bfloat16
+    expected = agent.model.output.double()(features[0].relu().double()).unflatten(-1, (18, 5))
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_plays_in_bf16(agent: CQLAgent) -> None:
+    observations = make_batch().frames[:, :4]
+    expected = values_of(agent, observations)
+    agent.model.bfloat16()
+    agent.predict(observations, deterministic=True)
+    values = values_of(agent, observations)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, expected, atol=0.05, rtol=0)
+
+
+def test_network_and_protocol_must_agree() -> None:
+    with pytest.raises(ValueError, match="reads 4 frames of 84 pixels, the protocol gives 3 of 84"):
+        CQLAgent("tiny", protocol=AtariProtocol(stack=3), device="cpu")
+    with pytest.raises(ValueError, match="reads 4 frames of 64 pixels, the protocol gives 4 of 84"):
+        CQLAgent(dataclasses.replace(CONFIG, frame_size=64), device="cpu")
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "spatial"])
+def test_heads_of_games(pooling: str) -> None:
+    config = dataclasses.replace(CONFIG, heads="per-game", pooling=pooling, normalize_features=True)
+    agent = CQLAgent(config, games=["Pong", "Freeway"], device="cpu")
+    assert agent.model.output.out_features == 2 * 18 * 5
+    observations = make_batch().frames[:, :4]
+    games = ["Pong", "Freeway", "Freeway", "Pong", "Pong", "Freeway"]
+    together, _ = agent.predict(observations, deterministic=True, game=games)
+    for row, game in enumerate(games):
+        alone, _ = agent.predict(observations[row], deterministic=True, game=game)
+        assert alone == together[row]
+    loss, _ = agent.loss(make_batch()._replace(games=np.array([0, 0, 0, 0, 0, 0])))
+    loss.backward()
+    gradient = agent.model.output.weight.grad
+    assert gradient is not None
+    assert gradient[: 18 * 5].any()
+    assert not gradient[18 * 5 :].any()  # no window was of Freeway
+    for game in ("Breakout", None):
+        with pytest.raises(ValueError, match=r"has a head for each of \['Pong', 'Freeway'\], and"):
+            agent.predict(observations, game=game)
+
+
+def test_features_of_length_one() -> None:
+    config = dataclasses.replace(CONFIG, normalize_features=True)
+    model = CQLAgent(config, device="cpu").model
+    torch.nn.init.zeros_(model.output.bias)
+    frames = torch.from_numpy(make_batch().frames[:, :4])
+    features = model.features(frames)
+    expected = model.output(features / features.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(model(frames).flatten(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "mse"}, r"loss must be one of \('c51', 'hl_gauss'\), got 'mse'"),
+        ({"heads": "many"}, "heads must be one of"),
+        ({"discount": 1.5}, r"discount must be in \(0, 1\], got 1.5"),
+        ({"conservative_weight": -1.0}, "conservative_weight must not be negative"),
+    ],
+)
+def test_bad_configs(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CQLConfig(**options)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def row_numbers(frames):
     return frames[..., 0, :4].copy().view("<u4")[..., 0].astype(int)
 
 
-def window_by_hand(episodes, drawn, steps, future):
+def window_by_hand(episodes, drawn, steps, future, discount):
     """Return the fields of the window around row `drawn` of the store, by plain loops."""
     first = 0
     for episode in episodes:
@@ -52,7 +52,7 @@ def window_by_hand(episodes, drawn, steps, future):
         first += len(episode.actions)
     length = len(episode.actions)
     returns = [
-        int(min(100, max(-20, sum(min(1, max(-1, r)) for r in episode.rewards[row:]))))
+        sum(discount**ahead * min(1, max(-1, r)) for ahead, r in enumerate(episode.rewards[row:]))
         for row in range(length)
     ]
     window = []
@@ -67,24 +67,27 @@ def window_by_hand(episodes, drawn, steps, future):
     return tuple(map(np.array, zip(*window, strict=True)))
 
 
+@pytest.mark.parametrize("discount", [1.0, 0.9])
 @pytest.mark.parametrize(("steps", "future"), [(1, 0), (4, 0), (4, 3), (3, 70), (70, 2)])
-def test_windows_equal_those_cut_by_hand(store, episodes, steps, future):
-    sampler = WindowSampler([store], steps=steps, future=future)
+def test_windows_equal_those_cut_by_hand(store, episodes, steps, future, discount):
+    sampler = WindowSampler([store], steps=steps, future=future, discount=discount)
     batch = sampler.sample(200, step=0)
-    assert [field.dtype for field in batch] == [
+    assert [field.dtype for field in batch[:8]] == [
         np.uint8,
         np.int64,
         np.float32,
+        np.float32,
+        bool,
+        bool,
         np.int64,
-        bool,
-        bool,
+        np.float32,
     ]
     drawn = row_numbers(batch.frames[:, steps - 1])
     for number, row in enumerate(drawn):
-        expected = window_by_hand(episodes, row, steps, future)
-        for name, field, array in zip(batch._fields, batch, expected, strict=True):
+        expected = window_by_hand(episodes, row, steps, future, discount)
+        for name, field, array in zip(batch._fields, batch, expected, strict=False):
             assert field[number].shape == array.shape
-            assert np.array_equal(field[number], array), (name, row)
+            np.testing.assert_allclose(field[number], array, 1e-6, 1e-6, err_msg=f"{name} {row}")
     assert batch.valid[:, steps - 1].all()
     # Windows that lack rows at either end, or at both, were among them.
     assert (~batch.valid[:, 0]).any() == (steps > 1)
@@ -125,15 +128,14 @@ def test_padding_after_an_episode_s_end(make_store):
 @pytest.mark.parametrize(
     ("rewards", "expected"),
     [
-        ([7.0] * 105, [100] * 6 + list(range(99, 0, -1))),
-        ([-3.0] * 25, [-20] * 6 + list(range(-19, 0))),
-        # Kept in range after the sum, not on the way: the first return is 30 - 25.
+        ([7.0] * 135, list(range(135, 0, -1))),
+        ([-3.0] * 25, list(range(-25, 0))),
         ([-1.0] * 25 + [1.0] * 30, [*range(5, 30), *range(30, 0, -1)]),
-        ([0.5, 0.25, 0.25, -0.5], [0, 0, 0, 0]),  # 0.5 is rounded to even
+        ([0.5, 0.25, 0.25, -0.5], [0.5, 0.0, -0.25, -0.5]),
     ],
     ids=["high", "low", "both", "fractions"],
 )
-def test_returns_are_clipped(make_store, rewards, expected):
+def test_rewards_are_clipped_and_returns_are_not(make_store, rewards, expected):
     store = make_store("Pong", [len(rewards)], rewards=[rewards])
     batch = WindowSampler([store], steps=1).sample(1000, step=0)
     drawn = row_numbers(batch.frames[:, 0])
@@ -183,6 +185,7 @@ def test_games_are_drawn_equally_and_stores_of_one_game_by_size(make_store):
     }
     assert len(known) == 380
     picks = np.array([known[frame.tobytes()] for frame in batch.frames[:, 0]])
+    assert batch.games.tolist() == [[0, 1, 0][pick] for pick in picks]
     assert_drawn_as(np.bincount(picks, minlength=3), [3 / 8, 1 / 2, 1 / 8])
 
 
@@ -208,6 +211,28 @@ def test_top_fraction_keeps_the_episodes_of_highest_return(make_store):
         assert batch.returns_to_go[:, -1].tolist() == returns_to_go[drawn].tolist()
 
 
+def test_ranks_are_the_share_of_the_game_s_steps_in_lesser_episodes(make_store):
+    stores = [
+        make_store("Pong", [2, 3, 1], rewards=[[5, 0], [1, 0, 0], [1]]),
+        make_store("Freeway", [4], rewards=[[0, 0, 0, 9]]),
+        make_store("Pong", [4], rewards=[[0, 0, 0, 9]]),
+    ]
+    batch = WindowSampler(stores, steps=1).sample(400, step=0)
+    known = {
+        frame.tobytes(): (number, row)
+        for number, store in enumerate(stores)
+        for row, frame in enumerate(store.frames[:])
+    }
+    # Of Pong's ten steps, four brought 1 in all, two 5 and four 9; of Freeway there is one episode.
+    expected = [[0.4, 0.4, 0, 0, 0, 0], [0] * 4, [0.6] * 4]
+    drawn = [known[frame.tobytes()] for frame in batch.frames[:, 0]]
+    assert set(drawn) == set(known.values())
+    np.testing.assert_allclose(batch.episode_ranks, [expected[s][row] for s, row in drawn])
+    # They are the data's, whatever is drawn of them.
+    top = WindowSampler([stores[0]], steps=1, top_fraction=0.1).sample(10, step=0)
+    np.testing.assert_allclose(top.episode_ranks, 4 / 6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -215,6 +240,8 @@ def test_top_fraction_keeps_the_episodes_of_highest_return(make_store):
         ({"future": -1}, "got 4 and -1"),
         ({"top_fraction": 0.0}, r"top_fraction in \(0, 1\], got 0.0"),
         ({"top_fraction": 1.5}, "got 1.5"),
+        ({"discount": 0.0}, r"discount in \(0, 1\], got 0.0"),
+        ({"discount": 1.1}, "got 1.1"),
     ],
 )
 def test_bad_arguments(store, arguments, message):
@@ -222,14 +249,36 @@ def test_bad_arguments(store, arguments, message):
         WindowSampler([store], **arguments)
 
 
-def test_stores_that_cannot_be_drawn_from(store, make_store, write_store, tmp_path):
+def test_stores_that_cannot_be_drawn_from(
+    store, make_store, make_random_episodes, write_store, tmp_path
+):
     with pytest.raises(ValueError, match="at least one replay store"):
         WindowSampler([])
-    empty = make_store("Pong", [])
-    with pytest.raises(ValueError, match=f"none in .*{empty.path}"):
-        WindowSampler([store, empty])
-    large = write_store(tmp_path / "large", "Pong", [], screen_size=84)
+    short = make_store("Pong", [3])
+    with pytest.raises(ValueError, match=f"none in .*{short.path}"):
+        WindowSampler([store, short], split="heldout")
+    large = write_store(tmp_path / "large", "Pong", make_random_episodes([3]), screen_size=84)
     with pytest.raises(ValueError, match=r"one frame size, got \[\(8, 8\), \(84, 84\)\]"):
         WindowSampler([store, str(large)])
     with pytest.raises(ValueError, match="Expected a replay store at nowhere"):
         WindowSampler(["nowhere"])
+
+
+def test_parts_of_a_batch_are_its_windows(store):
+    sampler = WindowSampler([store], steps=4, future=2)
+    whole = sampler.sample(12, 7)
+    parts = [sampler.sample(12, 7, slice(first, first + 4)) for first in (0, 4, 8)]
+    for name in set(whole._fields) - {"share_valid"}:
+        columns = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(columns, getattr(whole, name))
+    assert whole.num_valid == whole.valid.sum() < whole.valid.size
+    assert [part.num_valid for part in parts] == pytest.approx([whole.num_valid / 3] * 3)
+    assert len({part.valid.sum() for part in parts}) > 1
+
+
+def test_drawn_rows_are_those_of_the_batch(store, episodes):
+    sampler = WindowSampler([store], steps=1)
+    batch = sampler.sample(20, 3)
+    rows = sampler.drawn_rows(20, 3)
+    assert {path for path, _ in rows} == {store.path}
+    np.testing.assert_array_equal(store.actions[[row for _, row in rows]], batch.actions[:, 0])

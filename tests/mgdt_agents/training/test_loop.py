@@ -8,22 +8,32 @@ import pytest
 import torch
 
 from mgdt_agents import load_agent, make_agent
-from mgdt_agents.training import TrainingConfig, optimizers, train
+from mgdt_agents.errors import TrainingError
+from mgdt_agents.registry import NETWORK_AGENTS
+from mgdt_agents.replay import ReplayStore
+from mgdt_agents.training import Augmentation, TrainingConfig, loop, optimizers, train
 from mgdt_envs import AtariProtocol
 
 KINDS = pytest.mark.parametrize(
-    ("kind", "optimizer"), [("dt", "adamw"), ("cql", "lamb")], ids=["dt-adamw", "cql-lamb"]
+    ("kind", "optimizer"),
+    [(kind, "lamb" if kind == "cql" else "adamw") for kind in NETWORK_AGENTS],
 )
+
+
+ALWAYS = {"accuracy", "gradient_norm"}
+MEASURED = {"windows_per_second", "data_wait", "memory"}
 
 
 class KilledError(Exception):
     """What stops a training in these tests."""
 
 
-def run(config, kind="dt", output=None, kill_at=None, weights_seed=0):
+def run(config, kind="dt", output=None, kill_at=None, weights_seed=0, **network):
     """Train an agent that is made anew, as a new process would; return it."""
     torch.manual_seed(weights_seed)
-    agent = make_agent(kind, "tiny", device="cpu")
+    agent_class = NETWORK_AGENTS[kind]
+    network = dataclasses.replace(agent_class.presets["tiny"], **network)
+    agent = agent_class(network, device="cpu")
 
     def kill(figures):
         if figures["step"] == kill_at:
@@ -53,11 +63,9 @@ def assert_same_weights(first, second, networks=""):
 
 
 def log_of(output):
-    """Return the lines of the log without the speed, which is another each time."""
+    """Return the lines of the log without what is another each time."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        del line["windows_per_second"]
-    return lines
+    return [{name: line[name] for name in line if name not in MEASURED} for line in lines]
 
 
 @pytest.fixture
@@ -133,16 +141,20 @@ def test_optimizer_gets_the_scheduled_rate_and_clipped_gradients(config, monkeyp
 
     class Spy(torch.optim.SGD):
         def step(self, closure=None):
-            (group,) = self.param_groups
-            norms = [parameter.grad.norm() for parameter in group["params"]]
-            norm = torch.linalg.vector_norm(torch.stack(norms)).item()
-            seen.append((group["lr"], group["weight_decay"], norm))
+            matrices, others = self.param_groups
+            parameters = [*matrices["params"], *others["params"]]
+            assert all(p.ndim > 1 for p in matrices["params"])
+            assert all(p.ndim == 1 for p in others["params"])
+            norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in parameters]))
+            assert matrices["lr"] == others["lr"]
+            decays = matrices["weight_decay"], others["weight_decay"]
+            seen.append((matrices["lr"], decays, norm.item()))
 
     monkeypatch.setitem(optimizers.OPTIMIZERS, "adamw", Spy)
     run(dataclasses.replace(config, max_gradient_norm=0.01))
     rates, decays, norms = zip(*seen, strict=True)
     assert rates == pytest.approx([config.learning_rate_at(step) for step in range(6)])
-    assert set(decays) == {0.01}
+    assert set(decays) == {(0.01, 0.0)}
     assert norms == pytest.approx([0.01] * 6, rel=1e-3)
 
 
@@ -175,7 +187,7 @@ def test_log(config, tmp_path, kind, figures):
     assert lines == logged
     assert [line["step"] for line in lines] == [2, 4, 5]
     for line in lines:
-        assert line.keys() == {"step", "loss", "learning_rate", "windows_per_second"} | figures
+        assert line.keys() == {"step", "loss", "learning_rate", *ALWAYS} | MEASURED | figures
         assert line["learning_rate"] == pytest.approx(config.learning_rate_at(line["step"] - 1))
         assert all(np.isfinite(value) for value in line.values())
     # A line is the mean since the one before it.
@@ -256,3 +268,128 @@ def test_finished_training_can_get_more_steps(config, tmp_path):
     longer = run(config, output=tmp_path / "run", weights_seed=1)
     assert_same_weights(straight, longer)
     assert log_of(tmp_path / "straight") == log_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
+def test_parts_give_the_losses_of_the_whole_batch(
+    config, make_random_episodes, write_store, tmp_path, kind
+):
+    # Short episodes: the parts have not the same number of valid rows.
+    store = write_store(tmp_path / "store", "Pong", make_random_episodes([1, 2, 3, 4, 5]))
+    config = dataclasses.replace(config, replay=(store,), augmentation=Augmentation(shift=4))
+    network = {} if kind == "cql" else {"dropout": 0.0}
+    run(config, kind, tmp_path / "whole", **network)
+    run(dataclasses.replace(config, accumulate=4), kind, tmp_path / "parts", **network)
+    for whole, parts in zip(*(log_of(tmp_path / n) for n in ("whole", "parts")), strict=True):
+        assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
+def test_batch_that_cannot_be_divided(config):
+    with pytest.raises(ValueError, match="batch_size that 1 processes of 3 parts each can share"):
+        run(dataclasses.replace(config, accumulate=3))
+
+
+def test_average_of_the_weights_is_saved_and_played(config, tmp_path):
+    config = dataclasses.replace(config, average_decay=0.5, steps=3)
+    torch.manual_seed(0)
+    agent = make_agent("dt", "tiny", device="cpu")
+    weights = []
+
+    def after_step(step):
+        weights.append(agent.model.state_dict()["action_head.weight"].clone())
+
+    agent.after_step = after_step
+    train(agent, config, output=tmp_path / "run")
+    expected = weights[0]
+    for now in weights[1:]:
+        expected = 0.5 * expected + 0.5 * now
+    for found in (agent, load_agent(tmp_path / "run", device="cpu")):
+        average = found.model.state_dict()["action_head.weight"]
+        torch.testing.assert_close(average, expected)
+    assert not torch.allclose(expected, weights[-1])
+
+
+def test_average_of_the_weights_resumes(config, tmp_path):
+    config = dataclasses.replace(config, average_decay=0.9)
+    straight = run(config, output=tmp_path / "straight")
+    with pytest.raises(KilledError):
+        run(config, output=tmp_path / "run", kill_at=5)
+    assert_same_weights(straight, run(config, output=tmp_path / "run", weights_seed=1))
+
+
+def test_heldout_loss_by_game_and_the_best_agent(
+    config, readable_store, make_random_episodes, write_store, tmp_path
+):
+    noise = write_store(tmp_path / "noise", "Boxing", make_random_episodes([9] * 12))
+    config = dataclasses.replace(
+        config,
+        replay=(readable_store, noise),
+        steps=60,
+        batch_size=32,
+        learning_rate=5e-3,
+        decay="none",
+        log_interval=60,
+        heldout_fraction=0.3,
+        heldout_interval=20,
+        heldout_windows=100,
+    )
+    run(config, output=tmp_path / "run")
+    lines = [line for line in log_of(tmp_path / "run") if "heldout_loss" in line]
+    assert [line["step"] for line in lines] == [20, 40, 60]
+    for line in lines:
+        mean = (line["heldout_loss/Pong"] + line["heldout_loss/Boxing"]) / 2
+        assert line["heldout_loss"] == pytest.approx(mean)
+    # What can be learned is learned; noise is not.
+    assert lines[-1]["heldout_accuracy/Pong"] > 0.6
+    assert lines[-1]["heldout_accuracy/Boxing"] < 0.3
+    assert load_agent(tmp_path / "run" / "best", device="cpu").games == ("Pong", "Boxing")
+
+
+def test_best_agent_is_that_of_the_lowest_heldout_loss(config, tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(loop.HeldOut, "measure", lambda self, agent: {"heldout_loss": next(losses)})
+    config = dataclasses.replace(config, heldout_fraction=0.5, heldout_interval=2)
+    run(config, output=tmp_path / "run")
+    # The agent after step 4.
+    asked = iter([False, False, False, True])
+    losses = iter([3.0, 1.0])
+    torch.manual_seed(0)
+    agent = make_agent("dt", "tiny", device="cpu")
+    train(agent, config, should_stop=lambda: next(asked))
+    best = load_agent(tmp_path / "run" / "best", device="cpu")
+    assert_same_weights(best, agent, networks="model")
+
+
+def test_games_are_played(config, tmp_path):
+    config = dataclasses.replace(config, steps=2, play_interval=2, play_episodes=1)
+    torch.manual_seed(0)
+    agent = make_agent("dt", "tiny", device="cpu", protocol=AtariProtocol(max_frames=400))
+    config = dataclasses.replace(config, mix_protocols=True)
+    train(agent, config, output=tmp_path / "run")
+    (scores,) = [line for line in log_of(tmp_path / "run") if "score/Pong" in line]
+    assert scores["step"] == 2
+    assert -21 <= scores["score/Pong"] <= 21
+    assert agent.model.training is False
+
+
+def test_loss_that_is_no_number_stops_and_names_the_windows(config, readable_store, tmp_path):
+    torch.manual_seed(0)
+    agent = make_agent("dt", "tiny", device="cpu")
+    loss, calls = agent.loss, []
+
+    def break_at_step_5(batch):
+        calls.append(batch)
+        value, figures = loss(batch)
+        return value * (float("nan") if len(calls) == 5 else 1), figures
+
+    agent.loss = break_at_step_5
+    with pytest.raises(TrainingError, match="Step 5 has a loss of nan") as caught:
+        train(agent, config, output=tmp_path)
+    assert f"from 4 windows: {readable_store}, row " in str(caught.value)
+    report = json.loads((tmp_path / "not_finite.json").read_text())
+    assert (report["step"], len(report["windows"])) == (5, 4)
+    actions = [ReplayStore(readable_store).actions[int(w.split()[-1])] for w in report["windows"]]
+    assert actions == calls[4].actions[:, -1].tolist()
+    # The last checkpoint is from before, and can be resumed.
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-3"]
+    run(config, output=tmp_path)

@@ -1,0 +1,144 @@
+"""Curves of trainings beside each other: `mgdt-train curves RUN...`."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from mgdt_cli.common import Names, Paths, say
+from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
+from mgdt_envs.games import did_you_mean
+
+BARS = "▁▂▃▄▅▆▇█"
+Curve = tuple[list[int], list[float]]
+"""Gradient steps, and the figure at each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvesArguments:
+    """Draw what trainings logged, beside each other.
+
+    Examples:
+        mgdt-train curves runs/dt-small runs/bc-small
+        mgdt-train curves runs/* --figures heldout_loss,score/Pong --plot curves.png
+    """
+
+    command: tyro.conf.Positional[Literal["curves"]]
+    """What to do."""
+    runs: tyro.conf.Positional[Paths]
+    """Folders of trainings."""
+    figures: Names = ("loss", "heldout_loss")
+    """Figures of the log; those that no run has are left out of the default."""
+    plot: Path | None = None
+    """Picture to draw, too, such as curves.png (pip install 'mgdt[plot]')."""
+
+
+def draw_curves(arguments: CurvesArguments) -> None:
+    """Print the curves, and draw them where a picture is asked for.
+
+    Raises:
+        ValueError: if there is no such run or figure.
+    """
+    if not arguments.runs:
+        raise InvalidArgument("Expected at least one folder of a training, got none.")
+    if arguments.plot:
+        check_plot(arguments.plot)
+    runs = {str(path): read_curves(path) for path in arguments.runs}
+    known = list(dict.fromkeys(name for curves in runs.values() for name in curves))
+    figures = [name for name in arguments.figures if name in known]
+    if arguments.figures != CurvesArguments.__dataclass_fields__["figures"].default:
+        for name in arguments.figures:
+            if name not in known:
+                raise InvalidArgument(f"No run logged {name!r}. {did_you_mean(name, known)}")
+    for figure in figures:
+        print_figure(
+            figure, {run: curves[figure] for run, curves in runs.items() if figure in curves}
+        )
+    if arguments.plot:
+        plot_figures(figures, runs, arguments.plot)
+        say(f"Drew {arguments.plot}.")
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Return each figure's curve in the log of a training.
+
+    Raises:
+        ValueError: if the folder holds none.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        raise InvalidArgument(f"Expected the folder of a training, and {path} is missing.")
+    curves: dict[str, Curve] = {}
+    for text in path.read_text().splitlines(keepends=True):
+        if not text.endswith("\n"):
+            break  # it is being written
+        line = json.loads(text)
+        for name, value in line.items():
+            if name != "step":
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(line["step"])
+                values.append(value)
+    return curves
+
+
+def print_figure(name: str, curves: dict[str, Curve]) -> None:
+    """Print a table with a line for each run, all on one scale."""
+    low = min(min(values) for _, values in curves.values())
+    high = max(max(values) for _, values in curves.values())
+    table = Table(title=f"{name}: {low:.4g} to {high:.4g}", box=None, title_justify="left")
+    for column in ("Run", "Curve"):
+        table.add_column(column, overflow="fold")
+    for column in ("Steps", "First", "Last", "Least", "Most"):
+        table.add_column(column, justify="right")
+    for run, (steps, values) in curves.items():
+        ends = (values[0], values[-1], min(values), max(values))
+        table.add_row(
+            run, sparkline(values, low, high), f"{steps[-1]:,}", *(f"{end:.4g}" for end in ends)
+        )
+    Console(highlight=False).print(table)
+
+
+def sparkline(values: Sequence[float], low: float, high: float, width: int = 24) -> str:
+    """Return a line of bars, each the mean of its share of the values."""
+    bars = ""
+    count = min(width, len(values))
+    for place in range(count):
+        piece = values[place * len(values) // count : (place + 1) * len(values) // count]
+        mean = math.fsum(piece) / len(piece)
+        share = (mean - low) / (high - low) if high > low else 0.5
+        bars += BARS[min(len(BARS) - 1, int(share * len(BARS)))]
+    return bars
+
+
+def check_plot(path: Path) -> None:
+    """Raise before anything is read if the picture cannot be drawn."""
+    if path.exists():
+        raise OutputExists(f"{path} exists; choose another --plot or remove it first.")
+    if path.suffix != ".png":
+        raise InvalidArgument(f"Expected --plot to name a .png file, got {path}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
+
+
+def plot_figures(figures: Sequence[str], runs: dict[str, dict[str, Curve]], path: Path) -> None:
+    """Draw a panel for each figure, with a line for each run."""
+    from matplotlib.figure import Figure  # an extra
+
+    picture = Figure(figsize=(7, 3 * len(figures)), layout="constrained")
+    for number, name in enumerate(figures):
+        axes = picture.add_subplot(len(figures), 1, number + 1)
+        axes.set(xlabel="gradient steps", ylabel=name)
+        for run, curves in runs.items():
+            if name in curves:
+                axes.plot(*curves[name], label=run)
+        axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=150)

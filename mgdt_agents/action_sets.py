@@ -1,0 +1,31 @@
+"""Which of the 18 actions a game has."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from mgdt_envs import AtariProtocol
+from mgdt_envs.emulator import NUM_ACTIONS, emulator_actions
+from mgdt_envs.games import game
+
+
+def effective_actions(games: Sequence[str], protocol: AtariProtocol) -> np.ndarray:
+    """Return `(games, 18)` int64: the action that each of the 18 amounts to.
+
+    Example:
+        >>> effective_actions(["Freeway"], AtariProtocol())[0]
+        array([0, 0, 2, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    """
+    rows = [_effective_actions(name, protocol) for name in games]
+    return np.array(rows, np.int64).reshape(-1, NUM_ACTIONS)
+
+
+@lru_cache(maxsize=1024)
+def _effective_actions(name: str, protocol: AtariProtocol) -> np.ndarray:
+    return emulator_actions(game(name), protocol)
+
+
+def allowed_actions(games: Sequence[str], protocol: AtariProtocol) -> np.ndarray:
+    """Return `(games, 18)` bool: the actions that amount to themselves."""
+    return effective_actions(games, protocol) == np.arange(NUM_ACTIONS)

@@ -1,0 +1,121 @@
+"""The folder of a saved agent: `config.json`, `model.safetensors` and `card.md`."""
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from mgdt_agents.errors import AgentLoadError
+from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.games import did_you_mean
+
+CHECKSUM = "model_sha256"
+"""Field of `config.json`: SHA-256 of `model.safetensors`."""
+
+
+def write_folder(
+    path: Path, content: Mapping[str, Any], tensors: dict[str, Tensor], card: str | None
+) -> None:
+    """Write an agent's folder; each file is replaced whole, so a reader never sees a part.
+
+    Args:
+        path: the folder.
+        content: of `config.json`; the checksum of the weights is added.
+        tensors: the weights, on the CPU.
+        card: text of `card.md`; None leaves an existing card, or writes a minimal one.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    weights = save(tensors)
+    content = {**content, CHECKSUM: hashlib.sha256(weights).hexdigest()}
+    files = {"model.safetensors": weights, "config.json": _json(content)}
+    if card is not None or not (path / "card.md").exists():
+        trained_on = ", ".join(content["games"]) or "nothing"
+        card = card or f"# {content['agent']}\n\nTrained on: {trained_on}.\n"
+        files["card.md"] = card.encode()
+    for name, data in files.items():
+        (path / f"{name}.partial").write_bytes(data)
+    for name in files:
+        os.replace(path / f"{name}.partial", path / name)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of `config.json` in an agent's folder; lists in "config" become tuples.
+
+    Raises:
+        AgentLoadError: if there is none, or it is not an agent's.
+    """
+    try:
+        content = json.loads((path / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise AgentLoadError(
+            f"Expected a saved agent at {path}: a folder with config.json, and there is none."
+        ) from None
+    except ValueError as error:
+        raise AgentLoadError(f"{path / 'config.json'} is not JSON: {error}") from error
+    expected = {"agent": str, "games": list, "protocol": dict, "config": dict}
+    for name, kind in expected.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise AgentLoadError(
+                f"{path / 'config.json'} is no agent's: expected a {kind.__name__} {name!r} in it."
+            )
+    content["config"] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in content["config"].items()
+    }
+    return content
+
+
+def load_weights(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
+    """Load the weights of an agent's folder into its network.
+
+    Args:
+        path: the folder.
+        model: the network.
+        content: of `config.json`; folders without a checksum are taken as they are.
+
+    Raises:
+        AgentLoadError: if the weights are missing, damaged, or of another network.
+    """
+    file = path / "model.safetensors"
+    try:
+        if (expected := content.get(CHECKSUM)) and (found := _sha256(file)) != expected:
+            raise AgentLoadError(
+                f"{file} is damaged or of another agent: its SHA-256 is {found}, config.json says "
+                f"{expected}. Copy or download the folder again."
+            )
+        model.load_state_dict(load_file(file))
+    except FileNotFoundError as error:
+        raise AgentLoadError(f"{path} has no model.safetensors.") from error
+    except SafetensorError as error:
+        raise AgentLoadError(f"{file} is damaged: {error}") from error
+    except RuntimeError as error:
+        raise AgentLoadError(f"{path} does not fit its config.json: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_options(agent_class: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise `InvalidArgument` that names an option which `agent_class` does not take."""
+    parameters = inspect.signature(agent_class).parameters
+    known = [name for name in parameters if name not in ("config", "model", "device")]
+    for name in options:
+        if name not in known:
+            kind = getattr(agent_class, "kind", agent_class.__name__)
+            raise InvalidArgument(f"Unknown option {name!r} of {kind}. {did_you_mean(name, known)}")

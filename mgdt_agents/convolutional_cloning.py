@@ -1,0 +1,113 @@
+"""Behavioral cloning with the network of `cql`: is it the transformer that helps?"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mgdt_agents.action_sets import effective_actions
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.decision_transformer.rules import sample
+from mgdt_agents.q_learning.cql import CQLAgent
+from mgdt_agents.q_learning.networks import ImpalaNetwork
+from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_agents.step_inputs import State, StepInputs
+from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvolutionalCloningConfig:
+    """The Impala ResNet; `CQLConfig` explains the fields."""
+
+    stages: tuple[int, ...] = (128, 128, 128)
+    """Channels of the stages; each halves the picture."""
+    blocks: int = 5
+    """Residual blocks of a stage."""
+    stem_stride: int = 1
+    """Stride of the first convolution."""
+    layer_norm: bool = False
+    """Normalize after the first convolution of each stage."""
+    changes: bool = False
+    """See the newest frame and the changes between frames, instead of the frames."""
+    pooling: Literal["flatten", "spatial"] = "flatten"
+    """Flatten the last picture, or sum it with learned weights."""
+    spatial_features: int = 8
+    """Such sums of each channel."""
+    hidden: int = 512
+    """Units of the layer between the pictures and the policy."""
+    normalize_features: bool = False
+    """Scale that layer's output to length 1."""
+    frame_stack: int = 4
+    """Frames that the network sees."""
+    frame_size: int = 84
+    """Height and width of a frame in pixels."""
+    actions: int = 18
+    """Number of actions."""
+
+
+_FIELDS = [field.name for field in dataclasses.fields(ConvolutionalCloningConfig)]
+
+
+class ConvolutionalCloningAgent(NetworkAgent):
+    """Draws actions as the play that it was trained on did, from the last frames alone.
+
+    Args:
+        config: the sizes, or the name of a preset; they are those of `cql`.
+        games, protocol, device: see `NetworkAgent`.
+    """
+
+    model: ImpalaNetwork
+    kind = "bc_conv"
+    config_class = ConvolutionalCloningConfig
+    presets: ClassVar[dict[str, Any]] = {
+        size: ConvolutionalCloningConfig(**{name: getattr(config, name) for name in _FIELDS})
+        for size, config in CQLAgent.presets.items()
+    }
+
+    def __init__(
+        self,
+        config: ConvolutionalCloningConfig | str = "5m",
+        *,
+        games: Sequence[str] = (),
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Make the agent, randomly initialized."""
+        super().__init__(config, games=games, protocol=protocol, device=device)
+        if (self.config.frame_stack, self.config.frame_size) != self.observation_space.shape[:2]:
+            raise InvalidArgument(
+                f"The network reads {self.config.frame_stack} frames of {self.config.frame_size} "
+                f"pixels, the protocol gives {self.protocol.stack} of "
+                f"{self.protocol.screen_size}."
+            )
+
+    def _make_model(self) -> ImpalaNetwork:
+        return ImpalaNetwork(self.config, self.config.actions, 1)
+
+    def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the cross-entropy of the windows' last actions."""
+        actions = batch.actions[:, -1]
+        if self.games:
+            actions = effective_actions(self.games, self.protocol)[batch.games, actions]
+        logits = self.model(self._to_device(batch.frames))[..., 0]
+        targets = self._to_device(actions)
+        loss = F.cross_entropy(logits, targets)
+        accuracy = (logits.argmax(-1) == targets).float().mean()
+        return loss, {"action_loss": loss, "accuracy": accuracy}
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Nothing is remembered."""
+        return ()
+
+    @torch.no_grad()
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        self.model.eval()
+        logits = self.model(self._to_device(inputs.observations))[..., 0].cpu()
+        return sample(logits, None if inputs.deterministic else inputs.draws).numpy(), None

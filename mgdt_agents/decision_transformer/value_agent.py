@@ -1,0 +1,189 @@
+"""The agent that clones the data's play and improves it by action values."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgdt_agents.action_sets import allowed_actions, effective_actions
+from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent, cross_entropy
+from mgdt_agents.decision_transformer.rules import ActingRule, PredictedReturn
+from mgdt_agents.decision_transformer.tokens import encode_rewards
+from mgdt_agents.decision_transformer.value_model import (
+    PRESETS,
+    ValueTransformer,
+    ValueTransformerConfig,
+)
+from mgdt_agents.q_learning import losses
+from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
+from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
+
+
+class ValueTransformerAgent(DecisionTransformerAgent):
+    """Draws actions by likelihood times exp(beta Q): `bc` with beta 0, better than it above.
+
+    The likelihood is the policy head's, and Q the value head's, learned from n-step returns and a
+    target network that looks at likely actions alone. One beta serves all games.
+
+    Args:
+        config: the model's sizes, or the name of a preset.
+        beta: how much values count.
+        rule: how actions are chosen; None draws them.
+        games, protocol, device: see `NetworkAgent`.
+    """
+
+    model: ValueTransformer
+    kind = "dtq"
+    config_class = ValueTransformerConfig
+    presets: ClassVar[dict[str, Any]] = PRESETS
+
+    def __init__(
+        self,
+        config: ValueTransformerConfig | str = "10m",
+        *,
+        beta: float = 3.0,
+        rule: ActingRule | None = None,
+        games: Sequence[str] = (),
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Make the agent, randomly initialized."""
+        super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
+        if not beta >= 0:
+            raise InvalidArgument(f"beta must not be negative, got {beta}")
+        self.beta = beta
+        self.target = copy.deepcopy(self.model).requires_grad_(False).eval()
+
+    @property
+    def beta(self) -> float:
+        """How much values count when acting."""
+        return self.model.beta
+
+    @beta.setter
+    def beta(self, beta: float) -> None:
+        self.model.beta = float(beta)
+
+    def default_rule(self) -> ActingRule:
+        """Return the rule that draws actions."""
+        return PredictedReturn()
+
+    def _make_model(self) -> ValueTransformer:
+        return ValueTransformer(self.config)
+
+    def _options_to_save(self) -> dict[str, Any]:
+        return super()._options_to_save() | {"beta": self.beta}
+
+    @classmethod
+    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
+        saved = {"beta": content["beta"]} if "beta" in content else {}
+        return super()._saved_options(content) | saved
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """Windows of the model's steps, and after them those of the target's."""
+        return {"steps": self.config.steps, "future": self.config.n_steps}
+
+    def training_modules(self) -> dict[str, nn.Module]:
+        """Return the network and its target."""
+        return {"model": self.model, "target": self.target}
+
+    def after_step(self, step: int) -> None:
+        """Copy the network to the target when it is time."""
+        if step % self.config.target_period == 0:
+            self.target.load_state_dict(self.model.state_dict())
+
+    def begin_training(self, sampler: WindowSampler) -> None:
+        """Take the replay's games."""
+        self.games = sampler.games
+
+    def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the policy's and the reward's cross-entropy plus the value's.
+
+        All steps of the window are learned. A step's target is the target network's value
+        `n_steps` later, in the window that begins `n_steps` later. Steps followed by a time limit
+        within these have no value to go on from and do not count.
+        """
+        config = self.config
+        T, N = config.steps, config.n_steps
+        valid = self._to_device(batch.valid)
+        raw_actions = batch.actions
+        allowed = np.ones((len(raw_actions), config.actions), bool)
+        if self.games:
+            raw_actions = effective_actions(self.games, self.protocol)[
+                batch.games[:, None], raw_actions
+            ]
+            allowed = allowed_actions(self.games, self.protocol)[batch.games]
+        actions, allowed_BA = self._to_device(raw_actions), self._to_device(allowed)
+        rewards = self._to_device(encode_rewards(batch.rewards))
+        inputs = (self._to_device(batch.frames), actions, rewards)
+        logits = self.model(*(part[:, :T] for part in inputs))
+        # Of all steps, padded ones among them, so that parts of a batch average to the whole.
+        steps = actions[:, :T].numel()
+        terms = {
+            "action_loss": cross_entropy(logits["action"], actions[:, :T], valid[:, :T]) / steps,
+            "reward_loss": cross_entropy(logits["reward"], rewards[:, :T], valid[:, :T]) / steps,
+        }
+        returns, discounts, known = losses.n_step_returns(
+            self._to_device(batch.rewards).unfold(1, N, 1)[:, :T].flatten(0, 1),
+            self._to_device(batch.terminated).unfold(1, N, 1)[:, :T].flatten(0, 1),
+            valid[:, N:].flatten(),
+            config.value_discount,
+        )
+        target = self._target([part[:, N:] for part in inputs], allowed_BA, returns, discounts)
+        values_BTAZ = logits["value"]
+        chosen = losses.of_actions(values_BTAZ.flatten(0, 1), actions[:, :T].flatten())
+        counts = known & valid[:, :T].flatten()
+        value_losses = F.cross_entropy(chosen, target, reduction="none")
+        terms["value_loss"] = (value_losses * counts).sum() / steps
+        weights = [config.action_weight, config.reward_weight, config.value_weight]
+        if config.conservative_weight:
+            conservative = losses.conservative_loss(
+                self.model.values(values_BTAZ).flatten(0, 1),
+                actions[:, :T].flatten(),
+                allowed_BA.repeat_interleave(T, 0),
+            )
+            terms["conservative_loss"] = (conservative * valid[:, :T].flatten()).sum() / steps
+            weights.append(config.value_weight * config.conservative_weight)
+        weighed = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
+        hits = (logits["action"].argmax(-1) == actions[:, :T]) & valid[:, :T]
+        return torch.stack(weighed).sum(), {**terms, "accuracy": hits.sum() / steps}
+
+    @torch.no_grad()
+    def _target(
+        self, inputs: Sequence[Tensor], allowed_BA: Tensor, returns: Tensor, discounts: Tensor
+    ) -> Tensor:
+        """Return `(B * T, Z)`: what the taken actions' distributions shall be."""
+        config = self.config
+        logits = self.target(*inputs)
+        policy = logits["action"].float().masked_fill(~allowed_BA[:, None], -torch.inf).softmax(-1)
+        likely = policy >= config.likely * policy.amax(-1, keepdim=True)
+        likely &= allowed_BA[:, None]
+        values = self.target.values(logits["value"])
+        best = losses.best_actions(values.flatten(0, 1), likely.flatten(0, 1))
+        atoms = losses.atoms(config.max_value, config.atoms, self.device)
+        if config.value_loss == "c51":
+            distributions = losses.of_actions(logits["value"].flatten(0, 1), best).softmax(-1)
+            return losses.c51_target(distributions, returns, discounts, atoms)
+        value = values.flatten(0, 1).gather(1, best[:, None])[:, 0]
+        return losses.hl_gauss_target(returns + discounts * value, atoms)
+
+    @torch.no_grad()
+    def action_values(self, observation: np.ndarray) -> np.ndarray:
+        """Return what each action is worth at an episode's first step.
+
+        Args:
+            observation: as `predict` takes it.
+
+        Returns:
+            `(A,)` for one observation, `(n, A)` for a batch, float32: expected discounted returns.
+        """
+        batch, past = self._before(observation, None, None, None)
+        self.model.eval()
+        logits = self.model(*self._window(batch, past))["value"][:, -1:]
+        values = self.model.values(logits)[:, 0].cpu().numpy()
+        return values if observation.ndim == 4 else values[0]

@@ -1,0 +1,232 @@
+"""Pictures of results, drawn once, as SVG for the page and as PNG for papers."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mgdt_agents.evaluation.report import headline_name
+from mgdt_agents.evaluation.results import Results
+from mgdt_envs.aggregates import performance_profile, probability_of_improvement
+from mgdt_envs.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colors, told apart by people who see few of them (jfly.uni-koeln.de/color).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#A08000")
+MARKERS = "osD^vPX*"
+INK = "#123456"
+"""Of text and axes; the page replaces it by the color of its text, light or dark."""
+LEAST_SHOWN = 0.01
+"""Human-normalised scores below are drawn here, for a logarithm has no zero."""
+
+
+def draw(results: Results, protocol: str = "default") -> dict[str, "Figure"]:
+    """Return the figures of the results by name; fewer where no game has a reference score.
+
+    Args:
+        results: with one agent or more.
+        protocol: a key of `results.protocols`.
+
+    Raises:
+        MissingExtra: if matplotlib is not installed.
+    """
+    normalised = {
+        agent: scores
+        for agent in results.agents
+        if (scores := results.human_normalised(agent, protocol))
+    }
+    if not normalised:
+        return {}
+    with _style():
+        figures = {
+            "leaderboard": _leaderboard(results, protocol, list(normalised)),
+            "games": _games(normalised),
+            "profile": _profile(normalised),
+        }
+        if len(normalised) > 1:
+            figures["improvement"] = _improvement(normalised)
+    return figures
+
+
+def draw_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, "Figure"]:
+    """Return the learning curves of training runs, beside each other, by the name of the loss.
+
+    Args:
+        curves: of each run, the lines of its `metrics.jsonl`.
+    """
+    losses = sorted(
+        {
+            key
+            for lines in curves.values()
+            for line in lines
+            for key, value in line.items()
+            if key.endswith("loss") and isinstance(value, float)
+        }
+    )
+    with _style():
+        return {loss: _curve(loss, curves) for loss in losses}
+
+
+def as_svg(figure: "Figure") -> str:
+    """Return a figure as an `<svg>` element that takes its text color from the page."""
+    buffer = io.StringIO()
+    with _style():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace(INK.lower(), "currentColor")
+
+
+def _curve(loss: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    figure, axes = _new(7, 3)
+    for number, (run, lines) in enumerate(curves.items()):
+        points = [(line["step"], line[loss]) for line in lines if loss in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=_color(number), label=run)
+    axes.set_xlabel("gradient steps")
+    axes.set_ylabel(loss.replace("_", " "))
+    axes.legend()
+    return figure
+
+
+def _leaderboard(results: Results, protocol: str, agents: list[str]) -> "Figure":
+    figure, axes = _new(7, 0.9 + 0.4 * len(agents))
+    main = results.headline()
+    for row, agent in enumerate(agents):
+        aggregate = results.aggregates[agent, protocol][main]
+        low, high = aggregate.interval or (aggregate.value, aggregate.value)
+        axes.plot([low, high], [row, row], color=_color(row), linewidth=6, alpha=0.35)
+        axes.plot(aggregate.value, row, MARKERS[row % len(MARKERS)], color=_color(row))
+    axes.set_yticks(range(len(agents)), agents)
+    axes.set_ylim(len(agents) - 0.5, -0.5)
+    axes.set_xlabel(f"human-normalised {headline_name(results)}, and its 95 % interval")
+    _in_percent(axes.xaxis)
+    _mark_human(axes.axvline)
+    return figure
+
+
+def _games(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+    """Draw every agent's mean in every game, the best games first, on a logarithmic axis."""
+    means = {
+        agent: {game: float(scores.mean()) for game, scores in games.items()}
+        for agent, games in normalised.items()
+    }
+    names = list(next(iter(means.values())))
+    best = {name: max(games[name] for games in means.values()) for name in names}
+    names.sort(key=lambda name: -best[name])
+    figure, axes = _new(7, 1.0 + len(names) * (0.12 + 0.13 * len(means)))
+    height = 0.8 / len(means)
+    for number, (agent, games) in enumerate(means.items()):
+        rows = np.arange(len(names)) + (number - (len(means) - 1) / 2) * height
+        values = np.maximum([games[name] for name in names], LEAST_SHOWN)
+        axes.barh(
+            rows, values - LEAST_SHOWN, height, LEAST_SHOWN, color=_color(number), label=agent
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(LEAST_SHOWN)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(f"human-normalised score; {LEAST_SHOWN:.0%} and less at the left")
+    _in_percent(axes.xaxis)
+    _mark_human(axes.axvline)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _profile(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+    figure, axes = _new(7, 3.2)
+    scores = {agent: _by_run_and_game(games) for agent, games in normalised.items()}
+    # A few very high scores would leave no room for the others.
+    highest = max(1.5, max(float(np.quantile(values, 0.9)) for values in scores.values()))
+    thresholds = np.linspace(0, highest, 200)
+    for number, (agent, values) in enumerate(scores.items()):
+        profile = performance_profile(values, thresholds)
+        axes.step(thresholds, profile, where="post", color=_color(number), label=agent)
+    axes.set_xlabel("human-normalised score")
+    axes.set_ylabel("share of games above it")
+    axes.set_ylim(0, 1.02)
+    _in_percent(axes.xaxis)
+    _mark_human(axes.axvline)
+    axes.legend()
+    return figure
+
+
+def _improvement(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+    """Draw how probably an episode of one agent scores more than one of another."""
+    agents = list(normalised)
+    figure, axes = _new(3 + 0.9 * len(agents), 1.4 + 0.6 * len(agents))
+    table = np.full((len(agents), len(agents)), np.nan)
+    for row, x in enumerate(agents):
+        for column, y in enumerate(agents):
+            if row != column:
+                table[row, column] = _improvement_of(normalised[x], normalised[y])
+                axes.text(column, row, f"{table[row, column]:.0%}", ha="center", va="center")
+    axes.imshow(table, cmap="RdBu", vmin=-0.2, vmax=1.2, aspect="auto", alpha=0.4)
+    axes.set_xticks(range(len(agents)), agents)
+    axes.set_yticks(range(len(agents)), agents)
+    axes.set_xlabel("than")
+    axes.set_ylabel("better")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _improvement_of(x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray]) -> float:
+    """Return the probability over episodes, in the mean over the games that both have."""
+    shared = [game for game in x if game in y]
+    return float(
+        np.mean(
+            [
+                probability_of_improvement(x[game].reshape(-1, 1), y[game].reshape(-1, 1))
+                for game in shared
+            ]
+        )
+    )
+
+
+def _by_run_and_game(games: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return `(runs, games)` means over episodes."""
+    return np.stack([scores.mean(1) for scores in games.values()], 1)
+
+
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
+
+
+def _in_percent(axis: Any) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _mark_human(line: Callable[..., object]) -> None:
+    line(1, color=INK, linewidth=0.8, linestyle=":")
+
+
+def _new(width: float, height: float) -> tuple["Figure", Any]:
+    """Return an empty figure of a size in inches, without pyplot's global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height))
+    return figure, figure.subplots()
+
+
+def _style() -> AbstractContextManager[None]:
+    """Return the context in which figures are drawn and written."""
+    try:
+        from matplotlib import rc_context
+    except ImportError:
+        raise MissingExtra("Figures need matplotlib: pip install 'mgdt[report]'.") from None
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mgdt",  # the same picture twice is the same file
+        "figure.constrained_layout.use": True,
+    }
+    for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
+        style[name] = INK
+    for name in ("axes.spines.top", "axes.spines.right", "legend.frameon"):
+        style[name] = False
+    return rc_context(style)

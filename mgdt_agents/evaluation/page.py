@@ -1,0 +1,262 @@
+"""Results for people: a page that needs nothing else, and tables and pictures for papers.
+
+`write_report` makes of `Results`
+
+    report.html     tables, figures, videos and rules in one file that asks nothing of the network
+    results.csv     a line an episode
+    table.md        a row a game, a column an agent
+    table.tex       the same, for LaTeX with booktabs
+    figures/*.png   the page's figures
+"""
+
+import base64
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mgdt_agents.evaluation.figures import as_svg, draw, draw_curves
+from mgdt_agents.evaluation.report import (
+    counted,
+    headline_name,
+    intervals_over,
+    latex_by_game,
+    markdown_by_game,
+    protocol_sheet,
+    with_interval,
+)
+from mgdt_agents.evaluation.results import Episode, Results
+from mgdt_envs import game
+from mgdt_envs.errors import MissingExtra
+
+TEMPLATE = Path(__file__).parent / "report.html"
+PNG_DOTS_PER_INCH = 150
+FIGURE_LABELS = {
+    "leaderboard": "Each agent's figure over games with its interval",
+    "games": "Each agent's human-normalised score in each game",
+    "profile": "Share of games above each human-normalised score, for each agent",
+    "improvement": "Probability that an episode of one agent scores more than one of another",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table that can be sorted."""
+
+    text: str
+    value: float | str
+    """What it is sorted by."""
+
+
+def write_report(
+    results: Results,
+    folder: Path,
+    *,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    videos: Mapping[tuple[str, str], Path] | None = None,
+) -> Path:
+    """Write the report into `folder`, and return the path of its page.
+
+    Args:
+        results: what is reported.
+        folder: where to; files of these names are replaced.
+        curves: of agents that were trained here, the lines of their `metrics.jsonl`.
+        videos: short .mp4 files by agent and game, which become part of the page.
+
+    Raises:
+        MissingExtra: if jinja2 or matplotlib is not installed.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError:
+        raise MissingExtra("The report needs jinja2: pip install 'mgdt[report]'.") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Episode)])
+        writer.writeheader()
+        writer.writerows(asdict(episode) for episode in results.episodes)
+    sections = [_leaderboard(results), _games(results)]
+    sections += _drawn(results, folder)
+    if curves:
+        figures = draw_curves(curves)
+        labels = {name: f"{name} of the runs against gradient steps" for name in figures}
+        sections.append(
+            {
+                "id": "curves",
+                "title": "Learning curves",
+                "text": "Losses of the training runs, on what they were trained on.",
+                "figures": _figures(figures, labels, folder),
+            }
+        )
+    if videos:
+        sections.append(_videos(videos))
+    sections.append(_rules(results))
+    names = {protocol: f"table-{protocol}" for protocol in results.protocols}
+    if len(names) == 1:
+        names = dict.fromkeys(names, "table")
+    for protocol, name in names.items():
+        table = markdown_by_game(results, protocol)
+        (folder / f"{name}.md").write_text(f"{table}\n\n{protocol_sheet(results)}\n")
+        (folder / f"{name}.tex").write_text(latex_by_game(results, protocol))
+    page = (
+        Environment(autoescape=True)
+        .from_string(TEMPLATE.read_text())
+        .render(
+            title=f"{', '.join(results.agents)}: {counted(len(results.games), 'Atari game')}",
+            subtitle=f"{counted(len(results.seeds), 'episode')} a game, 95 % intervals over "
+            f"{intervals_over(results)}.",
+            sections=sections,
+        )
+    )
+    path = folder / "report.html"
+    path.write_text(page)
+    return path
+
+
+def _leaderboard(results: Results) -> dict[str, Any]:
+    """Return the section of the figures over games, a row for each agent and protocol."""
+    several = len(results.protocols) > 1
+    main = results.headline()
+    others = [name for name in ("mean", "median", "optimality_gap") if name != main]
+    words = {"mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
+    header = ["agent", *(["protocol"] if several else []), headline_name(results)]
+    header += [*(words[name] for name in others), "parameters", "training runs"]
+    rows = []
+    for (agent, protocol), figures in results.aggregates.items():
+        info = results.agents[agent]
+        row = [Cell(agent, agent), *([Cell(protocol, protocol)] if several else [])]
+        for name in (main, *others):
+            figure = figures.get(name)
+            if figure is None:
+                row.append(Cell("no reference", ""))
+            else:
+                text = with_interval(figure.value, figure.interval, "{:.1%}")
+                row.append(Cell(text, figure.value))
+        size = info.parameters
+        row.append(Cell("" if size is None else f"{size:,}", "" if size is None else size))
+        row.append(Cell(str(info.runs), info.runs))
+        rows.append(row)
+    return {
+        "id": "leaderboard",
+        "title": "Leaderboard",
+        "text": "Human-normalised scores over games: 0 % is random play, 100 % a person's.",
+        "table": {"header": header, "rows": rows, "left": 2 if several else 1},
+    }
+
+
+def _games(results: Results) -> dict[str, Any]:
+    rows = []
+    several = len(results.protocols) > 1
+    for (agent, protocol, name), summary in results.summaries.items():
+        entry = game(name)
+        normalised = summary.human_normalised
+        human = entry.human if entry.has_human_reference else None
+        rows.append(
+            [
+                Cell(name, name),
+                Cell(agent, agent),
+                *([Cell(protocol, protocol)] if several else []),
+                Cell(with_interval(summary.mean, summary.interval, "{:,.1f}"), summary.mean),
+                Cell("no reference", "")
+                if normalised is None
+                else Cell(f"{normalised:.1%}", normalised),
+                Cell("", "") if human is None else Cell(f"{entry.random:,g}", entry.random),
+                Cell("", "") if human is None else Cell(f"{human:,g}", human),
+            ]
+        )
+    rows.sort(key=lambda row: row[0].text)
+    header = ["game", "agent", *(["protocol"] if several else []), "mean score"]
+    header += ["human-normalised", "random", "human"]
+    return {
+        "id": "games",
+        "title": "Games",
+        "text": "Choose a heading to sort by it.",
+        "table": {
+            "header": header,
+            "rows": rows,
+            "left": 3 if several else 2,
+            "filter": "Filter by game or agent",
+        },
+    }
+
+
+def _drawn(results: Results, folder: Path) -> list[dict[str, Any]]:
+    """Return the sections of the figures, of each protocol, and write them as pictures."""
+    texts = {
+        "leaderboard": ("Over games", "The dotted line is a person's score."),
+        "games": ("Game by game", "Best games first, on a logarithmic axis."),
+        "profile": ("Performance profile", "How many games are played better than a score."),
+        "improvement": (
+            "Probability of improvement",
+            "How probably an episode of the agent of the row scores more than one of the column's, "
+            "in the mean over games; equal scores count half.",
+        ),
+    }
+    sections: dict[str, dict[str, Any]] = {}
+    for protocol in results.protocols:
+        several = len(results.protocols) > 1
+        figures = draw(results, protocol)
+        labels = {
+            name: FIGURE_LABELS[name] + (f", {protocol}" if several else "") for name in figures
+        }
+        suffix = f"-{protocol}" if several else ""
+        for name, drawn in zip(figures, _figures(figures, labels, folder, suffix), strict=True):
+            title, text = texts[name]
+            section = {"id": f"figure-{name}", "title": title, "text": text, "figures": []}
+            sections.setdefault(name, section)["figures"].append(drawn)
+    return list(sections.values())
+
+
+def _figures(
+    figures: Mapping[str, Any], labels: Mapping[str, str], folder: Path, suffix: str = ""
+) -> list[dict[str, str]]:
+    """Write figures as PNG, and return them as the page shows them."""
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        path = folder / "figures" / f"{name}{suffix}.png"
+        figure.savefig(path, dpi=PNG_DOTS_PER_INCH, facecolor="white")
+    return [{"label": labels[name], "svg": as_svg(figure)} for name, figure in figures.items()]
+
+
+def _videos(videos: Mapping[tuple[str, str], Path]) -> dict[str, Any]:
+    shown = [
+        {
+            "label": f"{agent}, {name}",
+            "data": base64.b64encode(path.read_bytes()).decode(),
+        }
+        for (agent, name), path in videos.items()
+    ]
+    return {
+        "id": "videos",
+        "title": "Videos",
+        "text": "The first seconds of the first episode.",
+        "videos": shown,
+    }
+
+
+def _rules(results: Results) -> dict[str, Any]:
+    facts = [("Rules", part) for part in [protocol_sheet(results)]]
+    facts += [(name, version) for name, version in results.versions.items()]
+    for name, info in results.agents.items():
+        trained = ", ".join(info.trained_on) or "no games"
+        facts.append((f"{name} ({info.kind})", f"trained on {trained}"))
+    for protocol in results.protocols:
+        for name, reason in results.left_out(protocol).items():
+            facts.append((f"{name} is not normalised", reason))
+    return {
+        "id": "protocol",
+        "title": "Protocol",
+        "text": "Under which rules the scores were made, and with which versions.",
+        "facts": facts,
+    }
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's `metrics.jsonl`; none if it has none. Half a line is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

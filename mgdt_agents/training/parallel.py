@@ -1,0 +1,161 @@
+"""Several processes that train one agent, as `torchrun` starts them; nothing else knows of them.
+
+Each process computes its share of every batch. By default each has all weights, and gradients are
+averaged (DistributedDataParallel); with FSDP2, weights and optimizer state are shared out.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._composable.replicate import DDP, replicate
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mgdt_agents.agent import NetworkAgent
+from mgdt_envs.errors import InvalidArgument
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other; the first may be playing."""
+
+STEPS_BETWEEN_QUESTIONS = 10
+"""Whether to stop: an answer takes a round trip between all processes."""
+
+
+def join(device: str) -> str:
+    """Meet the other processes that `torchrun` started, if it did.
+
+    Args:
+        device: "auto", or what the user asked for.
+
+    Returns:
+        The device of this process.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return device
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu and device in ("auto", "cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
+    return device if on_gpu else "cpu"
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return the number of this process; 0 writes files and speaks."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait() -> None:
+    """Wait for all processes to come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the value of each process, in the order of their ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def means(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the means of the processes' figures."""
+    rows = gather(dict(figures))
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in figures}
+
+
+def any_says(flag: bool, step: int) -> bool:
+    """Return whether any process says so; with more than one, they ask at some steps only."""
+    if count() == 1:
+        return flag
+    return step % STEPS_BETWEEN_QUESTIONS == 0 and any(gather(flag))
+
+
+def check_same(what: Mapping[str, Any]) -> None:
+    """Make sure that all processes do the same.
+
+    Raises:
+        ValueError: naming what differs, in every process.
+    """
+    values = gather(what)
+    if differing := [name for name in what if any(v[name] != values[0][name] for v in values)]:
+        name = differing[0]
+        raise InvalidArgument(
+            f"Expected the same training in all processes, and {', '.join(differing)} differ: "
+            f"process 0 has {values[0][name]}, others "
+            f"{[v[name] for v in values if v[name] != values[0][name]]}. Give all of them the "
+            "same command, and the same replay."
+        )
+
+
+def spread(module: nn.Module, *, fsdp: bool, trained: bool) -> None:
+    """Spread a network over the processes, in place; with one process there is nothing to do.
+
+    Args:
+        module: the network; its class and its methods stay what they are.
+        fsdp: share out its weights instead of copying them.
+        trained: it has gradients to average.
+    """
+    if count() == 1:
+        return
+    if fsdp:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 takes no other
+        for block in module.modules():
+            # Each block of a network is gathered when it is its turn.
+            if isinstance(block, nn.ModuleList):
+                for layer in block:
+                    fully_shard(layer)
+        fully_shard(module)
+    else:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, src=0)
+        if trained:
+            replicate(module)
+
+
+def average_gradients(module: nn.Module, on: bool) -> None:
+    """Average gradients in the next backward pass, or only add them up in each process."""
+    if isinstance(module, DDP | FSDPModule):
+        module.set_requires_gradient_sync(on)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor in one piece, if it was shared out."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_agent(agent: NetworkAgent, model: nn.Module) -> NetworkAgent:
+    """Return an agent with the weights of `model` that this process can play and save alone.
+
+    It is `agent` itself if its weights are here and are those of `model`.
+    """
+    shared_out = any(isinstance(p, DTensor) for p in model.parameters())
+    if model is agent.model and not shared_out:
+        return agent
+    options = StateDictOptions(full_state_dict=True, cpu_offload=shared_out)
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    if shared_out and rank() != 0:
+        return agent  # the weights are gathered in process 0 alone
+    return agent.changed(weights=weights)

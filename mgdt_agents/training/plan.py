@@ -1,0 +1,106 @@
+"""What a training takes, before it is begun: parameters, operations, memory, data, time."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.replay import WindowBatch
+from mgdt_agents.training.config import TrainingConfig
+from mgdt_agents.training.loop import gradient_step, prepare
+from mgdt_agents.training.windows import Parts, open_replay, parts_of
+
+STATE_BYTES = 16
+"""Of a parameter: weight, gradient, and the optimizer's two averages, fp32 each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: of the trained network.
+        flop: floating-point operations of a gradient step for one window, forward and backward;
+            a multiplication and an addition are two.
+        state_bytes: memory of weights, gradients and optimizer.
+        window_bytes: memory of what the backward pass of one window needs.
+    """
+
+    parameters: int
+    flop: int
+    state_bytes: int
+    window_bytes: int
+
+
+def cost_of(agent_class: type[NetworkAgent], network: Any, config: TrainingConfig) -> Cost:
+    """Return what a network costs, without memory for it."""
+    with torch.device("meta"):
+        agent = agent_class(network, device="meta")
+    agent.model.train()
+    batch = _empty_batch(agent)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss, _ = agent.loss(batch)
+        loss.backward()
+    parameters = sum(parameter.numel() for parameter in agent.model.parameters())
+    others = sum(
+        parameter.numel()
+        for name, module in agent.training_modules().items()
+        for parameter in module.parameters()
+        if name != "model"
+    )
+    if config.average_decay:
+        others += parameters
+    return Cost(
+        parameters=parameters,
+        flop=counter.get_total_flops(),
+        state_bytes=STATE_BYTES * parameters + 4 * others,
+        window_bytes=sum(saved.values()),
+    )
+
+
+def _empty_batch(agent: NetworkAgent) -> WindowBatch:
+    """Return a batch of one window of zeros."""
+    side = agent.protocol.screen_size
+    shape = 1, agent.windows["steps"] + agent.windows.get("future", 0)
+    return WindowBatch(
+        frames=np.zeros((*shape, side, side), np.uint8),
+        actions=np.zeros(shape, np.int64),
+        rewards=np.zeros(shape, np.float32),
+        returns_to_go=np.zeros(shape, np.float32),
+        terminated=np.zeros(shape, bool),
+        valid=np.ones(shape, bool),
+        games=np.zeros(1, np.int64),
+        episode_ranks=np.zeros(1, np.float32),
+    )
+
+
+def seconds_of_step(agent: NetworkAgent, config: TrainingConfig, steps: int = 3) -> float:
+    """Return how long a gradient step takes here: the median of some, after one to warm up.
+
+    The agent's weights are another's afterwards.
+    """
+    state = prepare(agent, config)
+    parts = Parts(open_replay(agent, config), config.batch_size, config.accumulate)
+    batches = parts_of(parts, range(steps + 1), workers=0)
+    agent.model.train()
+    times = []
+    for step in range(steps + 1):
+        started = time.perf_counter()
+        gradient_step(state, config, step, parts, batches)
+        if agent.device.type == "cuda":
+            torch.cuda.synchronize(agent.device)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[1:]))

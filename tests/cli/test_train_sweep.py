@@ -1,0 +1,185 @@
+"""mgdt-train --sweep and mgdt-train curves: several runs, and their curves beside each other."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from mgdt_cli import train, train_curves, train_sweep
+from mgdt_cli.train_sweep import command_of, read_sweep, shares_of_cores
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mgdt-train", *map(str, arguments)])
+        train.main()
+
+    return run
+
+
+@pytest.fixture
+def sweep(readable_store, tmp_path):
+    """A file of four runs, one of which cannot be."""
+    path = tmp_path / "study.json"
+    common = {"agent": "dt", "size": "tiny", "replay": [str(readable_store)], "device": "cpu"}
+    common |= {"steps": 2, "batch-size": 4, "log-interval": 1, "mix_protocols": True}
+    grid = {"seed": [0, 1], "learning_rate": [0.001, -1]}
+    path.write_text(json.dumps({"common": common, "grid": grid}))
+    return path
+
+
+def test_runs_of_a_sweep(sweep):
+    runs = read_sweep(sweep)
+    assert list(runs) == [
+        f"seed={seed},learning_rate={rate}" for seed in (0, 1) for rate in (0.001, -1)
+    ]
+    options = runs["seed=1,learning_rate=0.001"]
+    assert (options["agent"], options["seed"], options["learning_rate"]) == ("dt", 1, 0.001)
+    command = command_of({**options, "dry-run": False}, sweep.parent / "out")
+    assert command[1:3] == ["-m", "mgdt_cli.train"]
+    text = " ".join(command)
+    assert " --seed 1 --learning-rate 0.001 " in text
+    assert " --mix-protocols --seed" in text
+    assert "dry-run" not in text
+
+
+def test_runs_with_options_of_their_own(tmp_path):
+    path = tmp_path / "study.json"
+    runs = [{"agent": "dt"}, {"agent": "cql", "network.n-steps": 2}]
+    path.write_text(json.dumps({"runs": runs, "grid": {"seed": [0, 1]}}))
+    assert list(read_sweep(path)) == [
+        "agent=dt,seed=0",
+        "agent=dt,seed=1",
+        "agent=cql,network.n-steps=2,seed=0",
+        "agent=cql,network.n-steps=2,seed=1",
+    ]
+
+
+@pytest.mark.slow
+def test_sweep_trains_all_it_can_and_resumes(run, refused, sweep, tmp_path, capsys):
+    arguments = ["--sweep", sweep, "--at-once", 2, "--output", tmp_path / "out"]
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert "Not finished: seed=0,learning_rate=-1, seed=1,learning_rate=-1." in printed.err
+    assert (
+        "must be at least 0, got -1"
+        in (tmp_path / "out" / "seed=0,learning_rate=-1.log").read_text()
+    )
+    rows = [line.split() for line in printed.out.splitlines()]
+    assert [row[1] for row in rows if row and row[0].startswith("seed=")] == ["2", "0", "2", "0"]
+    weights = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/model.safetensors")
+    }
+    assert len(weights) == 2
+    longer = json.loads(sweep.read_text())
+    longer["common"]["steps"], longer["grid"]["learning_rate"] = 3, [0.001]
+    sweep.write_text(json.dumps(longer))
+    run(*arguments)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in rows if row and row[0].startswith("seed=")] == ["3", "3"]
+
+
+def test_stopped_sweep_stops_its_runs(monkeypatch, tmp_path):
+    script = (
+        "import signal, sys, time, pathlib; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
+        f"pathlib.Path({str(tmp_path / 'begun')!r}).touch(); time.sleep(600)"
+    )
+    commands = {name: [sys.executable, "-c", script] for name in ("a", "b")}
+
+    def stop_when_begun(seconds):
+        if (tmp_path / "begun").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+    monkeypatch.setattr(train_sweep, "time", type("", (), {"sleep": stop_when_begun}))
+    assert train_sweep.run_here(commands, tmp_path, 1) == ["a", "b"]
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5, 7})
+    assert shares_of_cores(1) == [[0, 1, 2, 5, 7]]
+    assert shares_of_cores(2) == [[0, 1], [2, 5, 7]]
+    assert shares_of_cores(5) == [[0], [1], [2], [5], [7]]
+    assert shares_of_cores(7)[5:] == [[0], [1]]
+
+
+def test_run_keeps_to_its_cores(tmp_path):
+    core = max(os.sched_getaffinity(0))
+    script = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"
+    process = train_sweep.start_run([sys.executable, "-c", script], tmp_path / "log", [core])
+    assert process.wait() == 0
+    assert (tmp_path / "log").read_text() == f"{{{core}}} 1\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "Expected common, grid and runs"),
+        ('{"grids": {}}', "Expected common, grid and runs"),
+        ('{"grid": {"seed": 3}}', "Expected a list of values for each option of grid"),
+        ('{"grid": {"seed": [1, 1]}}', "has the run seed=1 twice"),
+        (None, "does not exist"),
+    ],
+)
+def test_no_sweep(refused, tmp_path, content, message):
+    path = tmp_path / "study.json"
+    if content is not None:
+        path.write_text(content)
+    assert message in refused("--sweep", path, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ray_is_an_extra(refused, sweep, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    error = refused("--sweep", sweep, "--ray", "auto", "--output", tmp_path / "out")
+    assert "pip install 'mgdt[ray]'" in error
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, factor in (("first", 1.0), ("second", 2.0)):
+        (tmp_path / name).mkdir()
+        lines = [{"step": step, "loss": factor * step} for step in (1, 2, 3, 4)]
+        lines.append({"step": 4, "heldout_loss": 7.0})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text + '{"step": 5, "lo')
+    return [tmp_path / "first", tmp_path / "second"]
+
+
+def test_curves(run, runs, capsys):
+    run("curves", *runs)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "loss: 1 to 8"
+    text = "\n".join(lines)
+    assert "▁▂▃▄" in text
+    assert "▂▄▆█" in text
+    assert "heldout_loss: 7 to 7" in text
+    run("curves", runs[0], "--figures", "heldout_loss")
+    assert "loss: 1" not in capsys.readouterr().out
+
+
+def test_picture_of_curves(run, refused, runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "curves.png"
+    run("curves", *runs, "--plot", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"{picture} exists" in refused("curves", *runs, "--plot", picture)
+
+
+def test_no_curves(refused, runs, tmp_path):
+    assert "at least one folder" in refused("curves")
+    assert f"{tmp_path / 'metrics.jsonl'} is missing" in refused("curves", tmp_path)
+    error = refused("curves", runs[0], "--figures", "lost")
+    assert "No run logged 'lost'. Did you mean 'loss'" in error
+
+
+def test_sparkline_is_means_on_a_scale():
+    assert train_curves.sparkline([0, 0, 4, 4, 8, 8], 0, 8, width=3) == "▁▅█"
+    assert train_curves.sparkline([5.0], 5, 5) == "▅"

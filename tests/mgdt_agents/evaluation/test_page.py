@@ -1,0 +1,168 @@
+"""The report: a page, and tables and pictures for papers."""
+
+import csv
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from mgdt_agents.evaluation.page import read_curves, write_report
+from mgdt_agents.evaluation.report import latex_by_game, markdown_by_game
+from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
+from mgdt_agents.evaluation.videos import record_episode
+from mgdt_agents.random_agent import RandomAgent
+from mgdt_envs import AtariProtocol, suite
+from tests.browser import chromium, watched_page
+
+pytest.importorskip("matplotlib")
+GAMES = ("Breakout", "Pong", "AirRaid")  # the last has no human reference
+EVIL = "<img src=x onerror=alert(1)>|&"
+
+
+def made_up(agents=("dt", EVIL), games=GAMES, protocols=("default",)):
+    """Return results in which the second agent is better everywhere."""
+    episodes = [
+        Episode(agent=agent, protocol=rules, game=game, seed=7 + n, score=10.0 * rank + n, steps=9)
+        for rank, agent in enumerate(agents)
+        for rules in protocols
+        for game in games
+        for n in range(3)
+    ]
+    return Results(
+        agents={name: AgentInfo(kind="dt", parameters=1_234_567) for name in agents},
+        games=tuple(games),
+        protocols={name: AtariProtocol() for name in protocols},
+        seeds=range(7, 10),
+        deterministic=False,
+        versions={"mgdt": "1", "ale-py": "2"},
+        episodes=tuple(episodes),
+    )
+
+
+def test_what_is_written(tmp_path):
+    results = made_up()
+    curves = {"dt": [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0}]}
+    path = write_report(results, tmp_path / "made", curves=curves)
+    page = path.read_text()
+    for section in ("leaderboard", "games", "figure-profile", "curves", "protocol"):
+        assert f'<section id="{section}"' in page
+    assert "1,234,567" in page
+    assert "no reference" in page
+    # Nothing but text comes from names, and no address is asked for anything.
+    assert EVIL not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+
+    with (tmp_path / "made" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in rows] == [e.score for e in results.episodes]
+    for name in ("leaderboard", "games", "profile", "improvement", "loss"):
+        picture = cv2.imread(str(tmp_path / "made" / "figures" / f"{name}.png"))
+        assert picture.std() > 5, name
+    assert (tmp_path / "made" / "table.md").read_text().startswith(markdown_by_game(results))
+
+
+def test_the_same_results_give_the_same_page(tmp_path):
+    pages = [write_report(made_up(), tmp_path / name).read_bytes() for name in ("a", "b")]
+    assert pages[0] == pages[1]
+
+
+def test_protocols_have_tables_and_figures_of_their_own(tmp_path):
+    page = write_report(made_up(protocols=("default", "sticky")), tmp_path).read_text()
+    assert page.count("Share of games above each") == 2
+    assert {"table-default.md", "table-sticky.tex"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_results_without_references_have_tables_alone(tmp_path):
+    page = write_report(made_up(games=["AirRaid"]), tmp_path).read_text()
+    assert 'id="games"' in page
+    assert "<svg" not in page
+
+
+def test_names_in_latex_and_markdown():
+    results = made_up(agents=("a_b&c", "d|e\\f"))
+    latex = latex_by_game(results).splitlines()
+    assert latex[3] == r"game & a\_b\&c & d|e\textbackslash{}f & human \\"
+    assert [line.split(" & ")[0] for line in latex[5:9]] == [*GAMES, "mean, human-normalised"]
+    assert markdown_by_game(results).splitlines()[0] == "| game | a_b&c | d\\|e\\f | human |"
+
+
+def test_curves_of_a_run(tmp_path):
+    assert read_curves(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_curves(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_the_page_of_57_games_is_small(tmp_path):
+    names = list(suite("atari57"))
+    page = write_report(made_up(agents=("a", "b", "c"), games=names), tmp_path)
+    assert page.stat().st_size < 1_000_000  # without videos
+
+
+def test_an_episode_as_a_video(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "Pong.mp4"
+    steps = []
+    record_episode(
+        path,
+        RandomAgent(),
+        "Pong",
+        protocol=AtariProtocol(max_frames=80),
+        seed=3,
+        seconds=10,
+        on_step=lambda: steps.append(1),
+    )
+    assert len(steps) == 20  # the episode ends before
+    video = cv2.VideoCapture(str(path))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 20
+    shape = [video.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+    assert shape == [160, 210]
+
+
+def test_the_page_in_a_browser(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    video = tmp_path / "Pong.mp4"
+    rules = AtariProtocol(max_frames=160)
+    record_episode(video, RandomAgent(), "Pong", protocol=rules, seed=3, seconds=2)
+    path = write_report(made_up(), tmp_path / "made", videos={(EVIL, "Pong"): video})
+    with chromium() as browser:
+        for width, scheme in ((1200, "light"), (390, "dark")):
+            size = {"width": width, "height": 900}
+            page, faults = watched_page(browser, path.as_uri(), viewport=size, color_scheme=scheme)
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.locator("section").count() == 8
+
+            page.fill("input[type=search]", "breakout dt")
+            assert page.locator("#games-table tbody tr:visible").count() == 1
+            page.fill("input[type=search]", "")
+            score = page.locator("#games-table th", has_text="mean score")
+            cells = page.locator("#games-table tbody tr td:nth-child(3)")
+            for sort in ("ascending", "descending"):
+                score.locator("button").press("Enter")
+                assert score.get_attribute("aria-sort") == sort
+                shown = [float(text.split()[0]) for text in cells.all_inner_texts()]
+                assert shown == sorted(shown, reverse=sort == "descending")
+
+            # The video's format is one that browsers play.
+            page.evaluate("document.querySelector('video').play()")
+            page.wait_for_function("document.querySelector('video').currentTime > 0")
+            ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+            assert ink == page.evaluate("getComputedStyle(document.body).color")
+            assert not faults
+
+
+def test_figures_say_what_the_results_say(tmp_path):
+    from mgdt_agents.evaluation.figures import draw
+
+    figures = draw(made_up())
+    improvement = figures["improvement"].axes[0]
+    assert {text.get_text() for text in improvement.texts} == {"0%", "100%"}
+    (profile, other), human = figures["profile"].axes[0].lines[:2], 0.5
+    thresholds, shares = profile.get_data()
+    scores = made_up().human_normalised("dt")
+    expected = np.mean([values.mean() > human for values in scores.values()])
+    assert shares[np.searchsorted(thresholds, human)] == expected
+    assert (other.get_data()[1] >= shares).all()
+    assert draw(made_up(games=["AirRaid"])) == {}

@@ -1,0 +1,48 @@
+"""What a training takes, against what is known."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mgdt_agents import make_agent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.q_learning.cql import CQLAgent
+from mgdt_agents.training import TrainingConfig
+from mgdt_agents.training.plan import cost_of, seconds_of_step
+
+CONFIG = TrainingConfig(steps=1)
+
+
+@pytest.mark.parametrize("kind", ["dt", "cql"])
+def test_parameters_and_state(kind):
+    agent = make_agent(kind, "tiny", device="cpu")
+    cost = cost_of(type(agent), agent.config, CONFIG)
+    assert cost.parameters == sum(parameter.numel() for parameter in agent.model.parameters())
+    # The target network has a weight more for each.
+    assert cost.state_bytes == cost.parameters * (16 if kind == "dt" else 20)
+    averaged = dataclasses.replace(CONFIG, average_decay=0.9)
+    more = cost_of(type(agent), agent.config, averaged).state_bytes - cost.state_bytes
+    assert more == 4 * cost.parameters
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [("10m", 0.35), ("40m", 0.2)])
+def test_operations_are_about_six_a_parameter_and_token(size, tolerance):
+    # Kaplan et al. 2020, section 2.1; 156 tokens a window, without attention's products.
+    network = DecisionTransformerAgent.presets[size]
+    cost = cost_of(DecisionTransformerAgent, network, CONFIG)
+    assert cost.flop == pytest.approx(6 * cost.parameters * 156, rel=tolerance)
+
+
+def test_operations_and_memory_grow_with_the_network():
+    networks = [dataclasses.replace(CQLAgent.presets["small"], blocks=n) for n in (1, 2, 3)]
+    costs = [cost_of(CQLAgent, network, CONFIG) for network in networks]
+    for name in ("flop", "window_bytes"):
+        first, second, third = (getattr(cost, name) for cost in costs)
+        assert third - second == second - first > 0
+
+
+def test_seconds_of_step(readable_store):
+    config = dataclasses.replace(CONFIG, replay=(readable_store,), batch_size=4)
+    torch.manual_seed(0)
+    assert 0 < seconds_of_step(make_agent("dt", "tiny", device="cpu"), config) < 60
