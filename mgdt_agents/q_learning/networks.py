@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.frames import frame_changes
+from mgdt_agents.frames import CHANGE_SCALE
 
 
 class ImpalaSizes(Protocol):
@@ -131,6 +131,6 @@ class ImpalaNetwork(nn.Module):
         """Return the `(B, D)` features that the heads read."""
         pixels = frames.to(self.hidden.weight.dtype) / 255
         if self.changes:
-            pixels = torch.cat([pixels[:, -1:], frame_changes(pixels)], dim=1)
+            pixels = torch.cat([pixels[:, -1:], CHANGE_SCALE * pixels.diff(dim=1)], dim=1)
         picture = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
         return F.relu(self.hidden(self.pooling(picture)))
