@@ -83,23 +83,24 @@ class ConvStem(nn.Module):
     def forward(self, frames_BTYX: Tensor) -> Tensor:
         """Return `(B, T, 1, D)` tokens of uint8 frames."""
         first, *others = self.convolutions
+        assert isinstance(first, nn.Conv2d)
+        assert first.bias is not None
         dtype = computing_dtype(first.weight)
         squares_BCYX = _squares(first_and_changes(frames_BTYX, dtype), self.SQUARE)
         steps = len(self.makeup_TSC)
         maps_BFYX = F.conv2d(
-            squares_BCYX, self._weights_of_all_steps().to(dtype), first.bias.repeat(steps)
+            squares_BCYX, self._of_all_steps(first.weight).to(dtype), first.bias.repeat(steps)
         )
-        # From channels last to channels last.
-        maps = maps_BFYX.permute(0, 2, 3, 1).unflatten(3, (steps, -1)).permute(0, 3, 4, 1, 2)
-        x = maps.flatten(0, 1)
+        # Each step for itself, and channels still last in memory.
+        maps_BTYXF = maps_BFYX.permute(0, 2, 3, 1).unflatten(3, (steps, -1)).permute(0, 3, 1, 2, 4)
+        x = maps_BTYXF.flatten(0, 1).permute(0, 3, 1, 2)
         for layer in others:
             x = layer(x)
         return self.norm(self.output(x.flatten(1))).unflatten(0, (-1, steps))[:, :, None]
 
-    def _weights_of_all_steps(self) -> Tensor:
-        """Return `(T * F, T * 16, 2, 2)`: the first convolution as `first_and_changes` needs it."""
-        square = (self.SQUARE, self.SQUARE, self.STACK)
-        weight = self.convolutions[0].weight.float().unflatten(1, square)
+    def _of_all_steps(self, weight: Tensor) -> Tensor:
+        """Return the first convolution's weights for `first_and_changes`, `(T * F, C, 2, 2)`."""
+        weight = weight.float().unflatten(1, (self.SQUARE, self.SQUARE, self.STACK))
         with torch.autocast(weight.device.type, enabled=False):  # it would round before the sum
             weights = torch.einsum("tsc,fyxcij->tfsyxij", self.makeup_TSC.float(), weight)
         return weights.flatten(2, 4).flatten(0, 1) / 255  # pixels are given in 0..255
