@@ -1,6 +1,7 @@
 """The paper's optimizer, and the choice of one."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +91,10 @@ def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(tensor)
 
 
-OPTIMIZERS = {"lamb": LAMB, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "lamb": LAMB,
+    "adamw": partial(torch.optim.AdamW, fused=True),
+}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
