@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from mgdt_agents.decision_transformer.config import HEAD_SIZE, DecisionTransformerConfig
 from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
+from mgdt_agents.linear import Linear, linear
 
 KeysValues = tuple[Tensor, Tensor]
 """`(B, N, S, H)` each."""
@@ -36,7 +37,7 @@ class PatchStem(nn.Module):
         patches = frames_BTYX.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
         pixels = patches.flatten(4).flatten(2, 3).to(self.position_MD.dtype) / 255
         # Patches do not overlap, so the convolution is a linear map, and faster as one.
-        return F.linear(pixels, self.patch.weight.flatten(1), self.patch.bias) + self.position_MD
+        return linear(pixels, self.patch.weight.flatten(1), self.patch.bias) + self.position_MD
 
 
 class ConvStem(nn.Module):
@@ -70,7 +71,7 @@ class ConvStem(nn.Module):
             nn.ReLU(inplace=True),
         )
         side = (config.frame_size // self.SQUARE - 1 - 4) // 2 + 1 - 2
-        self.output = nn.Linear(third * side * side, config.width)
+        self.output = Linear(third * side * side, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.makeup_TSC: Tensor
         self.register_buffer(
@@ -123,18 +124,18 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.norm_1 = nn.LayerNorm(config.width)
-        self.query_key_value = nn.Linear(config.width, 3 * config.width)
-        self.attention_output = nn.Linear(config.width, config.width)
+        self.query_key_value = Linear(config.width, 3 * config.width)
+        self.attention_output = Linear(config.width, config.width)
         self.norm_2 = nn.LayerNorm(config.width)
-        self.mlp_input = nn.Linear(config.width, 4 * config.width)
-        self.mlp_output = nn.Linear(4 * config.width, config.width)
+        self.mlp_input = Linear(config.width, 4 * config.width)
+        self.mlp_output = Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        for linear in self.linears:
+        for layer in self.linears:
             # The released model's initialisation: variance 2 / layers / inputs.
             nn.init.trunc_normal_(
-                linear.weight, std=math.sqrt(2 / config.layers / linear.in_features)
+                layer.weight, std=math.sqrt(2 / config.layers / layer.in_features)
             )
-            nn.init.zeros_(linear.bias)
+            nn.init.zeros_(layer.bias)
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
@@ -149,13 +150,11 @@ class Block(nn.Module):
         gain nothing: its outputs would be whole pages apart.
         """
         with torch.inference_mode(False):  # weights made in that mode could not be trained
-            for linear in (self.query_key_value, self.attention_output, self.mlp_output):
-                weight = linear.weight.data
+            for layer in (self.query_key_value, self.attention_output, self.mlp_output):
+                weight = layer.weight.data
                 plain = type(weight) is Tensor  # and not sharded
                 if plain and weight.device.type == "cpu" and weight.dtype == torch.float32:
-                    linear.weight.data = (
-                        weight.contiguous() if mode else weight.t().contiguous().t()
-                    )
+                    layer.weight.data = weight.contiguous() if mode else weight.t().contiguous().t()
         return super().train(mode)
 
     def forward(
@@ -195,8 +194,8 @@ class Block(nn.Module):
 
     def project(self, normed_BSD: Tensor, rows: slice = slice(None)) -> tuple[Tensor, ...]:
         """Return the `(B, N, S, H)` queries, keys and values, of which `rows` selects."""
-        linear = self.query_key_value
-        heads = F.linear(normed_BSD, linear.weight[rows], linear.bias[rows])
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        heads = linear(normed_BSD, weight[rows], bias[rows])
         return heads.unflatten(-1, (-1, self.heads, HEAD_SIZE)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
@@ -218,7 +217,7 @@ class DecisionTransformer(nn.Module):
         self.stem = PatchStem(config) if config.stem == "patch" else ConvStem(config)
         if config.return_tokens != "none":
             self.return_embedding = nn.Embedding(config.returns, width)
-            self.return_head = nn.Linear(width, config.returns)
+            self.return_head = Linear(width, config.returns)
         if config.return_at_action:
             self.return_at_action = nn.Embedding(config.returns, width)
         self.action_embedding = nn.Embedding(config.actions, width)
@@ -226,8 +225,8 @@ class DecisionTransformer(nn.Module):
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.action_head = nn.Linear(width, config.actions)
-        self.reward_head = nn.Linear(width, config.rewards)
+        self.action_head = Linear(width, config.actions)
+        self.reward_head = Linear(width, config.rewards)
         for module in self.children():
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
