@@ -29,7 +29,7 @@ ROUNDS = 7
 WARM_UPS = 1
 
 
-def _train(kind: str, replay: list[str], bf16: bool) -> Callable[[int], None]:
+def _train(kind: str, replay: list[Path], bf16: bool) -> Callable[[int], None]:
     """Return a function that has the package's trainer train for so many gradient steps."""
     agent = make_agent(kind, "small", device="cpu")
 
@@ -45,21 +45,21 @@ def _train(kind: str, replay: list[str], bf16: bool) -> Callable[[int], None]:
     return run
 
 
-def _side(connection: Connection, ours: bool, kind: str, replay: list[str], bf16: bool) -> None:
+def _side(connection: Connection, ours: bool, kind: str, replay: list[Path], bf16: bool) -> None:
     """Train whenever a number of steps is received, and send back the seconds that it took."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if ours:
         run = _train(kind, replay, bf16)
     else:
-        run = before.make_training(kind, replay, BATCH_SIZE, bf16)
+        run = before.make_training(kind, [str(path) for path in replay], BATCH_SIZE, bf16)
     while steps := connection.recv():
         start = time.process_time()
         run(steps)
         connection.send(time.process_time() - start)
 
 
-def _compare(kind: str, replay: list[str], bf16: bool) -> tuple[float, float]:
+def _compare(kind: str, replay: list[Path], bf16: bool) -> tuple[float, float]:
     """Return windows/s of the trainer, and how many times as many as at 973a457."""
     context = multiprocessing.get_context("spawn")
     connections = []
@@ -86,7 +86,7 @@ def measure() -> dict[str, Figure]:
         replay = []
         for trace in map(Trace.load, sorted(BUNDLED.glob("*.npz"))):
             if trace.game in GAMES:
-                replay.append(str(Path(name) / trace.game))
+                replay.append(Path(name) / trace.game)
                 expand(trace, replay[-1], limit_steps=LIMIT_STEPS, num_threads=1)
         for kind, figure in (("dt", "train.small"), ("cql", "train.cql_small")):
             for precision in ("fp32", "bf16"):
