@@ -184,7 +184,10 @@ class _Collection:
             if should_stop():
                 return False
             self.play.step(row)
+        source = self.recorder.source
         for name, old in recorded.items():
+            players = dict.fromkeys((*old.source.get("mgdt", "").split(", "), source["mgdt"]))
+            source["mgdt"] = ", ".join(filter(None, players))
             new = self.recorder.trace(name)
             whole = len(new.checksums) - 1  # the last is of where the trace ends
             if not np.array_equal(new.checksums[:whole], old.checksums[:whole]):

@@ -2,13 +2,11 @@
 
 Many environments are played for a short rollout; the network, stable through its layer norms,
 learns the rollout's Q(lambda) returns and forgets it. On a CPU that is several times faster than
-DQN. The defaults are those of the authors' Atari configuration (arXiv 2407.04811, appendix), but
-for fewer environments and a narrower network, which one core can play and train.
-
-Observations come with the stack of frames last, `(..., height, width, stack)`: CPUs convolve faster
-so, and turning them around at each pass would take as long as a convolution.
+DQN. What differs from the authors' Atari configuration (arXiv 2407.04811, appendix) is said at each
+setting; `docs/data.md` has the trials that decided it.
 """
 
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -18,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
-from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
+from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig, to_pixels
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
@@ -33,22 +31,25 @@ class PQNConfig:
 
     num_envs: int = 32
     """Environments played together (the authors: 128)."""
-    rollout_steps: int = 32
-    """Steps of each environment between two updates."""
-    epochs: int = 2
-    """Times that an update goes through its rollout."""
-    minibatches: int = 8
-    """Gradient steps an epoch (the authors: 32; of 128 samples each, as here)."""
+    rollout_steps: int = 128
+    """Steps of each environment between two updates (the authors: 32)."""
+    epochs: int = 1
+    """Times that an update goes through its rollout (the authors: 2)."""
+    minibatches: int = 64
+    """Gradient steps an epoch (the authors: 32, of twice as many samples each)."""
     learning_rate: float = 2.5e-4
-    """Of RAdam."""
+    """Of Adam (the authors: RAdam), at first; it falls to 0 over all steps."""
     discount: float = 0.99
     """Of rewards a step later."""
-    trace_decay: float = 0.65
-    """Lambda: weight of the sampled return against the network's own estimate."""
+    trace_decay: float = 0.9
+    """Lambda: weight of the sampled return against the network's own estimate (the authors:
+    0.65)."""
     final_epsilon: float = 0.01
-    """Share of random actions, after it has fallen from 1."""
+    """Probability that a step begins to explore, after it has fallen from 1."""
     exploration_fraction: float = 0.1
     """Share of all steps over which it falls."""
+    max_repeats: int = 100
+    """Steps for which exploring keeps to an action at most; mostly it is one (the authors: 1)."""
     max_gradient_norm: float = 10.0
     """Larger gradients are scaled to this norm."""
     channels: tuple[int, int, int] = (16, 32, 64)
@@ -56,8 +57,8 @@ class PQNConfig:
     hidden: int = 256
     """Width of the layer after them (the authors: 512)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the network's passes; "auto" is bf16 on a GPU and fp32 on a CPU, where bf16 pays only
-    with AMX or AVX512-BF16."""
+    """Of the network but for its last layer; "auto" is bf16 on a GPU and on a CPU that has AMX or
+    AVX512-BF16, and else fp32."""
     seed: int = 0
     """Of the network, the random actions and the environments."""
 
@@ -67,7 +68,7 @@ class PQNConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        at_least_one = ("num_envs", "epochs", "minibatches", "channels", "hidden")
+        at_least_one = ("num_envs", "epochs", "minibatches", "max_repeats", "channels", "hidden")
         shares = ("discount", "trace_decay", "final_epsilon", "exploration_fraction")
         check_fields(
             self,
@@ -86,8 +87,8 @@ class PQNConfig:
 class Rollout(NamedTuple):
     """What N environments saw, did and got in T steps."""
 
-    observations: NDArray[np.uint8]
-    """`(T, N, height, width, stack)`."""
+    pixels: NDArray[np.uint8]
+    """`(T, N, height, width, stack)`: what `to_pixels` makes of the observations."""
     actions: NDArray[np.int64]
     """`(T, N)` indices of Q-values."""
     rewards: NDArray[np.float32]
@@ -100,6 +101,14 @@ class Rollout(NamedTuple):
     """`(T, N)`; false where the step only began a new episode."""
     values: NDArray[np.float32]
     """`(T + 1, N)`: the highest Q-value at each step and after the last."""
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Return whether a device computes faster in bf16 than in fp32."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def lambda_returns(rollout: Rollout, discount: float, trace_decay: float) -> NDArray[np.float32]:
@@ -167,14 +176,22 @@ class PQN(Learner):
                 network, games=self.games, protocol=self.protocol, device=self.device
             )
         self.network = self.agent.model
-        self.optimizer = torch.optim.RAdam(self.network.parameters(), lr=config.learning_rate)
-        self.random = np.random.default_rng(config.seed)
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and self.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
         )
+        self.random = np.random.default_rng(config.seed)
+        self.explores_for = np.zeros(self.num_envs, np.int64)  # steps to come
+        self.explored = np.zeros(self.num_envs, np.int64)  # the action of these steps
+        self.bf16 = config.precision == "bf16" or (
+            config.precision == "auto" and bf16_pays(self.device)
+        )
+        # A copy, so that the weights are converted once an update and not once a step.
+        self.player = copy.deepcopy(self.network).requires_grad_(False)
+        if self.bf16:
+            self.player.bfloat16().outputs.float()
         shape = config.rollout_steps, self.num_envs
         self.rollout = Rollout(
-            observations=np.empty((*shape, size, size, stack), np.uint8),
+            pixels=np.empty((*shape, size // 2, size // 2, stack), np.uint8),
             actions=np.empty(shape, np.int64),
             rewards=np.empty(shape, np.float32),
             terminated=np.empty(shape, bool),
@@ -186,31 +203,38 @@ class PQN(Learner):
 
     @property
     def epsilon(self) -> float:
-        """The share of random actions."""
+        """The probability that a step begins to explore."""
         falling_steps = self.config.exploration_fraction * self.steps
         share = min(1.0, self.steps_played / max(1.0, falling_steps))
         return 1 + share * (self.config.final_epsilon - 1)
 
-    def _q_values(self, observations: NDArray[np.uint8]) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, self.bf16):
-            return self.network(torch.from_numpy(observations).to(self.device)).float()
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the rollout played last."""
+        steps_before = max(0, self.steps_played - self.rollout.actions.size)
+        return self.config.learning_rate * max(0.0, 1 - steps_before / self.steps)
 
-    def values(self, observations: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the highest Q-value of each observation."""
+    def values(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the highest Q-value of each observation, and its index."""
         with torch.inference_mode():
-            return self._q_values(observations).amax(1).cpu().numpy()
+            values, greedy = self.player(torch.from_numpy(pixels).to(self.device)).max(1)
+        return values.cpu().numpy(), greedy.cpu().numpy()
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return an epsilon-greedy full-set action for each observation."""
-        frames = self.rollout.observations[self.row]
-        for place in range(frames.shape[-1]):  # three times faster than all at once
-            frames[..., place] = observations[:, place]
-        with torch.inference_mode():
-            values, greedy = self._q_values(frames).max(1)
-        explores = self.random.random(len(observations)) < self.epsilon
-        drawn = self.random.integers(len(self.actions), size=len(observations))
-        chosen = np.where(explores, drawn, greedy.cpu().numpy())
-        self.rollout.values[self.row], self.rollout.actions[self.row] = values.cpu(), chosen
+        """Return a full-set action for each observation: the best, or one that explores.
+
+        Exploring keeps to a random action for a random number of steps (Dabney et al. 2020, arXiv
+        2006.01782): n steps with a probability proportional to n^-2.
+        """
+        pixels = self.rollout.pixels[self.row] = to_pixels(observations)
+        self.rollout.values[self.row], greedy = self.values(pixels)
+        begins = (self.random.random(self.num_envs) < self.epsilon) & (self.explores_for == 0)
+        drawn = self.random.integers(len(self.actions), size=self.num_envs)
+        lengths = np.minimum(self.random.zipf(2, self.num_envs), self.config.max_repeats)
+        self.explored[begins], self.explores_for[begins] = drawn[begins], lengths[begins]
+        explores = self.explores_for > 0
+        self.explores_for -= explores
+        chosen = self.rollout.actions[self.row] = np.where(explores, self.explored, greedy)
         return self.actions[chosen]
 
     def learn(self, step: PlayedStep) -> dict[str, float] | None:
@@ -224,7 +248,7 @@ class PQN(Learner):
         self.row = (row + 1) % self.config.rollout_steps
         if self.row:
             return None
-        rollout.values[-1] = self.values(np.moveaxis(step.next_observations, 1, -1))
+        rollout.values[-1], _ = self.values(to_pixels(step.next_observations))
         return self.update(rollout) | {"epsilon": self.epsilon}
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -232,24 +256,36 @@ class PQN(Learner):
         config = self.config
         returns = lambda_returns(rollout, config.discount, config.trace_decay)
         rows = np.flatnonzero(rollout.is_transition)
-        observations = rollout.observations.reshape(-1, *rollout.observations.shape[2:])
-        actions = torch.from_numpy(rollout.actions.reshape(-1)).to(self.device)
-        targets = torch.from_numpy(returns.reshape(-1)).to(self.device)
+        pixels = torch.from_numpy(rollout.pixels).flatten(0, 1)
+        actions = torch.from_numpy(rollout.actions).flatten().to(self.device)
+        targets = torch.from_numpy(returns).flatten().to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
         losses = []
         for _ in range(config.epochs):
             for batch in np.array_split(self.random.permutation(rows), config.minibatches):
-                q = self._q_values(observations[batch])
-                chosen = q.gather(1, actions[batch, None])[:, 0]
-                loss = (chosen - targets[batch]).square().mean() / 2
+                chosen = torch.from_numpy(batch)
+                inputs = pixels.index_select(0, chosen).to(self.device)
+                chosen = chosen.to(self.device)
+                with torch.autocast(self.device.type, torch.bfloat16, self.bf16):
+                    q = self.network(inputs).gather(1, actions[chosen, None])[:, 0]
+                loss = (q - targets[chosen]).square().mean() / 2
                 self.optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
                 self.optimizer.step()
                 losses.append(loss.detach())
+        self._update_player()
         return {
             "loss": float(torch.stack(losses).mean()),
             "value": float(rollout.values.mean()),
         }
+
+    @torch.no_grad()
+    def _update_player(self) -> None:
+        parameters = zip(self.player.parameters(), self.network.parameters(), strict=True)
+        for played, learned in parameters:
+            played.copy_(learned)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a learner needs to resume as this one would, after an update."""
@@ -257,6 +293,7 @@ class PQN(Learner):
             **super().state_dict(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "exploring": torch.from_numpy(np.stack((self.explores_for, self.explored))),
             # As text: PyTorch's safe loader takes no integers of 128 bits.
             "random": json.dumps(self.random.bit_generator.state),
         }
@@ -265,5 +302,7 @@ class PQN(Learner):
         """Resume from what `state_dict` returned."""
         super().load_state_dict(state)
         self.network.load_state_dict(state["network"])
+        self._update_player()
+        self.explores_for, self.explored = state["exploring"].cpu().numpy().copy()
         self.optimizer.load_state_dict(state["optimizer"])
         self.random.bit_generator.state = json.loads(state["random"])

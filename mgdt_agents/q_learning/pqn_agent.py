@@ -5,10 +5,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.step_inputs import State, StepInputs
+from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,35 +29,73 @@ class PQNNetworkConfig:
     frame_stack: int = 4
     """Frames that the network sees."""
     frame_size: int = 84
-    """Height and width of a frame in pixels."""
+    """Height and width of a frame in pixels; the network sees halves."""
+
+
+def to_pixels(observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what the network sees of observations: halves of the frames, the stack last.
+
+    CPUs convolve fastest so, and a quarter of the pixels shows no less of the games.
+
+    Args:
+        observations: `(N, stack, height, width)`, height and width even.
+
+    Returns:
+        `(N, height / 2, width / 2, stack)`, each pixel about the mean of four.
+    """
+    # Halved before they are added, bytes stay bytes, of which a CPU adds 64 at once.
+    pairs = (observations[:, :, 0::2] >> 1) + (observations[:, :, 1::2] >> 1)
+    neighbors = pairs.view(np.uint16)
+    means = ((neighbors & 255) + (neighbors >> 8)) >> 1
+    count, stack, height, width = means.shape
+    pixels = np.empty((count, height, width, stack), np.uint8)
+    for place in range(stack):  # three times faster than all at once
+        pixels[..., place] = means[:, place]
+    return pixels
 
 
 class QNetwork(nn.Module):
-    """Nature DQN's network (Mnih et al. 2015) with a layer norm before each rectifier.
-
-    Observations come with the stack of frames last, `(..., height, width, stack)`: CPUs convolve
-    faster so, and turning them around at each pass would take as long as a convolution.
-    """
+    """A small dueling network (Wang et al. 2016) with a layer norm before each rectifier."""
 
     def __init__(self, config: PQNNetworkConfig) -> None:
         """Make the network that `config` describes, randomly initialized."""
         super().__init__()
+        if config.frame_size % 2:
+            raise InvalidArgument(f"frame_size must be even, got {config.frame_size}")
         layers: list[nn.Module] = []
-        inputs, size = config.frame_stack, config.frame_size
-        for channels, kernel, stride in zip(config.channels, (8, 4, 3), (4, 2, 1), strict=True):
+        inputs, size = config.frame_stack, config.frame_size // 2
+        for channels, kernel, stride in zip(config.channels, (4, 3, 3), (2, 2, 1), strict=True):
             layers += [nn.Conv2d(inputs, channels, kernel, stride), nn.GroupNorm(1, channels)]
             layers += [nn.ReLU(inplace=True)]
             inputs, size = channels, (size - kernel) // stride + 1
-        layers += [nn.Flatten(), nn.Linear(inputs * size * size, config.hidden)]
-        layers += [nn.LayerNorm(config.hidden), nn.ReLU()]
-        layers += [nn.Linear(config.hidden, len(config.actions))]
         # PyTorch declares no types for this call.
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.hidden = nn.Sequential(
+            nn.Linear(inputs * size * size, config.hidden), nn.LayerNorm(config.hidden), nn.ReLU()
+        )
+        self.outputs = nn.Linear(config.hidden, 1 + len(config.actions))
+        # What random values the network begins with, it must unlearn by bootstrapping, slowly.
+        nn.init.zeros_(self.outputs.bias)
+        with torch.no_grad():
+            self.outputs.weight[0] = 0
+            self.outputs.weight[1:] *= 0.1
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """Return the Q-values `(batch, actions)` of uint8 `(batch, height, width, stack)`."""
-        pixels = observations.permute(0, 3, 1, 2).float().mul_(1 / 255)
-        return self.layers(pixels)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the Q-values, `(batch, actions)` fp32, of uint8 `(batch, height, width, stack)`.
+
+        See `to_pixels`. Their scale does not matter to the first layer norm.
+        """
+        kind, dtype = pixels.device.type, next(self.parameters()).dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        maps = self.convolutions(pixels.permute(0, 3, 1, 2).to(dtype))
+        # Flattened as they lie in memory.
+        features = self.hidden(maps.permute(0, 2, 3, 1).flatten(1)).float()
+        # The values of two actions often differ by less than bf16 resolves.
+        with torch.autocast(kind, enabled=False):
+            outputs = F.linear(features, self.outputs.weight.float(), self.outputs.bias.float())
+        value, advantages = outputs.tensor_split([1], 1)
+        return value + advantages - advantages.mean(1, keepdim=True)
 
 
 class PQNAgent(NetworkAgent):
@@ -81,8 +122,8 @@ class PQNAgent(NetworkAgent):
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
-        frames = self._to_device(np.ascontiguousarray(np.moveaxis(inputs.observations, 1, -1)))
-        chosen = self.model(frames).argmax(-1).cpu().numpy()
+        pixels = self._to_device(to_pixels(inputs.observations))
+        chosen = self.model(pixels).argmax(-1).cpu().numpy()
         if not inputs.deterministic:
             explores = inputs.draws.uniform() < self.config.exploration
             drawn = (inputs.draws.uniform() * len(self.config.actions)).astype(np.int64)

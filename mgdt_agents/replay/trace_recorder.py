@@ -1,6 +1,9 @@
 """Record play as a trace, while it is played."""
 
+import functools
+import subprocess
 import zlib
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -9,8 +12,27 @@ from gymnasium.vector import AutoresetMode, VectorWrapper
 from numpy.typing import NDArray
 
 from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace
-from mgdt_envs import MultiGameAtariVectorEnv
+from mgdt_envs import MultiGameAtariVectorEnv, __version__
 from mgdt_envs.errors import InvalidArgument
+
+CODE = Path(__file__).resolve().parents[2]
+"""Folder of the packages, which is a git checkout where they are not installed."""
+
+
+@functools.cache
+def software() -> str:
+    """Return which mgdt this is: its version and, in a git checkout, the commit.
+
+    Such as "0.4.0+g973a457..."; ".dirty" follows where files differ from the commit.
+    """
+    if not (CODE / ".git").exists():
+        return __version__
+    describe = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=.dirty"]
+    try:
+        answer = subprocess.run(describe, cwd=CODE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__}+g{answer.stdout.strip()}"
 
 
 def check_recordable(envs: MultiGameAtariVectorEnv) -> None:
@@ -33,7 +55,7 @@ class TraceRecorder(VectorWrapper):
 
     Args:
         envs: environments of one game or of several.
-        source: JSON types that say how the play is made.
+        source: JSON types that say how the play is made; which `software` recorded it is added.
 
     Example:
         >>> from mgdt_envs import MultiGameAtariVectorEnv
@@ -58,7 +80,7 @@ class TraceRecorder(VectorWrapper):
         self.games, self.protocol = envs.games, envs.protocol
         games_of_envs = np.array(envs.games_of_envs)
         self._rows = {name: np.flatnonzero(games_of_envs == name) for name in envs.games}
-        self.source = source
+        self.source = source | {"mgdt": software()}
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig
 from mgdt_agents.replay import Trace, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
+from mgdt_agents.replay.trace_recorder import software
 
 SMALL = PQNConfig(
     num_envs=2,
@@ -25,6 +26,7 @@ SMALL = PQNConfig(
     exploration_fraction=1.0,  # a policy that learned so little may not end an episode
     channels=(2, 2, 2),
     hidden=8,
+    precision="fp32",
 )
 STEPS = 2 * 8 * 36
 INTERVAL = 100  # of checksums
@@ -115,6 +117,18 @@ def test_stopped_collection_resumes_to_the_same_end(collected, tmp_path):
     assert rows == 15 * 8
     assert collect_small(output)
     assert_same_collection(collected, output)
+
+
+def test_trace_names_all_the_software_that_played(collected, tmp_path):
+    assert Trace.load(collected / "Breakout.npz").source["mgdt"] == software()
+    output = tmp_path / "Breakout"
+    for rollouts in (1, 3):
+        assert not collect_small(output, should_stop=stop_after(rollouts))
+        trace = Trace.load(output / "Breakout.npz")
+        trace.source["mgdt"] = "0.0, 0.1"
+        trace.save(output / "Breakout.npz", overwrite=True)
+    assert not collect_small(output, should_stop=stop_after(2 * 8 + 1))
+    assert Trace.load(output / "Breakout.npz").source["mgdt"] == f"0.0, 0.1, {software()}"
 
 
 def test_stop_while_the_recorded_steps_are_played_again(tmp_path):

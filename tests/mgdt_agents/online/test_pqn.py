@@ -9,6 +9,7 @@ import torch
 
 from mgdt_agents.online.learner import PlayedStep
 from mgdt_agents.online.pqn import PQN, PQNConfig, Rollout, lambda_returns
+from mgdt_agents.q_learning.pqn_agent import to_pixels
 from mgdt_envs import AtariProtocol
 
 SMALL = PQNConfig(
@@ -19,6 +20,7 @@ SMALL = PQNConfig(
     exploration_fraction=0.5,
     channels=(4, 4, 4),
     hidden=16,
+    precision="fp32",
 )
 
 
@@ -28,9 +30,9 @@ def make_rollout(learner, random):
     bright = random.random(shape) < 0.5
     actions = random.integers(2, size=shape)
     frames = np.where(bright, 255, 0).astype(np.uint8)
-    observations = np.broadcast_to(frames[..., None, None, None], (*shape, 36, 36, 1)).copy()
+    pixels = np.broadcast_to(frames[..., None, None, None], (*shape, 18, 18, 1)).copy()
     return Rollout(
-        observations=observations,
+        pixels=pixels,
         actions=actions,
         rewards=(actions == bright).astype(np.float32),
         terminated=np.ones(shape, bool),
@@ -73,7 +75,7 @@ def test_lambda_returns(trace_decay):
     assert terminated.any()
     assert truncated.any()
     rollout = Rollout(
-        observations=np.empty(0),
+        pixels=np.empty(0),
         actions=np.empty(0),
         rewards=random.normal(size=shape).astype(np.float32),
         terminated=terminated,
@@ -93,7 +95,7 @@ def test_learner_learns_what_is_right():
     learner, random = make_learner(seed=2), np.random.default_rng(1)
     losses = [learner.update(make_rollout(learner, random))["loss"] for _ in range(40)]
     assert losses[-1] < 0.02 < losses[0]
-    frames = np.array([0, 255], np.uint8)[:, None, None, None].repeat(36, 1).repeat(36, 2)
+    frames = np.array([0, 255], np.uint8)[:, None, None, None].repeat(18, 1).repeat(18, 2)
     with torch.inference_mode():
         q_values = learner.network(torch.from_numpy(frames)).numpy()
     np.testing.assert_allclose(q_values[:, :2], [[1, 0], [0, 1]], atol=0.3)
@@ -120,7 +122,8 @@ def played(learner, random, **changes):
 
 
 def test_actions_are_random_at_first_and_greedy_later():
-    learner = make_learner(num_envs=400, final_epsilon=0.0, channels=(1, 1, 1), hidden=2)
+    small = {"channels": (1, 1, 1), "hidden": 2, "max_repeats": 1}
+    learner = make_learner(num_envs=400, final_epsilon=0.0, **small)
     frames = np.zeros((400, 1, 36, 36), np.uint8)
     minimal, counts = np.unique(learner.act(frames), return_counts=True)
     assert minimal.tolist() == [0, 1, 3, 4, 11, 12]
@@ -132,6 +135,44 @@ def test_actions_are_random_at_first_and_greedy_later():
     assert len(set(learner.act(frames))) == 1
     greedy, _ = learner.agent.predict(frames, deterministic=True)
     assert np.array_equal(learner.act(frames), greedy)
+
+
+def test_exploring_keeps_to_an_action():
+    learner = make_learner(num_envs=500, final_epsilon=0.0, max_repeats=5)
+    frames = np.zeros((500, 1, 36, 36), np.uint8)
+    learner.act(frames)
+    lengths = np.bincount(learner.explores_for + 1)
+    # Of 500 draws: n^-2 / zeta(2), and all the rest at 5.
+    np.testing.assert_allclose(lengths[1:], [304, 76, 34, 19, 67], atol=35)
+    first = learner.rollout.actions[0].copy()
+    learner.steps_played = 1000
+    (greedy,) = set(learner.values(to_pixels(frames))[1])
+    keeping = learner.explores_for > 0
+    learner.row = 1
+    learner.act(frames)
+    assert np.array_equal(learner.rollout.actions[1], np.where(keeping, first, greedy))
+
+
+def test_learning_rate_falls_to_zero():
+    learner, random = make_learner(), np.random.default_rng(1)
+    rates = []
+    while learner.steps_played < learner.steps:
+        step = played(learner, random)
+        learner.act(step.observations)
+        if learner.learn(step):
+            rates.append(learner.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, [1e-2 * (1 - 64 * i / 1000) for i in range(16)])
+
+
+def test_values_are_the_network_s_after_an_update():
+    learner, random = make_learner(precision="bf16"), np.random.default_rng(1)
+    learner.update(make_rollout(learner, random))
+    pixels = random.integers(256, size=(50, 18, 18, 1)).astype(np.uint8)
+    values, _ = learner.values(pixels)
+    with torch.inference_mode():
+        expected = learner.network(torch.from_numpy(pixels)).amax(1)
+    np.testing.assert_allclose(values, expected, rtol=0.05, atol=0.02)
+    assert len(np.unique(values)) > 10  # of bf16 there are four between them
 
 
 def test_what_the_learner_is_shown():
@@ -148,7 +189,7 @@ def test_what_the_learner_is_shown():
     actions = learner.act(step.observations)
     assert learner.learn(step) is None
     rollout = learner.rollout
-    assert np.array_equal(rollout.observations[0], np.moveaxis(step.observations, 1, -1))
+    assert np.array_equal(rollout.pixels[0], to_pixels(step.observations))
     assert learner.actions[rollout.actions[0]].tolist() == actions.tolist()
     assert rollout.rewards[0].tolist() == [-1, 0, 1, 1]
     assert rollout.terminated[0].tolist() == [True, True, False, False]
@@ -156,15 +197,16 @@ def test_what_the_learner_is_shown():
     assert rollout.is_transition[0].tolist() == [True, True, True, False]
     step = played(learner, random)
     learner.act(step.observations)
-    expected = learner.values(np.moveaxis(step.next_observations, 1, -1))
+    expected, _ = learner.values(to_pixels(step.next_observations))
     figures = learner.learn(step)
     assert set(figures) == {"loss", "value", "epsilon"}
     assert np.array_equal(rollout.values[-1], expected)
     assert learner.steps_played == 8
 
 
-def test_learner_resumes_from_its_state():
-    learner, random = make_learner(), np.random.default_rng(1)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_learner_resumes_from_its_state(precision):
+    learner, random = make_learner(precision=precision), np.random.default_rng(1)
     steps = [played(learner, random) for _ in range(6)]
 
     def show(learner, steps):
@@ -178,7 +220,7 @@ def test_learner_resumes_from_its_state():
     file = io.BytesIO()
     torch.save(learner.state_dict(), file)
     file.seek(0)
-    other = make_learner(seed=5)
+    other = make_learner(seed=5, precision=precision)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert show(learner, steps[2:]) == show(other, steps[2:])
 

@@ -55,7 +55,7 @@ def test_trace_holds_every_step_that_the_learner_played(learner, tmp_path):
     make_model(learner, env).learn(120, callback=callback)
     trace = Trace.load(tmp_path / "a.npz")
     assert trace.seeds.tolist() == [5, 6, 7]
-    assert trace.source == {"learner": "test"}
+    assert trace.source["learner"] == "test"
     played = [[] for _ in trace.seeds]
     for step in trace.play(num_threads=1):
         ends = step.terminated | step.truncated

@@ -1,14 +1,61 @@
 """Play that is recorded as a trace while it is played."""
 
 import dataclasses
+import subprocess
 
 import numpy as np
 import pytest
 
 from mgdt_agents.replay import ReplayStore, Trace, expand, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
-from mgdt_agents.replay.trace_recorder import TraceRecorder
-from mgdt_envs import MultiGameAtariVectorEnv
+from mgdt_agents.replay.trace_recorder import TraceRecorder, software
+from mgdt_envs import MultiGameAtariVectorEnv, __version__
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """A folder that `software` takes for that of the packages."""
+    monkeypatch.setattr(trace_recorder, "CODE", tmp_path)
+    software.cache_clear()
+    yield tmp_path
+    software.cache_clear()
+
+
+def test_trace_names_the_software():
+    envs = TraceRecorder(MultiGameAtariVectorEnv(1, "Pong", num_threads=1), {"policy": "up"})
+    envs.reset(seed=0)
+    assert envs.trace().source == {"policy": "up", "mgdt": software()}
+    envs.close()
+
+
+def test_software_that_is_installed(code):
+    assert software() == __version__
+
+
+def test_software_of_a_checkout(code):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        answer = subprocess.run(
+            ["git", *who, *arguments], cwd=code, check=True, capture_output=True, text=True
+        )
+        return answer.stdout.strip()
+
+    git("init", "-q")
+    (code / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-q", "-m", "first")
+    git("tag", "v1")
+    commit = git("rev-parse", "HEAD")
+    assert software() == f"{__version__}+g{commit}"
+    (code / "file").write_text("2")
+    software.cache_clear()
+    assert software() == f"{__version__}+g{commit}.dirty"
+
+
+def test_software_where_git_is_missing(code, monkeypatch):
+    (code / ".git").mkdir()
+    monkeypatch.setenv("PATH", "")
+    assert software() == __version__
 
 
 def test_recorder_records_what_ale_py_alone_does(truncated_recording):
