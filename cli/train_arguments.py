@@ -23,7 +23,7 @@ from mgdt_envs.protocol import as_protocol
 
 T = TypeVar("T")
 KINDS = (*NETWORK_AGENTS, "dqn")
-CONFIGS = {"train": TrainingConfig, "fine-tune": FineTuningConfig}
+CONFIGS: dict[str, Any] = {"train": TrainingConfig, "fine-tune": FineTuningConfig}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +131,7 @@ def parse_arguments(
             f"Unknown size {known.size!r} of {known.agent}. "
             f"{did_you_mean(known.size, agent_class.presets)}"
         )
-    training: Any = Annotated[CONFIGS[known.preset], tyro.conf.arg(name="")]  # type: ignore[name-defined,valid-type]
+    training: Any = Annotated[CONFIGS[known.preset], tyro.conf.arg(name="")]
     arguments = _with_fields(
         OfflineArguments,
         ("training", training, field()),

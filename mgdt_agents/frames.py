@@ -1,21 +1,60 @@
-"""What the small convolutional networks see of frames."""
+"""What the small convolutional networks see of frames: the newest, and the changes before it.
 
+The networks' first layer sees that of every step. It is linear, so the layer can be given the first
+frame of a window and the changes after it, each once, if its weights are combined to fit: see
+`first_and_changes` and `channel_makeup`.
+"""
+
+import torch
 from torch import Tensor
 
 CHANGE_SCALE = 4.0
-"""Weight of changes beside pixels in 0..1; most changes are zero, so they may be larger."""
+"""Weight of changes beside pixels; most changes are zero, so they may be larger.
+
+What matters in Atari games moves and is small. Cloning the bundled traces' Pong from changes took a
+fifth of the samples that it took from frames alone.
+"""
 
 
-def frame_changes(pixels: Tensor) -> Tensor:
-    """Return the changes between frames that follow one another, weighted.
+def first_and_changes(frames_BTYX: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the first frame of each window and the changes between one frame and the next.
 
-    What matters in Atari games moves and is small. Cloning the bundled traces' Pong from changes
-    took a fifth of the samples that it took from frames alone.
+    They are whole numbers of -255 to 255, which even bf16 holds exactly.
 
     Args:
-        pixels: `(B, T, height, width)` in 0..1, oldest first.
+        frames_BTYX: uint8, oldest first.
+        dtype: of the result.
 
     Returns:
-        `(B, T - 1, height, width)`.
+        `(B, T, height, width)`.
     """
-    return CHANGE_SCALE * pixels.diff(dim=1)
+    pixels_BTYX = frames_BTYX.to(dtype)
+    return torch.cat([pixels_BTYX[:, :1], pixels_BTYX.diff(dim=1)], 1)
+
+
+def channel_makeup(steps: int, stack: int) -> Tensor:
+    """Return what the input channels of each step are made of, `(T, S, C)`.
+
+    The channels of a step are its frame and the `stack - 1` changes up to it, oldest first,
+    weighted by `CHANGE_SCALE`. Changes from outside the window are zero.
+
+    Args:
+        steps: T, frames of a window.
+        stack: C, channels of a step.
+
+    Returns:
+        `makeup_TSC`, whole numbers: channel c of step t is the sum over s of `makeup_TSC[t, s, c]`
+        times what `first_and_changes` gives for s.
+    """
+    makeup_TSC = torch.zeros(steps, steps, stack)
+    for step in range(steps):
+        makeup_TSC[step, : step + 1, 0] = 1  # a frame is the first one and all changes since
+        for ago in range(min(step, stack - 1)):
+            makeup_TSC[step, step - ago, stack - 1 - ago] = CHANGE_SCALE
+    return makeup_TSC
+
+
+def computing_dtype(weight: Tensor) -> torch.dtype:
+    """Return what a layer of these weights computes in: autocast's dtype where that is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

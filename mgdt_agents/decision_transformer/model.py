@@ -1,8 +1,9 @@
 """The network: frames, returns, actions and rewards of a window in, logits of each step out.
 
 Shape suffixes: B windows, T steps, M observation tokens of a step, K tokens of a step,
-S = T * K tokens of a window, Q of them that ask, D width, N heads, H head size, Y and X pixels;
-logits end in their vocabulary: R returns, A actions, W reward tokens.
+S = T * K tokens of a window, Q of them that ask, D width, N heads, H head size, Y and X pixels,
+C and F channels before and after a convolution; logits end in their vocabulary: R returns,
+A actions, W reward tokens.
 """
 
 import math
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mgdt_agents.decision_transformer.config import HEAD_SIZE, DecisionTransformerConfig
-from mgdt_agents.frames import frame_changes
+from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
+from mgdt_agents.linear import Linear, linear
 
 KeysValues = tuple[Tensor, Tensor]
 """`(B, N, S, H)` each."""
@@ -35,7 +37,7 @@ class PatchStem(nn.Module):
         patches = frames_BTYX.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
         pixels = patches.flatten(4).flatten(2, 3).to(self.position_MD.dtype) / 255
         # Patches do not overlap, so the convolution is a linear map, and faster as one.
-        return F.linear(pixels, self.patch.weight.flatten(1), self.patch.bias) + self.position_MD
+        return linear(pixels, self.patch.weight.flatten(1), self.patch.bias) + self.position_MD
 
 
 class ConvStem(nn.Module):
@@ -46,7 +48,8 @@ class ConvStem(nn.Module):
     samples of Pong were too few to learn to look at the frames at all.
 
     The first convolution, 8x8 with stride 4, is computed as 2x2 over squares of 4x4 pixels: the
-    same map, but one that CPUs compute faster.
+    same map, but one that CPUs compute faster. It is computed for all steps of a window at once,
+    from its first frame and the changes after it, with weights combined to fit.
     """
 
     STACK = 4
@@ -68,24 +71,49 @@ class ConvStem(nn.Module):
             nn.ReLU(inplace=True),
         )
         side = (config.frame_size // self.SQUARE - 1 - 4) // 2 + 1 - 2
-        self.output = nn.Linear(third * side * side, config.width)
+        self.output = Linear(third * side * side, config.width)
         self.norm = nn.LayerNorm(config.width)
+        self.makeup_TSC: Tensor
+        self.register_buffer(
+            "makeup_TSC", channel_makeup(config.steps, self.STACK), persistent=False
+        )
         # Near the scale of positions and embeddings; at 1, the frames' positions are lost beside
         # their content, and a return token is slow to find the newest frame.
         nn.init.constant_(self.norm.weight, 0.05)
 
     def forward(self, frames_BTYX: Tensor) -> Tensor:
         """Return `(B, T, 1, D)` tokens of uint8 frames."""
-        B, T, Y, X = frames_BTYX.shape
-        pixels = frames_BTYX.to(self.output.weight.dtype) / 255
-        changes = F.pad(frame_changes(pixels), (0, 0, 0, 0, self.STACK - 1, 0))
-        channels = torch.cat([pixels[..., None], changes.unfold(1, self.STACK - 1, 1)], dim=-1)
-        squares = channels.reshape(
-            B * T, Y // self.SQUARE, self.SQUARE, X // self.SQUARE, self.SQUARE, self.STACK
+        first, *others = self.convolutions
+        assert isinstance(first, nn.Conv2d)
+        assert first.bias is not None
+        dtype = computing_dtype(first.weight)
+        squares_BCYX = _squares(first_and_changes(frames_BTYX, dtype), self.SQUARE)
+        steps = len(self.makeup_TSC)
+        maps_BFYX = F.conv2d(
+            squares_BCYX, self._of_all_steps(first.weight).to(dtype), first.bias.repeat(steps)
         )
-        squares = squares.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
-        tokens = self.norm(self.output(self.convolutions(squares).flatten(1)))
-        return tokens.reshape(B, T, 1, -1)
+        # Each step for itself, and channels still last in memory.
+        maps_BTYXF = maps_BFYX.permute(0, 2, 3, 1).unflatten(3, (steps, -1)).permute(0, 3, 1, 2, 4)
+        x = maps_BTYXF.flatten(0, 1).permute(0, 3, 1, 2)
+        for layer in others:
+            x = layer(x)
+        return self.norm(self.output(x.flatten(1))).unflatten(0, (-1, steps))[:, :, None]
+
+    def _of_all_steps(self, weight: Tensor) -> Tensor:
+        """Return the first convolution's weights for `first_and_changes`, `(T * F, C, 2, 2)`."""
+        weight = weight.float().unflatten(1, (self.SQUARE, self.SQUARE, self.STACK))
+        with torch.autocast(weight.device.type, enabled=False):  # it would round before the sum
+            weights = torch.einsum("tsc,fyxcij->tfsyxij", self.makeup_TSC.float(), weight)
+        return weights.flatten(2, 4).flatten(0, 1) / 255  # pixels are given in 0..255
+
+
+def _squares(pixels_BTYX: Tensor, side: int) -> Tensor:
+    """Return `(B, T * side * side, Y / side, X / side)`, channels last: squares as channels."""
+    # Pixels are moved by eight bytes at a time, which is three times as fast on a CPU.
+    words = pixels_BTYX.view(torch.int64)
+    rows = words.unflatten(3, (pixels_BTYX.shape[3] // side, -1)).unflatten(2, (-1, side))
+    squares = rows.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return squares.view(pixels_BTYX.dtype).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -96,18 +124,18 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.norm_1 = nn.LayerNorm(config.width)
-        self.query_key_value = nn.Linear(config.width, 3 * config.width)
-        self.attention_output = nn.Linear(config.width, config.width)
+        self.query_key_value = Linear(config.width, 3 * config.width)
+        self.attention_output = Linear(config.width, config.width)
         self.norm_2 = nn.LayerNorm(config.width)
-        self.mlp_input = nn.Linear(config.width, 4 * config.width)
-        self.mlp_output = nn.Linear(4 * config.width, config.width)
+        self.mlp_input = Linear(config.width, 4 * config.width)
+        self.mlp_output = Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        for linear in self.linears:
+        for layer in self.linears:
             # The released model's initialisation: variance 2 / layers / inputs.
             nn.init.trunc_normal_(
-                linear.weight, std=math.sqrt(2 / config.layers / linear.in_features)
+                layer.weight, std=math.sqrt(2 / config.layers / layer.in_features)
             )
-            nn.init.zeros_(linear.bias)
+            nn.init.zeros_(layer.bias)
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
@@ -122,13 +150,11 @@ class Block(nn.Module):
         gain nothing: its outputs would be whole pages apart.
         """
         with torch.inference_mode(False):  # weights made in that mode could not be trained
-            for linear in (self.query_key_value, self.attention_output, self.mlp_output):
-                weight = linear.weight.data
+            for layer in (self.query_key_value, self.attention_output, self.mlp_output):
+                weight = layer.weight.data
                 plain = type(weight) is Tensor  # and not sharded
                 if plain and weight.device.type == "cpu" and weight.dtype == torch.float32:
-                    linear.weight.data = (
-                        weight.contiguous() if mode else weight.t().contiguous().t()
-                    )
+                    layer.weight.data = weight.contiguous() if mode else weight.t().contiguous().t()
         return super().train(mode)
 
     def forward(
@@ -168,8 +194,8 @@ class Block(nn.Module):
 
     def project(self, normed_BSD: Tensor, rows: slice = slice(None)) -> tuple[Tensor, ...]:
         """Return the `(B, N, S, H)` queries, keys and values, of which `rows` selects."""
-        linear = self.query_key_value
-        heads = F.linear(normed_BSD, linear.weight[rows], linear.bias[rows])
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        heads = linear(normed_BSD, weight[rows], bias[rows])
         return heads.unflatten(-1, (-1, self.heads, HEAD_SIZE)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
@@ -191,7 +217,7 @@ class DecisionTransformer(nn.Module):
         self.stem = PatchStem(config) if config.stem == "patch" else ConvStem(config)
         if config.return_tokens != "none":
             self.return_embedding = nn.Embedding(config.returns, width)
-            self.return_head = nn.Linear(width, config.returns)
+            self.return_head = Linear(width, config.returns)
         if config.return_at_action:
             self.return_at_action = nn.Embedding(config.returns, width)
         self.action_embedding = nn.Embedding(config.actions, width)
@@ -199,8 +225,8 @@ class DecisionTransformer(nn.Module):
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.action_head = nn.Linear(width, config.actions)
-        self.reward_head = nn.Linear(width, config.rewards)
+        self.action_head = Linear(width, config.actions)
+        self.reward_head = Linear(width, config.rewards)
         for module in self.children():
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -7,13 +7,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
 from mgdt_agents.decision_transformer.config import DecisionTransformerConfig
 from mgdt_agents.decision_transformer.model import DecisionTransformer
 from mgdt_agents.devices import without_autocast
+from mgdt_agents.linear import Linear, linear
 from mgdt_agents.q_learning import losses
 from mgdt_envs.errors import InvalidArgument
 
@@ -90,7 +90,7 @@ class ValueTransformer(DecisionTransformer):
     def __init__(self, config: ValueTransformerConfig) -> None:
         """Make the network that `config` describes, randomly initialized."""
         super().__init__(config)
-        self.value_head = nn.Linear(config.width, config.actions * config.atoms)
+        self.value_head = Linear(config.width, config.actions * config.atoms)
         self.beta = 0.0
 
     def logits(self, x_BTQD: Tensor, returns_BT: Tensor | None) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class ValueTransformer(DecisionTransformer):
         """Return the `(B, T, A, Z)` fp32 logits of the actions' values."""
         head = self.value_head
         with without_autocast(x_BTD.device):
-            logits = F.linear(x_BTD.float(), head.weight.float(), head.bias.float())
+            logits = linear(x_BTD.float(), head.weight.float(), head.bias.float())
         return logits.unflatten(-1, (self.config.actions, self.config.atoms))
 
     def values(self, value_logits_BTAZ: Tensor) -> Tensor:

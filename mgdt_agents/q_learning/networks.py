@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.devices import without_autocast
-from mgdt_agents.frames import frame_changes
+from mgdt_agents.frames import CHANGE_SCALE
+from mgdt_agents.linear import Linear, linear
 
 
 class ImpalaSizes(Protocol):
@@ -101,8 +102,8 @@ class ImpalaNetwork(nn.Module):
             pooled = channels * config.spatial_features
         else:
             self.pooling, pooled = nn.Flatten(), channels * side * side
-        self.hidden = nn.Linear(pooled, config.hidden)
-        self.output = nn.Linear(config.hidden, heads * actions * outputs)
+        self.hidden = Linear(pooled, config.hidden)
+        self.output = Linear(config.hidden, heads * actions * outputs)
 
     def forward(self, frames: Tensor, heads_B: Tensor | None = None) -> Tensor:
         """Return `(B, A, Z)` fp32 logits.
@@ -119,12 +120,12 @@ class ImpalaNetwork(nn.Module):
             weights = self.output.weight.float().unflatten(0, (-1, math.prod(self.shape)))
             biases = self.output.bias.float().unflatten(0, (-1, math.prod(self.shape)))
             if heads_B is None or len(weights) == 1:
-                return F.linear(features_BD, weights[0], biases[0]).unflatten(-1, self.shape)
+                return linear(features_BD, weights[0], biases[0]).unflatten(-1, self.shape)
             logits = features_BD.new_empty(len(frames), math.prod(self.shape))
             for head in heads_B.unique().tolist():
                 rows = (heads_B == head).nonzero()[:, 0]
                 logits = logits.index_copy(
-                    0, rows, F.linear(features_BD[rows], weights[head], biases[head])
+                    0, rows, linear(features_BD[rows], weights[head], biases[head])
                 )
             return logits.unflatten(-1, self.shape)
 
@@ -132,6 +133,6 @@ class ImpalaNetwork(nn.Module):
         """Return the `(B, D)` features that the heads read."""
         pixels = frames.to(self.hidden.weight.dtype) / 255
         if self.changes:
-            pixels = torch.cat([pixels[:, -1:], frame_changes(pixels)], dim=1)
+            pixels = torch.cat([pixels[:, -1:], CHANGE_SCALE * pixels.diff(dim=1)], dim=1)
         picture = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
         return F.relu(self.hidden(self.pooling(picture)))

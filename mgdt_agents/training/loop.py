@@ -19,6 +19,7 @@ from mgdt_agents.replay import WindowBatch, WindowSampler
 from mgdt_agents.training import parallel
 from mgdt_agents.training.checkpoint import TrainingState
 from mgdt_agents.training.config import TrainingConfig
+from mgdt_agents.training.memory import keep_freed_memory
 from mgdt_agents.training.metrics import Log, Stopwatch
 from mgdt_agents.training.optimizers import make_optimizer
 from mgdt_agents.training.run_folder import Run
@@ -61,13 +62,14 @@ def train(
     heldout = HeldOut(agent, config, sampler.stores) if config.heldout_fraction else None
     parts = Parts(sampler, config.batch_size, config.accumulate)
     agent.begin_training(sampler)
+    keep_freed_memory()
+    agent.model.train()  # before the optimizer's state, which is laid out like the weights
     run = Run(output, agent, config, sampler.stores)
     state = prepare(agent, config)
     done = run.enter(state)
     if not done:
         agent.after_step(0)
     on_step(done)
-    agent.model.train()
     log = Log(output if parallel.rank() == 0 else None, done)
     watch = Stopwatch(config.batch_size, agent.device)
     steps = range(done, config.steps)

@@ -1,10 +1,12 @@
 """The paper's optimizer, and the choice of one."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from mgdt_agents.training.config import TrainingConfig
 
@@ -39,29 +41,60 @@ class LAMB(torch.optim.Optimizer):
         """Change the parameters by their gradients."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            beta_1, beta_2 = group["betas"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                step = state["step"].item()
-                mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta_1)
-                square = state["exp_avg_sq"].lerp_(parameter.grad.square(), 1 - beta_2)
-                root = (square / (1 - beta_2**step)).sqrt_().add_(group["eps"])
-                update = (mean / (1 - beta_1**step)).div_(root)
-                update.add_(parameter, alpha=group["weight_decay"])
-                sizes = parameter.norm(), update.norm()
-                trust = torch.where((sizes[0] > 0) & (sizes[1] > 0), sizes[0] / sizes[1], 1.0)
-                parameter.sub_(update * trust * group["lr"])
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._step(parameters, group)
         return loss
 
+    def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Change parameters that have gradients."""
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = _laid_out_like(parameter, state[name])
+        states = [self.state[parameter] for parameter in parameters]
+        gradients = [_laid_out_like(p, p.grad) for p in parameters if p.grad is not None]
+        # Adam's step from zero, of size 1, is the update with its sign changed.
+        updates = [torch.zeros_like(parameter) for parameter in parameters]
+        adam(
+            updates,
+            gradients,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=1.0,
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+        if group["weight_decay"]:
+            torch._foreach_sub_(updates, parameters, alpha=group["weight_decay"])
+        sizes = torch.stack(torch._foreach_norm(parameters))
+        update_sizes = torch.stack(torch._foreach_norm(updates))
+        trusts = torch.where((sizes > 0) & (update_sizes > 0), sizes / update_sizes, 1.0)
+        torch._foreach_addcmul_(parameters, updates, trusts.unbind(), group["lr"])
 
-OPTIMIZERS = {"lamb": LAMB, "adamw": torch.optim.AdamW}
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return the tensor with the parameter's strides, which fused Adam takes for granted."""
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "lamb": LAMB,
+    "adamw": partial(torch.optim.AdamW, fused=True),
+}
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

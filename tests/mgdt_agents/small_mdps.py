@@ -11,7 +11,6 @@ ACTIONS = (0, 2, 5)
 """Freeway's actions, in the order in which policies and values here list them."""
 GAME = "Freeway"
 SIDE = 12
-PROTOCOL = {"stack": 1, "screen_size": SIDE}
 Outcome = tuple[float, int | None, float]
 """Probability, next state or None for the end, reward."""
 
@@ -52,7 +51,8 @@ class Problem(NamedTuple):
         played = []
         for _ in range(episodes):
             state: int | None = 0
-            states, actions, rewards = [], [], []
+            states: list[int] = []
+            actions, rewards = [], []
             while state is not None and len(states) < max_steps:
                 action = random.choice(len(ACTIONS), p=policy[state])
                 outcomes = self.outcomes[state][action]
@@ -78,7 +78,7 @@ def pictures(states: Sequence[int]) -> np.ndarray:
 
 def protocol() -> AtariProtocol:
     """Return the protocol of the pictures."""
-    return AtariProtocol(**PROTOCOL)
+    return AtariProtocol(stack=1, screen_size=SIDE)
 
 
 def _chain(length: int = 4, slip: float = 0.2) -> Problem:

@@ -27,7 +27,7 @@ from tests.mgdt_agents.small_mdps import (
     CHAIN,
     GAMBLE,
     GAME,
-    PROTOCOL,
+    SIDE,
     TREE,
     WAIT,
     Problem,
@@ -73,7 +73,7 @@ def record(write_store, tmp_path):
     def write(problem: Problem, policy: np.ndarray, episodes: int) -> Path:
         played = problem.record(policy, episodes)
         rows = [Row(*episode) for episode in played]
-        return write_store(tmp_path / "store", GAME, rows, **PROTOCOL)
+        return write_store(tmp_path / "store", GAME, rows, stack=1, screen_size=SIDE)
 
     return write
 

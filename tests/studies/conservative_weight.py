@@ -17,7 +17,7 @@ from mgdt_agents.q_learning import losses
 COLUMNS, ROWS, DISCOUNT, STICKY = 5, 10, 0.99, 0.25
 MOVES, SERVES = (0, 0, 1, -1, 1, -1), (0, 1, 0, 0, 1, 1)
 ACTIONS = len(MOVES)
-STATES = {
+STATES: dict[tuple[int | str, int, int], int] = {
     place: number
     for number, place in enumerate(
         [("wait", 0, paddle) for paddle in range(COLUMNS)]

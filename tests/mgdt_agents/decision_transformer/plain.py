@@ -34,10 +34,28 @@ class PlainDecisionTransformer(nn.Module):
         """Return `(batch, steps, tokens of a frame, width)`."""
         stem = self.parts.stem
         if self.config.stem == "conv":
-            return stem(frames)
+            return self.frames_as_one_token_each(frames)
         maps = stem.patch(frames.flatten(0, 1)[:, None] / 255)
         tokens = maps.flatten(2).transpose(1, 2) + stem.position_MD
         return tokens.unflatten(0, frames.shape[:2])
+
+    def frames_as_one_token_each(self, frames: Tensor) -> Tensor:
+        """Return the tokens of Nature DQN's convolutions over each step's own four channels."""
+        stem = self.parts.stem
+        pixels = frames / 255
+        tokens = []
+        for step in range(frames.shape[1]):
+            channels = [pixels[:, step]]
+            for ago in (2, 1, 0):
+                newer, older = step - ago, step - ago - 1
+                seen = older >= 0
+                channels.append(
+                    4 * (pixels[:, newer] - pixels[:, older]) if seen else 0 * pixels[:, 0]
+                )
+            squares = torch.stack(channels, -1).unflatten(2, (-1, 4)).unflatten(1, (-1, 4))
+            maps = squares.transpose(2, 3).flatten(3).permute(0, 3, 1, 2)
+            tokens.append(stem.norm(stem.output(stem.convolutions(maps).flatten(1))))
+        return torch.stack(tokens, 1)[:, :, None]
 
     def attention(self, block: Any, x: Tensor) -> Tensor:
         query, key, value = (

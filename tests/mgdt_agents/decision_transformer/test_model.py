@@ -14,6 +14,7 @@ from mgdt_agents.decision_transformer import (
 )
 from mgdt_agents.decision_transformer.model import ConvStem
 from mgdt_agents.decision_transformer.tokens import encode_returns, encode_rewards
+from tests.mgdt_agents.decision_transformer.plain import PlainDecisionTransformer
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,69 @@ def test_conv_stem_is_nature_s_convolutions_over_changes() -> None:
         x = nn.Sequential(*list(stem.convolutions)[1:])(x)
         expected = stem.norm(stem.output(x.flatten(1)))
         torch.testing.assert_close(stem(frames)[:, step, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+def loss_and_gradients(
+    model: nn.Module, inputs: list[Tensor], bf16: bool = False
+) -> tuple[float, dict[str, Tensor]]:
+    """Return the summed cross-entropies of made-up targets, and their gradients by weight."""
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, bf16):
+        logits = model(*inputs)
+    loss = sum(
+        nn.functional.cross_entropy(rows.float().flatten(0, 1), targets.flatten())
+        for rows, targets in (
+            (logits["action"], inputs[1]),
+            (logits["reward"], inputs[2]),
+            *([(logits["return"], inputs[3])] if "return" in logits else []),
+        )
+    )
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    gradients = {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
+    return loss.item(), {name.removeprefix("parts."): grad for name, grad in gradients.items()}
+
+
+@pytest.mark.parametrize("return_tokens", ["single", "every", "none"])
+@pytest.mark.parametrize("stem", STEMS)
+def test_gradients_are_those_of_the_plain_definition(stem: str, return_tokens: Any) -> None:
+    config = DecisionTransformerConfig(**STEMS[stem], return_tokens=return_tokens, dropout=0.0)
+    torch.manual_seed(0)
+    model = DecisionTransformer(config)
+    plain = PlainDecisionTransformer(config)
+    plain.parts.load_state_dict(model.state_dict())
+    inputs = window(config)
+    # Games' frames hardly change from step to step.
+    inputs[0][:, 1:, :60] = inputs[0][:, :1, :60]
+    expected_loss, expected = loss_and_gradients(plain, inputs)
+    loss, gradients = loss_and_gradients(model, inputs)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        error = (gradient - expected[name]).norm() / expected[name].norm().clamp(min=1e-6)
+        assert error < 1e-4, name
+    # In bf16 as near to fp32 as the plain definition in bf16 is, more or less.
+    plain_loss, plain_gradients = loss_and_gradients(plain, inputs, bf16=True)
+    loss, gradients = loss_and_gradients(model, inputs, bf16=True)
+    assert loss == pytest.approx(expected_loss, abs=2 * abs(plain_loss - expected_loss) + 0.01)
+
+    def error_of(these: dict[str, Tensor]) -> float:
+        squares = sum(((these[name] - expected[name]) ** 2).sum() for name in expected)
+        return float(squares) ** 0.5
+
+    assert error_of(gradients) < 1.5 * error_of(plain_gradients)
+
+
+def test_a_model_in_bf16_sees_like_one_in_fp32() -> None:
+    config = DecisionTransformerConfig(width=64, stem="conv", stem_channels=(8, 6, 4))
+    torch.manual_seed(0)
+    stem = DecisionTransformer(config).stem.eval()
+    frames, *_ = window(config)
+    with torch.no_grad():
+        expected = stem(frames)
+        tokens = stem.bfloat16()(frames)
+    assert tokens.dtype == torch.bfloat16
+    assert (tokens.float() - expected).norm() < 0.03 * expected.norm()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The loss of conservative Q-learning against plain loops over its definition."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -174,7 +174,7 @@ def test_network_and_protocol_must_agree() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["flatten", "spatial"])
-def test_heads_of_games(pooling: str) -> None:
+def test_heads_of_games(pooling: Literal["flatten", "spatial"]) -> None:
     config = dataclasses.replace(CONFIG, heads="per-game", pooling=pooling, normalize_features=True)
     agent = CQLAgent(config, games=["Pong", "Freeway"], device="cpu")
     assert agent.model.output.out_features == 2 * 18 * 5
@@ -190,9 +190,9 @@ def test_heads_of_games(pooling: str) -> None:
     assert gradient is not None
     assert gradient[: 18 * 5].any()
     assert not gradient[18 * 5 :].any()  # no window was of Freeway
-    for game in ("Breakout", None):
+    for unknown in ("Breakout", None):
         with pytest.raises(ValueError, match=r"has a head for each of \['Pong', 'Freeway'\], and"):
-            agent.predict(observations, game=game)
+            agent.predict(observations, game=unknown)
 
 
 def test_features_of_length_one() -> None:

@@ -76,8 +76,13 @@ def test_gradients_of_the_distributional_losses(atoms: torch.Tensor) -> None:
         F.cross_entropy(tensor, found).backward()
         # Of the cross-entropy with a distribution: softmax less the distribution.
         np.testing.assert_allclose(
-            tensor.grad, (softmax(logits) - expected) / 5, atol=1e-6, err_msg=name
+            gradient_of(tensor), (softmax(logits) - expected) / 5, atol=1e-6, err_msg=name
         )
+
+
+def gradient_of(tensor: torch.Tensor) -> np.ndarray:
+    assert tensor.grad is not None
+    return tensor.grad.numpy()
 
 
 def test_gradient_of_the_conservative_loss(atoms: torch.Tensor) -> None:
@@ -96,7 +101,7 @@ def test_gradient_of_the_conservative_loss(atoms: torch.Tensor) -> None:
     np.testing.assert_allclose(found.detach(), -np.log(policy[np.arange(4), actions]), atol=1e-6)
     of_values = policy - np.eye(6)[actions]
     of_logits = of_values[..., None] * probabilities * (ATOMS - values[..., None])
-    np.testing.assert_allclose(tensor.grad, of_logits, atol=1e-6)
+    np.testing.assert_allclose(gradient_of(tensor), of_logits, atol=1e-6)
 
 
 def test_a_sure_value_is_the_mean_of_its_target(atoms: torch.Tensor) -> None:

@@ -33,15 +33,21 @@ def take_lamb_steps(output: Path) -> None:
         save_file(weights, output)
 
 
-device = parallel.join("cpu")
-torch.set_num_threads(1)
-for kind, network, training, output in json.loads(Path(sys.argv[1]).read_text()):
-    if kind == "lamb":
-        take_lamb_steps(Path(output))
-        continue
-    torch.manual_seed(0)
-    agent_class = NETWORK_AGENTS[kind]
-    config = dataclasses.replace(agent_class.presets["tiny"], **network)
-    agent = agent_class(config, device=device)
-    train(agent, TrainingConfig(**training), output=Path(output))
-parallel.leave()
+def main() -> None:
+    """Train what the file says, and part."""
+    device = parallel.join("cpu")
+    torch.set_num_threads(1)
+    for kind, network, training, output in json.loads(Path(sys.argv[1]).read_text()):
+        if kind == "lamb":
+            take_lamb_steps(Path(output))
+            continue
+        torch.manual_seed(0)
+        agent_class = NETWORK_AGENTS[kind]
+        config = dataclasses.replace(agent_class.presets["tiny"], **network)
+        agent = agent_class(config, device=device)
+        train(agent, TrainingConfig(**training), output=Path(output))
+    parallel.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -281,7 +281,8 @@ def test_parts_give_the_losses_of_the_whole_batch(
     run(config, kind, tmp_path / "whole", **network)
     run(dataclasses.replace(config, accumulate=4), kind, tmp_path / "parts", **network)
     for whole, parts in zip(*(log_of(tmp_path / n) for n in ("whole", "parts")), strict=True):
-        assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+        # Adam's first steps make more of rounding: gradients near zero move weights like others.
+        assert parts == pytest.approx(whole, rel=1e-3, abs=1e-6)
 
 
 def test_batch_that_cannot_be_divided(config):

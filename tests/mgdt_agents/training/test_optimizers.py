@@ -60,6 +60,22 @@ def test_lamb_is_its_formula(weight_decay):
         assert not np.allclose(expected, weights)
 
 
+def test_lamb_knows_weights_that_are_laid_out_anew():
+    # As the transformer's blocks do between training and deciding.
+    generator = torch.Generator().manual_seed(0)
+    moving, staying = (torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    optimizers = [LAMB([parameter], **ARGUMENTS) for parameter in (moving, staying)]
+    for step in range(4):
+        if step == 2:
+            moving.data = moving.data.t().contiguous().t()
+        gradient = torch.randn(3, 4, generator=generator)
+        for parameter, optimizer in zip((moving, staying), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert moving.stride() == (1, 3)
+    torch.testing.assert_close(moving, staying)
+
+
 def test_lamb_does_not_change_its_gradients():
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.tensor([1.0, -2.0, 3.0])
