@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 CHECK_STAMP := $(VENV)/.installed-check
 FRESH := build/fresh
 
-.PHONY: help setup bench test test-all perf check chromium wheel format clean
+.PHONY: help setup bench test test-all perf check chromium docs wheel format clean
 
 help:
 	@echo "make setup     make .venv and install mgdt into it"
@@ -22,6 +22,7 @@ help:
 	@echo "make test      run the tests and the examples in docstrings (TEST_ARGS=...)"
 	@echo "make check     check format, lint and types, run the tests with all extras, try the wheel"
 	@echo "make test-all  all tests, slow ones included, and make test on each other Python here"
+	@echo "make docs      build the documentation site into build/site"
 	@echo "make wheel     build the wheel, install it into a fresh environment, play a game there"
 	@echo "make perf      measure speed against peers, write perf.json (PERF_ARGS=...)"
 	@echo "make format    format the code and fix what can be fixed by itself"
@@ -41,7 +42,7 @@ check: $(CHECK_STAMP) chromium
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --packages-required $(TEST_ARGS)
-	$(MAKE) wheel
+	$(MAKE) docs wheel
 
 # Pages are tested in Debian's browser, which only root can install; else their tests say so.
 chromium:
@@ -60,6 +61,10 @@ test-all: $(CHECK_STAMP)
 	        break; \
 	    done; \
 	done
+
+# Warnings, broken links among them, are errors.
+docs: $(CHECK_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 # The game is played in an empty folder, so that nothing of the repository is found.
 wheel: $(CHECK_STAMP)
@@ -97,6 +102,6 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 
 # timm without its dependencies, torchvision among them: a test needs its optimizers alone.
 $(CHECK_STAMP): $(STAMP)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,check,all]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,check,docs,all]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps timm
 	@touch $@
