@@ -16,6 +16,7 @@ import tyro
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, Trace, expand, trim
+from mgdt_agents.replay.expansion import is_expanded
 from mgdt_agents.replay.store import verify
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import Games, Paths, Steps, parse, progress_bar, run, say
@@ -24,7 +25,7 @@ from mgdt_cli.replay_import import ImportArguments, import_all
 from mgdt_cli.replay_info import InfoArguments, named_stores, show_info
 from mgdt_cli.replay_trace import TraceArguments, trace_all
 from mgdt_envs import resolve_games
-from mgdt_envs.errors import InvalidArgument, OutputExists
+from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,7 @@ def expand_all(arguments: ExpandArguments) -> None:
     Raises:
         ReplayError: if a trace cannot be read or diverges.
         ValueError: if no trace is of the games; if a limit is less than a trace's first episode.
-        FileExistsError: if a store exists already; nothing is expanded then.
+        FileExistsError: if the place of a store holds something else; nothing is expanded then.
     """
     traces = {
         path: Trace.load(path)
@@ -105,17 +106,24 @@ def expand_all(arguments: ExpandArguments) -> None:
     if arguments.games:
         traces = _of_games(traces, resolve_games(arguments.games))
     outputs = [arguments.output / path.stem for path in traces]
-    for output in outputs:
-        if output.exists():
-            raise OutputExists(f"{output} exists; choose another --output or remove it first.")
-    num_steps = [trace.steps_within(arguments.limit_steps) for trace in traces.values()]
+    limit_steps = arguments.limit_steps
+    num_steps = [trace.steps_within(limit_steps) for trace in traces.values()]
+    are_expanded = [
+        is_expanded(trace, output, limit_steps=limit_steps)
+        for trace, output in zip(traces.values(), outputs, strict=True)
+    ]
     with progress_bar() as progress:
-        for trace, output, steps in zip(traces.values(), outputs, num_steps, strict=True):
+        for trace, output, steps, is_there in zip(
+            traces.values(), outputs, num_steps, are_expanded, strict=True
+        ):
+            if is_there:
+                say(f"{ReplayStore(output)}: is there already")
+                continue
             task = progress.add_task(trace.game, total=steps * len(trace.seeds), note="")
             expand(
                 trace,
                 output,
-                limit_steps=arguments.limit_steps,
+                limit_steps=limit_steps,
                 num_threads=arguments.threads,
                 on_step=partial(progress.advance, task, len(trace.seeds)),
             )

@@ -28,6 +28,9 @@ class RunsArguments:
     """Runs of the game, 1 to 5; each gets a store."""
     output: Path = Path("replay")
     """Folder of the stores, which are called <game>-<run>."""
+    max_episode_steps: Steps = 27_000
+    """Steps after which a time limit ended episodes. The files do not tell: an episode of that
+    length is taken for truncated, and a longer one is an error."""
     limit_steps: Steps | None = None
     """Import the first episodes of each run that have no more steps than that together."""
     threads: int = 0
@@ -158,7 +161,7 @@ def _opening(arguments: RunsArguments, run: str, output: Path) -> dict[str, Any]
         "source": arguments.source,
         "game": arguments.game,
         "run": int(run),
-        "protocol": AtariProtocol(),
+        "protocol": AtariProtocol(max_frames=4 * arguments.max_episode_steps),
         "downloads": output.with_name(output.name + ".downloads"),
         "num_threads": arguments.threads,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mgdt_agents import load_agent
-from mgdt_agents.evaluation.agent_trace import record_agent
+from mgdt_agents.evaluation.agent_trace import is_recorded, record_agent
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_cli.common import Games, Steps, progress_bar, say
 from mgdt_envs import resolve_games
@@ -52,11 +52,19 @@ def trace_all(arguments: TraceArguments) -> None:
 
     Raises:
         ValueError: for an unknown agent or game, no environment, or a protocol with JPEG.
-        FileExistsError: if a trace exists already; nothing is played then.
+        FileExistsError: if the place of a trace holds another; nothing is played then.
     """
     outputs = {name: arguments.output / f"{name}.npz" for name in resolve_games(arguments.games)}
-    for output in outputs.values():
-        if output.exists():
+    play: dict[str, Any] = {
+        "num_envs": arguments.num_envs,
+        "seed": arguments.seed,
+        "deterministic": arguments.deterministic,
+    }
+    for name, output in list(outputs.items()):
+        if is_recorded(output, arguments.agent, name, arguments.steps, **play):
+            say(f"{output}: is there already")
+            del outputs[name]
+        elif output.exists():
             raise OutputExists(f"{output} exists; choose another --output or remove it first.")
     agent = load_agent(arguments.agent, device=arguments.device)
     stopping = threading.Event()
@@ -83,9 +91,7 @@ def trace_all(arguments: TraceArguments) -> None:
                 arguments.agent,
                 name,
                 arguments.steps,
-                num_envs=arguments.num_envs,
-                seed=arguments.seed,
-                deterministic=arguments.deterministic,
+                **play,
                 num_threads=arguments.threads,
                 on_step=show,
                 should_stop=stopping.is_set,

@@ -1,11 +1,15 @@
 """The play of an agent as a trace."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mgdt_agents.agent import Agent
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.benchmark import versions
+from mgdt_agents.replay.files import file_checksum
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv
@@ -49,12 +53,7 @@ def record_agent(
         >>> trace.actions.shape
         (10, 2)
     """
-    source = {
-        "agent": name,
-        "seed": seed,
-        "deterministic": deterministic,
-        "versions": versions(),
-    }
+    source = _source(name, seed, deterministic)
     played = MultiGameAtariVectorEnv(num_envs, game, agent.known_protocol(), num_threads)
     envs = TraceRecorder(played, source)
     try:
@@ -74,3 +73,29 @@ def record_agent(
         return envs.trace()
     finally:
         envs.close()
+
+
+def is_recorded(
+    path: Path, name: str, game: str, steps: int, *, num_envs: int, seed: int, deterministic: bool
+) -> bool:
+    """Return whether a file is the trace that `record_agent` makes of these arguments."""
+    try:
+        trace = Trace.load(path)
+    except ReplayError:
+        return False
+    shape = (-(-steps // num_envs), num_envs)
+    found = (trace.game, trace.actions.shape, trace.source)
+    return found == (game, shape, _source(name, seed, deterministic))
+
+
+def _source(name: str, seed: int, deterministic: bool) -> dict[str, Any]:
+    """Return what a trace says of who played, JSON types."""
+    path = Path(name)
+    files = sorted(it for it in (path, *path.rglob("*")) if it.is_file())
+    return {
+        "agent": name,
+        "seed": seed,
+        "deterministic": deterministic,
+        "versions": versions(),
+        **({"agent_checksums": {it.name: file_checksum(it) for it in files}} if files else {}),
+    }

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from mgdt_agents.errors import ReplayError
 
 
@@ -17,6 +19,43 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # the latter by blosc2, which does not say why
         raise ReplayError(f"Cannot write {path}, perhaps for want of space: {error}") from error
+
+
+@contextmanager
+def reading(what: str, num_bytes: int) -> Iterator[None]:
+    """Turn a want of memory into a `ReplayError` that says what wanted how much."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ReplayError(
+            f"There is no memory for {what}, which asks for {num_bytes:,} bytes. It is damaged, "
+            "or made for a larger machine."
+        ) from error
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other writers away from `path`, by a file `<path>.lock` beside it.
+
+    Raises:
+        ReplayError: if another writer is at it.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ReplayError(f"{path} is being written by another writer.") from None
+        if not lock_path.exists():  # a writer that ended removed what was just locked
+            lock.release()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # on Windows, where the release does it
+            lock_path.unlink()
+        lock.release()
 
 
 def sync(file: BinaryIO, path: Path) -> None:

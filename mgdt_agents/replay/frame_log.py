@@ -104,7 +104,7 @@ class FrameLog:
 
     def remove_older_rests(self) -> None:
         """Remove the rests of flushes before the last one."""
-        for path in self.folder.glob("rest-*.b2"):
+        for path in self.folder.glob("rest-*"):
             if path != self._rest_path():
                 path.unlink()
 
@@ -146,7 +146,7 @@ class FrameLog:
 
 def remove_log(folder: Path) -> None:
     """Remove the files of a log."""
-    for path in (folder / "frames.log", *folder.glob("rest-*.b2")):
+    for path in (folder / "frames.log", *folder.glob("rest-*")):
         path.unlink(missing_ok=True)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import default_convert
 
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay.sampler import WindowBatch
 
 
@@ -46,8 +47,11 @@ def batches(
         collate_fn=default_convert,
         generator=torch.Generator(),  # or it would draw from the training's
     )
-    for batch in loader:
-        yield WindowBatch(*(tensor.numpy() for tensor in batch))
+    try:
+        for batch in loader:
+            yield WindowBatch(*(tensor.numpy() for tensor in batch))
+    except ReplayError as error:  # with the traceback of the worker in its message
+        raise ReplayError(str(error).strip().rpartition("ReplayError: ")[2]) from error
 
 
 class _Batches(Dataset[WindowBatch]):

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay.store import ReplayStore
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
@@ -77,6 +78,7 @@ class WindowSampler:
     Raises:
         ValueError: if an argument is out of range, a store has no episodes to draw from, or the
             stores' frames differ in size.
+        ReplayError: if a store has rewards or actions that are none.
     """
 
     def __init__(
@@ -278,6 +280,7 @@ class _ReturnsToGo:
             piece = slice(first, first + (1 << 13))
             left = stops[np.searchsorted(stops, rows[piece], side="right")] - rows[piece]
             read = store.rewards[rows[first] : rows[first] + len(left) * _ROWS_PER_MARK]
+            _check_rows(store, int(rows[first]), read)
             rewards = np.zeros((len(left), _ROWS_PER_MARK))
             rewards.flat[: len(read)] = np.clip(read, -1, 1)
             near[piece] = (rewards * (places < left[:, None])) @ self.discounts[:-1]
@@ -307,6 +310,16 @@ class _ReturnsToGo:
         within = numbers * _ROWS_PER_MARK < stops
         marks = self.marks[self.begins[picks] + np.where(within, numbers, 0)]
         return near @ self.discounts[:-1] + within * self.discounts[distance] * marks
+
+
+def _check_rows(store: ReplayStore, start: int, rewards: np.ndarray) -> None:
+    most = store.actions[start : start + len(rewards)].max()
+    if np.isnan(rewards).any() or most > 17:
+        found = f"action {most}" if most > 17 else "a reward that is NaN"
+        raise ReplayError(
+            f"Expected rewards that are numbers and actions 0..17 in {store.path}, found {found} "
+            f"in rows {start} to {start + len(rewards) - 1}: the store is damaged."
+        )
 
 
 def _ranks(stores: Sequence[ReplayStore]) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 A store is a folder:
 
 - `meta.json`: format version, game, protocol, source, number of steps and episodes, CRC-32 of each
-  file; where its writer kept one, its `progress`;
+  file, and of what else it holds itself; where its writer kept one, its `progress`;
 - `frames.b2nd`: a blosc2 array of all steps' frames, `(steps, height, width)` uint8, the frame
   that the step's action answers to. Single frames, never stacks;
 - `actions.npy` uint8 full-set ids, `rewards.npy` float32, `terminated.npy` and `truncated.npy`
@@ -16,6 +16,7 @@ is `<name>.partial`; see `mgdt_agents.replay.writer`.
 """
 
 import json
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ import blosc2
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay.files import file_checksum
-from mgdt_envs import AtariProtocol
+from mgdt_agents.replay import files
+from mgdt_envs import AtariProtocol, game
 
 FORMAT = "mgdt-replay"
 VERSION = 1
@@ -39,7 +40,7 @@ COLUMNS = {**STEP_COLUMNS, "episode_starts": np.int64}
 # Of a .npy file with one dimension of any length, by numpy's format 1.0.
 HEADER_BYTES = 128
 REPLACED = ".replaced"  # ends the name of a store while a longer one takes its place
-_PARTIAL = ".partial"
+PARTIAL = ".partial"  # ends the name of a store until it is whole
 
 
 class ReplayStore:
@@ -63,8 +64,7 @@ class ReplayStore:
         """Open the store at `path`."""
         self.path = Path(path)
         self.meta = _read_whole_meta(self.path)
-        self.game: str = self.meta["game"]
-        self.protocol = AtariProtocol.from_dict(self.meta["protocol"])
+        self.game, self.protocol = game_and_protocol(self.meta, self.path / "meta.json")
         self.frames = self._open_frames()
         self._frame_size = int(np.prod(self.frames.shape[1:]))  # bytes
         self._frames_per_block: int = self.frames.blocks[0]
@@ -84,6 +84,17 @@ class ReplayStore:
             raise ReplayError(
                 f"Expected {self.meta['episodes']} episodes in {self.path}, "
                 f"found {len(self.episode_starts)}."
+            )
+        if self.frames.shape[1:] != (self.protocol.screen_size,) * 2:
+            raise ReplayError(
+                f"Expected frames of {self.protocol.screen_size}x{self.protocol.screen_size} in "
+                f"{self.path}, as its protocol says, found {self.frames.shape[1:]}."
+            )
+        starts = self.episode_starts
+        if len(starts) and (starts[0] or starts[-1] >= len(self) or (np.diff(starts) < 1).any()):
+            raise ReplayError(
+                f"Expected episode_starts.npy of {self.path} to grow from 0 to below {len(self)}, "
+                "it does not: the store is damaged. Expand or import it anew."
             )
 
     def __reduce__(self) -> tuple[type["ReplayStore"], tuple[Path]]:
@@ -155,14 +166,23 @@ class ReplayStore:
             start: the first row.
             stop: the row after the last.
             out: `(stop - start, height, width)` uint8, contiguous; gets the frames.
+
+        Raises:
+            ReplayError: if they are damaged so that they cannot be decompressed.
         """
         # A chunk holds its frames one after another, so rows are a range of bytes.
-        size = self._frame_size
-        if stop - start == self._frames_per_block:
-            # Of a range as long as a block, blosc2 3.3 to 4.14 may give the block that follows.
-            self.frames.schunk.get_slice(start * size, (start + 1) * size, out=out[:1])
-            start, out = start + 1, out[1:]
-        self.frames.schunk.get_slice(start * size, stop * size, out=out)
+        size, first = self._frame_size, start
+        try:
+            if stop - start == self._frames_per_block:
+                # Of a range as long as a block, blosc2 3.3 to 4.14 may give the block that follows.
+                self.frames.schunk.get_slice(start * size, (start + 1) * size, out=out[:1])
+                first, out = start + 1, out[1:]
+            self.frames.schunk.get_slice(first * size, stop * size, out=out)
+        except (RuntimeError, ValueError) as error:
+            raise ReplayError(
+                f"Cannot read the frames of rows {start} to {stop - 1} of {self.path}: it is "
+                f"damaged ({error}). Expand or import it anew."
+            ) from error
 
     def verify(self) -> None:
         """Compare every file with its checksum; see `verify`."""
@@ -170,18 +190,35 @@ class ReplayStore:
 
 
 def verify(folder: Path) -> None:
-    """Compare every file of a store with its checksum, without making sense of any.
+    """Compare every file of a store with its checksum, then open the store.
 
     Raises:
-        ReplayError: naming the first file that differs.
+        ReplayError: naming the first file that is missing, has no checksum or differs from it.
     """
     meta = _read_whole_meta(folder)
-    for name, expected in meta["checksums"].items():
+    checksums = meta["checksums"]
+    names = ["meta.json", "frames.b2nd", *(f"{name}.npy" for name in COLUMNS)]
+    if missing := sorted(set(names) - set(checksums)):
+        raise ReplayError(
+            f"{folder / 'meta.json'} has no checksum of {', '.join(missing)}: whether they are "
+            "whole cannot be told. Expand or import the store anew."
+        )
+    for name in names:
         path = folder / name
         if not path.exists():
             raise ReplayError(f"{path} is missing.")
-        if (found := file_checksum(path)) != expected:
-            raise ReplayError(f"{path} is damaged: CRC-32 {found:08x}, expected {expected:08x}.")
+        found = meta_checksum(meta) if name == "meta.json" else files.file_checksum(path)
+        if found != checksums[name]:
+            raise ReplayError(
+                f"{path} is damaged: CRC-32 {found:08x}, expected {checksums[name]:08x}."
+            )
+    ReplayStore(folder)
+
+
+def meta_checksum(meta: dict[str, Any]) -> int:
+    """Return the CRC-32 of what `meta.json` holds, but for this number itself."""
+    checksums = {name: it for name, it in meta["checksums"].items() if name != "meta.json"}
+    return zlib.crc32(json.dumps(meta | {"checksums": checksums}, sort_keys=True).encode())
 
 
 def find_stores(path: Path) -> list[Path]:
@@ -192,13 +229,13 @@ def find_stores(path: Path) -> list[Path]:
     if (path / "meta.json").exists() or partial_folder(path).exists():
         return [path]
     names = {it.parent.name for it in path.glob("*/meta.json")}
-    stores = {name.removesuffix(_PARTIAL) for name in names if not name.endswith(REPLACED)}
+    stores = {name.removesuffix(PARTIAL) for name in names if not name.endswith(REPLACED)}
     return [path / name for name in sorted(stores)] or [path]
 
 
 def partial_folder(path: Path) -> Path:
     """Return the folder that the store at `path` is in while it is written."""
-    return path.with_name(path.name + _PARTIAL)
+    return path.with_name(path.name + PARTIAL)
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
@@ -224,9 +261,45 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
             f"Expected {FORMAT} version {VERSION} at {folder}, found {found[0]} version {found[1]}."
             f"{' Update mgdt to read it.' if newer else ''}"
         )
-    if missing := {"game", "protocol", "steps", "episodes"} - set(meta):
-        raise ReplayError(f"{path} lacks {sorted(missing)}.")
+    check_fields(meta, _FIELDS, path)
     return meta
+
+
+def check_fields(meta: dict[str, Any], kinds: dict[str, type], path: Path) -> None:
+    """Check that fields of JSON are there, and of the right types.
+
+    Raises:
+        ReplayError: naming `path` and those that are not.
+    """
+    if missing := set(kinds) - set(meta):
+        raise ReplayError(f"{path} lacks {sorted(missing)}.")
+    for name, kind in kinds.items():
+        # JSON's true and false are no numbers.
+        if type(meta[name]) is not kind or (kind is int and meta[name] < 0):
+            raise ReplayError(
+                f"Expected {name} in {path} to be {_JSON_NAMES[kind]}, found {meta[name]!r}."
+            )
+
+
+_JSON_NAMES = {str: "a text", int: "a number of at least 0", dict: "an object"}
+_FIELDS = {"game": str, "protocol": dict, "source": dict, "steps": int, "episodes": int}
+
+
+def game_and_protocol(meta: dict[str, Any], path: Path) -> tuple[str, AtariProtocol]:
+    """Return the name of the game and the protocol that a store or a trace says.
+
+    Raises:
+        ReplayError: naming `path`, if the game is unknown or the protocol is none.
+    """
+    try:
+        protocol = AtariProtocol.from_dict(meta["protocol"])
+        for name, default in AtariProtocol().to_dict().items():
+            found = getattr(protocol, name)
+            if not isinstance(found, (type(default), int) if name == "sticky" else type(default)):
+                raise TypeError(f"AtariProtocol.{name} cannot be {found!r}")
+        return game(meta["game"]).name, protocol
+    except (TypeError, ValueError) as error:
+        raise ReplayError(f"Cannot read {path}: {error}") from error
 
 
 def _read_whole_meta(folder: Path) -> dict[str, Any]:
@@ -245,6 +318,7 @@ def _read_whole_meta(folder: Path) -> dict[str, Any]:
             f"command that wrote it, and it goes on from there; or `mgdt-replay trim {folder}` "
             "makes a store of what is safe."
         )
-    if "checksums" not in meta:
-        raise ReplayError(f"{folder / 'meta.json'} lacks ['checksums'].")
+    path = folder / "meta.json"
+    check_fields(meta, {"checksums": dict}, path)
+    check_fields(meta["checksums"], dict.fromkeys(meta["checksums"], int), path)
     return meta

@@ -7,36 +7,40 @@ stepped together, with NEXT_STEP autoreset (the action after an episode's end is
   with) and `source` (how the play was made);
 - `seeds` `(N,)` int64: environment i was reset with `seeds[i]`;
 - `actions` `(T, N)` uint8: full-set ids;
-- `checksums` `(ceil(T / 1000) + 1,)` uint32: CRC-32 of the newest frames `(N, height, width)`
-  before steps 0, 1000, 2000, ... and after the last step, where it goes on over `actions`: an
-  action that is not the recorded one is found even if no frame compared shows it;
+- `checksums` `(ceil(T / 20) + 1,)` uint32: CRC-32 of the newest frames `(N, height, width)` before
+  steps 0, 20, 40, ... and after the last step, each going on over the actions since the one
+  before, so that an action that is not the recorded one is found even if no frame shows it;
 - `episode_end_step` int32, `episode_env` int16, `episode_return` float32: every finished episode,
   in the order in which they ended.
+
+Traces of version 1 are read, too: their checksums are 1000 steps apart, and the last alone goes on
+over actions, all of them.
 """
 
 import io
 import json
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ale_py
-import blosc2
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
-from mgdt_agents.replay.files import replace
-from mgdt_agents.replay.writer import ReplayWriter
+from mgdt_agents.replay import files
+from mgdt_agents.replay.store import check_fields, game_and_protocol
 from mgdt_envs import AtariProtocol, game
-from mgdt_envs.emulator import check_num_threads, emulator_arguments, minimal_action_index
-from mgdt_envs.errors import InvalidArgument, OutputExists
+from mgdt_envs.emulator import MAX_SEED, emulator_arguments, minimal_action_index
+from mgdt_envs.errors import OutputExists
 
 FORMAT = "mgdt-trace"
-VERSION = 1
-CHECKSUM_INTERVAL = 1000  # steps
+VERSION = 2
+CHECKSUM_INTERVAL = 20  # steps
+MAX_ARRAY_BYTES = 1 << 32  # of an array of a trace; the largest hold a byte a step
 BUNDLED = Path(__file__).parent / "traces"
 
 
@@ -71,6 +75,8 @@ class Trace:
     episode_return: np.ndarray
     ale_py: str
     source: dict[str, Any]
+    version: int = VERSION
+    """Of the checksums."""
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the trace to `path`, in one step: whatever happens, there is no part of a trace.
@@ -87,7 +93,7 @@ class Trace:
             raise OutputExists(f"{path} exists; choose another file or remove it first.")
         meta = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "game": self.game,
             "protocol": self.protocol.to_dict(),
             "ale_py": self.ale_py,
@@ -99,7 +105,7 @@ class Trace:
             meta=np.array(json.dumps(meta)),
             **{name: getattr(self, name) for name in _ARRAYS},
         )
-        replace(path, content.getvalue())
+        files.replace(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> "Trace":
@@ -108,48 +114,96 @@ class Trace:
         Raises:
             ReplayError: if it is no trace, of another version, or damaged.
         """
+        path = Path(path)
+        if not path.exists():
+            raise ReplayError(f"There is no trace at {path}.")
+        if not zipfile.is_zipfile(path):  # of a text, numpy says that it holds pickled objects
+            raise ReplayError(f"{path} is no readable trace: it is no .npz file.")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with zipfile.ZipFile(path) as archive:
+                largest = max(member.file_size for member in archive.infolist())
+            with files.reading(str(path), largest), np.load(path, allow_pickle=False) as file:
+                if largest > MAX_ARRAY_BYTES:
+                    raise MemoryError
                 meta = json.loads(str(file["meta"]))
                 found = meta["format"], meta["version"]
                 # Another version may have other arrays.
-                arrays = {name: file[name] for name in _ARRAYS if found == (FORMAT, VERSION)}
-        except FileNotFoundError:
-            raise ReplayError(f"There is no trace at {path}.") from None
+                is_known = found in ((FORMAT, 1), (FORMAT, VERSION))
+                arrays = {name: file[name] for name in _ARRAYS if is_known}
+        except ReplayError:
+            raise
         except Exception as error:  # for a damaged file, numpy and zipfile raise a dozen kinds
             raise ReplayError(f"{path} is no readable trace: {error}") from error
-        if found != (FORMAT, VERSION):
+        if not is_known:
             raise ReplayError(
                 f"Expected {FORMAT} version {VERSION} in {path}, found "
                 f"{found[0]} version {found[1]}."
             )
+        check_fields(meta, {"game": str, "protocol": dict, "ale_py": str, "source": dict}, path)
+        played, protocol = game_and_protocol(meta, path)
         trace = cls(
-            game=game(meta["game"]).name,
-            protocol=AtariProtocol.from_dict(meta["protocol"]),
+            game=played,
+            protocol=protocol,
             ale_py=meta["ale_py"],
             source=meta["source"],
+            version=meta["version"],
             **arrays,
         )
-        trace._check(str(path))
+        trace.check(str(path))
         return trace
 
-    def _check(self, path: str) -> None:
+    def check(self, path: str) -> None:
+        """Check that the fields can be those of a trace.
+
+        Args:
+            path: what messages call it.
+
+        Raises:
+            ReplayError: saying what does not fit.
+        """
+
+        def expect(holds: bool | np.bool_, what: str, found: object) -> None:
+            if not holds:
+                raise ReplayError(f"Expected {what} in {path}, found {found}.")
+
         for name, (dtype, ndim) in _ARRAYS.items():
-            if (found := getattr(self, name)).dtype != dtype or found.ndim != ndim:
-                raise ReplayError(
-                    f"Expected {name} of {path} to be {np.dtype(dtype)} of {ndim} dimensions, "
-                    f"found {found.dtype} of shape {found.shape}."
-                )
-        steps, num_envs = self.actions.shape
-        if len(self.seeds) != num_envs:
-            raise ReplayError(f"Expected {num_envs} seeds in {path}, found {len(self.seeds)}.")
-        if len(self.checksums) != -(-steps // CHECKSUM_INTERVAL) + 1:
-            raise ReplayError(
-                f"Expected {-(-steps // CHECKSUM_INTERVAL) + 1} checksums in {path} for {steps} "
-                f"steps, found {len(self.checksums)}."
+            array = getattr(self, name)
+            what = f"{name} to be {np.dtype(dtype)} of {ndim} dimensions"
+            expect(
+                array.dtype == dtype and array.ndim == ndim, what, f"{array.dtype} {array.shape}"
             )
-        if self.actions.size and self.actions.max() > 17:
-            raise ReplayError(f"Expected actions 0..17 in {path}, found {self.actions.max()}.")
+        (steps, num_envs), count = self.actions.shape, len(self.episode_return)
+        expect(num_envs, "environments", "none")
+        expect(not self.protocol.jpeg, "a protocol without JPEG", "one with it")
+        expect(len(self.seeds) == num_envs, f"{num_envs} seeds", len(self.seeds))
+        expect(_within(self.seeds, MAX_SEED), f"seeds in 0..{MAX_SEED}", self.seeds)
+        marks = -(-steps // self.checksum_interval) + 1
+        expect(
+            len(self.checksums) == marks,
+            f"{marks} checksums for {steps} steps",
+            len(self.checksums),
+        )
+        expect(_within(self.actions, 17), "actions 0..17", self.actions.max(initial=0))
+        lengths = {len(self.episode_end_step), len(self.episode_env), count}
+        expect(len(lengths) == 1, "as many ends, environments and returns of episodes", lengths)
+        expect(_within(self.episode_env, num_envs - 1), f"environments 0..{num_envs - 1}", "others")
+        expect(_within(self.episode_end_step, steps - 1), f"ends in steps 0..{steps - 1}", "others")
+        expect((np.diff(self.episode_end_step) >= 0).all(), "ends in their order", "another")
+        expect((self._episode_lengths() > 0).all(), "episodes of a step or more", "shorter ones")
+        expect(np.isfinite(self.episode_return).all(), "finite returns", "NaN or infinity")
+
+    @property
+    def checksum_interval(self) -> int:
+        """Steps from one checksum to the next."""
+        return 1000 if self.version == 1 else CHECKSUM_INTERVAL
+
+    @property
+    def checksum(self) -> int:
+        """The CRC-32 of seeds, actions and checksums: what the play is, and whether it is whole."""
+        checksum = 0
+        for array in (self.seeds, self.actions, self.checksums):
+            checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        return checksum
 
     def episodes_within(self, limit_steps: int) -> int:
         """Return how many of the first finished episodes have no more steps than that together.
@@ -157,17 +211,21 @@ class Trace:
         Raises:
             ReplayError: if the first alone has more.
         """
-        lengths = np.zeros(len(self.episode_env), np.int64)
-        for env in range(len(self.seeds)):
-            mine = self.episode_env == env
-            # The step after an end only begins the next episode.
-            lengths[mine] = np.diff(self.episode_end_step[mine], prepend=-2) - 1
+        lengths = self._episode_lengths()
         if len(lengths) and lengths[0] > limit_steps:
             raise ReplayError(
                 f"Expected a limit of at least {lengths[0]:,} steps, those of the first episode "
                 f"of {self.game}, got {limit_steps:,}."
             )
         return int(np.searchsorted(lengths.cumsum(), limit_steps, side="right"))
+
+    def _episode_lengths(self) -> np.ndarray:
+        lengths = np.zeros(len(self.episode_env), np.int64)
+        for env in range(len(self.seeds)):
+            mine = self.episode_env == env
+            # The step after an end only begins the next episode.
+            lengths[mine] = np.diff(self.episode_end_step[mine].astype(np.int64), prepend=-2) - 1
+        return lengths
 
     def steps_within(self, limit_steps: int | None) -> int:
         """Return how many steps of all environments `expand` plays with that limit.
@@ -178,7 +236,11 @@ class Trace:
         num_episodes = None if limit_steps is None else self.episodes_within(limit_steps)
         if num_episodes is None or num_episodes == len(self.episode_return):
             return len(self.actions)
-        return int(self.episode_end_step[num_episodes - 1]) + 1
+        last = int(self.episode_end_step[num_episodes - 1]) + 1
+        if self.version == 1:  # whose checksums do not cover actions before the end
+            return last
+        # Up to the next checksum, which tells whether the last actions are the recorded ones.
+        return min(-(-last // CHECKSUM_INTERVAL) * CHECKSUM_INTERVAL + 1, len(self.actions))
 
     def play(self, num_threads: int = 0) -> Iterator[TraceStep]:
         """Yield every step of the play, regenerated by the emulator.
@@ -187,8 +249,10 @@ class Trace:
             num_threads: emulator threads; 0 takes one a core. The bits do not depend on it.
 
         Raises:
+            ReplayError: if the trace cannot be played.
             TraceDivergedError: naming the steps between which the play began to differ.
         """
+        self.check(f"a trace of {self.game}")
         played = game(self.game)
         envs = AtariVectorEnv(
             played.rom,
@@ -200,7 +264,7 @@ class Trace:
         frames, _ = envs.reset(seed=self.seeds)
         begins = np.zeros(len(self.seeds), bool)
         for step, actions in enumerate(self.actions):
-            if step % CHECKSUM_INTERVAL == 0:
+            if step % self.checksum_interval == 0:
                 self._compare(step, frames)
             before = frames
             frames, rewards, terminated, truncated, _ = envs.step(index[actions])
@@ -209,18 +273,32 @@ class Trace:
         self._compare(len(self.actions), frames)
 
     def _compare(self, step: int, frames: np.ndarray) -> None:
-        number = -(-step // CHECKSUM_INTERVAL)
-        checksum = zlib.crc32(frames[:, -1].tobytes())
-        if step == len(self.actions):
-            checksum = zlib.crc32(self.actions.tobytes(), checksum)
+        number = -(-step // self.checksum_interval)
+        since = max(number - 1, 0) * self.checksum_interval
+        if self.version > 1:
+            checksum = play_checksum(frames[:, -1], self.actions[since:step])
+        else:
+            is_last = step == len(self.actions)
+            checksum = play_checksum(frames[:, -1], self.actions[: step if is_last else 0])
         if checksum == self.checksums[number]:
             return
-        since = "at the reset" if step == 0 else f"after step {(number - 1) * CHECKSUM_INTERVAL}"
+        place = "at the reset" if step == 0 else f"after step {since}"
         raise TraceDivergedError(
-            f"The trace of {self.game} diverged {since}, at or before step {step}: the play is "
-            f"not the recorded one. It was recorded with ale-py {self.ale_py}, this is ale-py "
-            f"{ale_py.__version__}; if they are the same, the file is damaged."
+            f"The trace of {self.game} diverged {place}, at or before step {step} (checksum "
+            f"{number}): the play is not the recorded one. It was recorded with ale-py "
+            f"{self.ale_py}, this is ale-py {ale_py.__version__}; if they are the same, the file "
+            "is damaged."
         )
+
+
+def play_checksum(frames: np.ndarray, actions: np.ndarray) -> int:
+    """Return the CRC-32 of frames `(N, height, width)`, going on over actions `(steps, N)`."""
+    frames, actions = np.ascontiguousarray(frames), np.ascontiguousarray(actions)
+    return zlib.crc32(actions.data, zlib.crc32(frames.data))
+
+
+def _within(array: np.ndarray, most: int) -> bool:
+    return not array.size or bool(array.min() >= 0 and array.max() <= most)
 
 
 _ARRAYS = {
@@ -231,104 +309,3 @@ _ARRAYS = {
     "episode_env": (np.int16, 1),
     "episode_return": (np.float32, 1),
 }
-
-
-class _EpisodeBuffer:
-    """The steps of one unfinished episode; its frames wait compressed, 256 at a time.
-
-    Raw, the unfinished episodes of 32 environments can take gigabytes.
-    """
-
-    def __init__(self, frame_shape: tuple[int, ...]) -> None:
-        self.block = np.empty((256, *frame_shape), np.uint8)
-        self.packs: list[bytes] = []
-        self.actions: list[int] = []
-        self.rewards: list[float] = []
-
-    def add(self, frame: np.ndarray, action: int, reward: float) -> None:
-        place = len(self.actions) % len(self.block)
-        self.block[place] = frame
-        self.actions.append(action)
-        self.rewards.append(reward)
-        if place == len(self.block) - 1:
-            self.packs.append(blosc2.compress2(self.block, codec=blosc2.Codec.LZ4))
-
-    def frames(self) -> np.ndarray:
-        full = [np.empty_like(self.block) for _ in self.packs]
-        for pack, frames in zip(self.packs, full, strict=True):
-            blosc2.decompress2(pack, dst=frames)
-        return np.concatenate([*full, self.block[: len(self.actions) % len(self.block)]])
-
-
-def expand(
-    trace: Trace,
-    output: str | Path,
-    *,
-    limit_steps: int | None = None,
-    num_threads: int = 0,
-    on_step: Callable[[], object] = lambda: None,
-) -> None:
-    """Regenerate a store from a trace.
-
-    Steps of episodes that the recording did not finish are left out: their return is unknown.
-
-    Args:
-        trace: what to regenerate.
-        output: the store's folder, which must not exist.
-        limit_steps: regenerate the first episodes that have no more steps than that together; the
-            play ends with the last of them.
-        num_threads: emulator threads; 0 takes one a core. The store does not depend on it.
-        on_step: called after each step of the trace, for a progress bar.
-
-    Raises:
-        TraceDivergedError: if frames or returns are not those recorded. No store is left then.
-        ReplayError: if the first episode has more than `limit_steps`.
-        FileExistsError: if `output` exists.
-    """
-    check_num_threads(num_threads)
-    if not len(trace.episode_return):
-        raise InvalidArgument(
-            f"Expected a trace with whole episodes, none of this one of {trace.game} ended within "
-            f"its {trace.actions.size:,} steps; record more steps."
-        )
-    recorded_returns = {
-        (int(step), int(env)): float(total)
-        for step, env, total in zip(
-            trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True
-        )
-    }
-    side = trace.protocol.screen_size
-    source = {"kind": "trace", "ale_py": trace.ale_py, **trace.source}
-    num_episodes = len(trace.episode_return)
-    if limit_steps is not None:
-        num_episodes = trace.episodes_within(limit_steps)
-        source["limit_steps"] = limit_steps
-    is_limited = num_episodes < len(trace.episode_return)
-    is_done = False
-    with ReplayWriter(output, trace.game, trace.protocol, source) as writer:
-        episodes = [_EpisodeBuffer((side, side)) for _ in trace.seeds]
-        for number, step in enumerate(trace.play(num_threads)):
-            for env in np.flatnonzero(step.is_transition):
-                episodes[env].add(step.frames[env], step.actions[env], step.rewards[env])
-            for env in np.flatnonzero(step.terminated | step.truncated):
-                episode = episodes[env]
-                total = float(sum(episode.rewards))
-                if recorded_returns.get((number, int(env))) != total:
-                    raise TraceDivergedError(
-                        f"The trace of {trace.game} diverged at or before step {number}: "
-                        f"environment {env} ended an episode with return {total:g}, recorded is "
-                        f"{recorded_returns.get((number, int(env)), 'no end')}."
-                    )
-                writer.add_episode(
-                    episode.frames(),
-                    np.array(episode.actions),
-                    np.array(episode.rewards),
-                    truncated=not step.terminated[env],
-                )
-                episodes[env] = _EpisodeBuffer((side, side))
-                is_done = is_limited and writer.num_episodes == num_episodes
-                if is_done:
-                    break
-            on_step()
-            if is_done:
-                return

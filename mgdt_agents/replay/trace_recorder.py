@@ -2,7 +2,6 @@
 
 import functools
 import subprocess
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from numpy.typing import NDArray
 
-from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace
+from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace, play_checksum
 from mgdt_envs import MultiGameAtariVectorEnv, __version__
 from mgdt_envs.errors import InvalidArgument
 
@@ -113,7 +112,10 @@ class TraceRecorder(VectorWrapper):
         return observations, rewards, terminated, truncated, infos
 
     def _checksum(self, game: str) -> int:
-        return zlib.crc32(self._frames[self._rows[game]].data)
+        rows = self._rows[game]
+        since = max(len(self.actions) - 1, 0) // CHECKSUM_INTERVAL * CHECKSUM_INTERVAL
+        actions = np.array(self.actions[since:], np.uint8).reshape(-1, self.num_envs)[:, rows]
+        return play_checksum(self._frames[rows], actions)
 
     def trace(self, game: str | None = None) -> Trace:
         """Return the play of `game`, or of the only game, since the reset."""
@@ -122,7 +124,6 @@ class TraceRecorder(VectorWrapper):
         rows = self._rows[game]
         place = {int(env): number for number, env in enumerate(rows)}
         actions = np.array(self.actions, np.uint8).reshape(-1, self.num_envs)[:, rows]
-        last = zlib.crc32(actions.tobytes(), self._checksum(game))
         ended = [(step, place[env], total) for step, env, total in self.episodes if env in place]
         steps, envs, returns = zip(*ended, strict=True) if ended else ((),) * 3
         return Trace(
@@ -130,7 +131,7 @@ class TraceRecorder(VectorWrapper):
             protocol=self.protocol,
             seeds=self._seeds[rows],
             actions=actions,
-            checksums=np.array([*self._checksums[game], last], np.uint32),
+            checksums=np.array([*self._checksums[game], self._checksum(game)], np.uint32),
             episode_end_step=np.array(steps, np.int32),
             episode_env=np.array(envs, np.int16),
             episode_return=np.array(returns, np.float32),

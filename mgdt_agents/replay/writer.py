@@ -8,18 +8,20 @@ The store that will be at `<path>` is written in the folder `<path>.partial`:
   is cut off when the writing is resumed.
 
 At the end the log becomes `frames.b2nd`, the headers are filled in, `meta.json` is replaced by the
-store's, and the folder gets its name. `<path>.lock` keeps a second writer away meanwhile.
+store's, and the folder gets its name; a shorter store that has it is `<path>.replaced` for that
+moment. `<path>.lock` keeps a second writer away meanwhile. Whatever of this a killed writer leaves
+beside the store, the next one puts right.
 """
 
 import json
+import re
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
@@ -28,10 +30,12 @@ from mgdt_agents.replay.store import (
     COLUMNS,
     FORMAT,
     HEADER_BYTES,
+    PARTIAL,
     REPLACED,
     STEP_COLUMNS,
     VERSION,
     ReplayStore,
+    meta_checksum,
     partial_folder,
     read_meta,
 )
@@ -80,21 +84,16 @@ class ReplayWriter:
         self.game, self.protocol, self.source = game, protocol, source
         self.num_steps = self.num_episodes = 0
         self.progress: dict[str, Any] | None = None
-        if self.path.exists() and not resume:
-            raise OutputExists(f"{self.path} exists; choose another folder or remove it first.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ReplayError(f"{self.path} is being written by another writer.") from None
         self._columns: dict[str, BinaryIO] = {}
         self._frames: FrameLog
         self._keep = True  # the partial folder, when writing fails
         self._closing = ExitStack()
-        self._closing.callback(self._unlock)
+        self._closing.enter_context(files.exclusive(self.path))
         self._closing.callback(self._discard)
         try:
+            _settle(self.path)
+            if self.path.exists() and not resume:
+                raise OutputExists(f"{self.path} exists; choose another folder or remove it first.")
             self._begin(resume)
         except BaseException:
             self._closing.close()
@@ -125,6 +124,8 @@ class ReplayWriter:
                 f"Expected frames of shape {expected} and {steps} rewards for {steps} actions, "
                 f"got {frames.shape} and {len(rewards)}."
             )
+        if not np.isfinite(rewards).all():
+            raise ReplayError(f"Expected finite rewards for {self.path}, got NaN or infinity.")
         if frames.dtype != np.uint8 or np.max(actions) > 17 or np.min(actions) < 0:
             raise ReplayError(
                 f"Expected uint8 frames and actions in 0..17, got {frames.dtype} "
@@ -184,14 +185,11 @@ class ReplayWriter:
                 f"{self.partial} holds {meta['episodes']:,} episodes of a writing that was cut "
                 "off; resume it, choose another folder, or remove it first."
             )
-        if meta and "unfinished" not in meta:
-            # Killed when only the name was wanting.
-            self._publish()
-            meta = None
         if meta:
             self._resume(meta)
             return
         if self.partial.exists():
+            _check_own(self.partial)
             shutil.rmtree(self.partial)
         self.partial.mkdir()
         self._keep = False
@@ -250,7 +248,7 @@ class ReplayWriter:
             self._columns[name].write(column.data)
 
     def _replace_meta(self, further: dict[str, Any]) -> None:
-        meta = {
+        meta: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "game": self.game,
@@ -261,6 +259,8 @@ class ReplayWriter:
             **({} if self.progress is None else {"progress": self.progress}),
             **further,
         }
+        if "checksums" in meta:
+            meta["checksums"]["meta.json"] = meta_checksum(meta)
         files.replace(self.partial / "meta.json", (json.dumps(meta, indent=2) + "\n").encode())
 
     def _finish(self) -> None:
@@ -282,30 +282,66 @@ class ReplayWriter:
             files.sync(file, path)
         self._frames.finish(self.partial / "frames.b2nd")
         names = ["frames.b2nd", *(f"{name}.npy" for name in COLUMNS)]
-        self._replace_meta(
-            {"checksums": {name: files.file_checksum(self.partial / name) for name in names}}
-        )
-        self._publish()
-
-    def _publish(self) -> None:
-        """Give the whole store its name; one that has the name, shorter, makes room."""
-        remove_log(self.partial)
-        replaced = self.path.with_name(self.path.name + REPLACED)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if self.path.exists():
-            self.path.rename(replaced)
-        self.partial.rename(self.path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        checksums = {name: files.file_checksum(self.partial / name) for name in names}
+        self._replace_meta({"checksums": checksums})
+        _publish(self.path)
 
     def _discard(self) -> None:
         """Remove the partial folder, unless a flush made it worth keeping."""
         if not self._keep:
             shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _unlock(self) -> None:
-        with suppress(OSError):  # on Windows, where the release does it
-            Path(self._lock.lock_file).unlink()
-        self._lock.release()
+
+def settle(path: Path) -> None:
+    """Finish what a writer that was killed left undone beside or at `path`, where it is no play.
+
+    Raises:
+        ReplayError: if another process writes to `path`.
+    """
+    if any(path.with_name(path.name + it).exists() for it in (PARTIAL, REPLACED, ".lock")):
+        with files.exclusive(path):
+            _settle(path)
+
+
+def _settle(path: Path) -> None:
+    partial, replaced = partial_folder(path), path.with_name(path.name + REPLACED)
+    meta = read_meta(partial)
+    if meta and "unfinished" not in meta:  # killed when only the name was wanting
+        _publish(path)
+    elif path.exists() and replaced.exists():  # killed while the shorter store was removed
+        _check_own(replaced)
+        shutil.rmtree(replaced)
+
+
+def _publish(path: Path) -> None:
+    """Give a whole partial store its name; one that has the name, shorter, makes room."""
+    partial, replaced = partial_folder(path), path.with_name(path.name + REPLACED)
+    remove_log(partial)
+    if path.exists():
+        if replaced.exists():
+            _check_own(replaced)
+            shutil.rmtree(replaced)
+        path.rename(replaced)
+    partial.rename(path)
+    if replaced.exists():
+        _check_own(replaced)
+        shutil.rmtree(replaced)
+
+
+def _check_own(folder: Path) -> None:
+    """Check that a folder which is to be removed holds a store's files alone.
+
+    Raises:
+        FileExistsError: if something else is in it.
+    """
+    known = {"meta.json", "frames.log", "frames.b2nd", "checksums.npy"}
+    known |= {f"{name}.npy" for name in COLUMNS}
+    for path in folder.iterdir() if folder.is_dir() else [folder]:
+        name = path.name.removesuffix(".new")
+        if name not in known and not re.fullmatch(r"rest-\d+\.b2", name):
+            raise OutputExists(
+                f"{path} stands where a store is to be written and is no part of one; move it away."
+            )
 
 
 def trim(path: str | Path) -> None:

@@ -45,6 +45,15 @@ def test_limit(run, tmp_path):
     run(DATA, "--limit-steps", "0.1k", "--threads", 1)
     store = ReplayStore(tmp_path / "replay" / "Pong-1")
     assert 40 < len(store) <= 100
+    assert not store.truncated.any()
+
+
+def test_time_limit(run, tmp_path):
+    run(DATA, "--max-episode-steps", 60)
+    store = ReplayStore(tmp_path / "replay" / "Pong-1")
+    assert store.truncated.sum() == (store.episode_lengths == 60).sum() > 0
+    assert store.protocol.max_frames == 240
+    assert store.meta["source"]["max_episode_steps"] == 60
 
 
 def test_missing_pass_and_another_rom(run, tmp_path, capsys):

@@ -58,7 +58,7 @@ def test_refused(run, refused, store, tmp_path):
     assert "Expected a replay store at" in refused("export", "minari", tmp_path, "--id", "pong-v0")
     run("export", "minari", store, "--id", "pong-v0")
     assert "pong-v0 exists; choose another --id" in refused(
-        "export", "minari", store, "--id", "pong-v0"
+        "export", "minari", store, "--id", "pong-v0", "--limit-steps", 50
     )
     assert "with a version at its end" in refused("export", "minari", store, "--id", "pong")
     assert "add --download, or set MINARI_DATASETS_PATH" in refused("import", "minari", "pong-v1")

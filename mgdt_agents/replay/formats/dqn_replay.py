@@ -11,7 +11,8 @@ action, its reward clipped to [-1, 1], and whether it ended the episode. What ha
 - A pass is not in the files at all if these zeros went over the row at which it would have been
   written, or if a file is missing.
 - The last file was written at the end of training, in the middle of a pass.
-- Time-outs are stored as ends of the game.
+- Time-outs are stored as ends of the game. Episodes as long as the protocol's limit (27,000 steps
+  in the public data) are taken for truncated.
 
 Sources: google-research/batch_rl@6f7f4d5, `logged_replay_buffer.py`, and the files that it writes
 with Dopamine 491e786, whose `circular_replay_buffer.py` has the ring and the zero rows.
@@ -108,6 +109,7 @@ class DQNReplayRun(Recording):
             "run": run,
             "logged_buffers": len(self.buffers),
             "missing_passes": self.missing_passes,
+            "max_episode_steps": protocol.max_frames // protocol.frame_skip,
             "rewards_clipped": True,
             "rom_match": self.game.rom_match,
         }

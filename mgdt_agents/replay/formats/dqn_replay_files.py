@@ -16,6 +16,7 @@ from mgdt_agents.replay.formats.importing import SourceFolder, find_source
 from mgdt_envs import AtariProtocol, Game, game
 
 ROWS_PER_BLOCK = 128
+MAX_CAPACITY = 20_000_000  # rows; the public data have 1,000,000
 ZERO_ROWS = 3  # before each episode: the frames of an observation, less one
 DTYPES = {
     "observation": np.dtype(np.uint8),
@@ -202,6 +203,11 @@ def logged_buffers(
     }
     # Of nothing, or without rows: then the shape is wrong.
     capacity = max(arrays["observation", suffixes[0]].shape[:1], (1,))
+    if capacity[0] > MAX_CAPACITY:
+        raise ReplayError(
+            f"Expected at most {MAX_CAPACITY:,} rows in {arrays['observation', suffixes[0]].path}, "
+            f"found {capacity[0]:,} announced."
+        )
     side = protocol.screen_size
     for (kind, _), array in arrays.items():
         dtype = DTYPES.get(kind, np.dtype(np.int64))

@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import files
 from mgdt_agents.replay.formats.importing import SourceFolder
 
 HEAD_BYTES = 4096  # of a compressed file; the header of its array is in them
@@ -97,8 +98,10 @@ class GzipArray:
         Raises:
             ReplayError: if the file is damaged.
         """
-        blocks = list(self.blocks(self.shape[0] if self.shape else 1))
-        return np.concatenate(blocks).reshape(self.shape)
+        num_bytes = self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
+        with files.reading(self.path, num_bytes):
+            blocks = list(self.blocks(self.shape[0] if self.shape else 1))
+            return np.concatenate(blocks).reshape(self.shape)
 
 
 def read_ahead(

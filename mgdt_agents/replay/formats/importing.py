@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay.store import partial_folder, read_meta
-from mgdt_agents.replay.writer import ReplayWriter
+from mgdt_agents.replay.writer import ReplayWriter, settle
 from mgdt_envs import AtariProtocol, Game
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
@@ -126,6 +126,7 @@ def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> b
     Raises:
         ReplayError: if it holds anything that is not the beginning of this import.
     """
+    settle(output)
     partial = read_meta(partial_folder(output))
     meta = partial or read_meta(output)
     if meta is None:
@@ -140,7 +141,6 @@ def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> b
             f"Expected at most {limit_steps:,} steps at {output}, found {meta['steps']:,}. "
             "Raise --limit-steps, choose another --output or remove it first."
         )
-    # A partial folder may hold all, when only its name was wanting: the writer gives it that.
     if partial or "stopped_at" not in (meta.get("progress") or {}):
         return False
     stopped_at = meta["progress"]["stopped_at"]

@@ -26,7 +26,7 @@ A store becomes a data set without loss:
 
 import json
 import re
-import tempfile
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -38,7 +38,7 @@ from gymnasium.spaces import Box, Discrete
 
 import mgdt_envs
 from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay.files import naming
+from mgdt_agents.replay import files
 from mgdt_agents.replay.formats.importing import Episode, Recording
 from mgdt_agents.replay.formats.minari_rules import Observations, recorded_rules
 from mgdt_agents.replay.store import ReplayStore
@@ -230,6 +230,8 @@ def export_minari(
 ) -> Path:
     """Write a store as a Minari data set, and return its folder.
 
+    If it is killed, the same call begins anew; if the data set is there already, it does nothing.
+
     Args:
         store: what to export.
         dataset_id: the id that it gets, such as mgdt/pong-v0.
@@ -237,16 +239,12 @@ def export_minari(
         on_steps: called with the number of steps that were exported, for a progress bar.
 
     Raises:
-        FileExistsError: if there is a data set, or anything else, of that id.
+        FileExistsError: if there is another data set, or anything else, of that id.
         ValueError: if the id is none, or no episode is within the limit.
         MissingExtra: if Minari is not installed.
         ReplayError: if a file cannot be written. Nothing is left then.
     """
     path = dataset_path(dataset_id)
-    if path.exists():
-        raise OutputExists(f"{path} exists; choose another --id or remove it first.")
-    if not len(store):
-        raise InvalidArgument(f"Expected episodes in {store.path}, found none.")
     stops = store.episode_starts + store.episode_lengths
     if limit_steps is not None:
         stops = stops[stops <= limit_steps]
@@ -255,29 +253,51 @@ def export_minari(
             f"Expected a limit of {store.episode_lengths[0]:,} steps or more, which the first "
             f"episode of {store.path} has, got {limit_steps:,}."
         )
-    _make_namespace(dataset_id)
-    # Minari looks into no hidden folder, so half a data set is none.
-    with naming(path), tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        half = Path(folder) / path.name
-        half.mkdir()
-        _write(store, stops, half / "data", dataset_id, on_steps)
-        half.rename(path)
+    metadata = _metadata(store, dataset_id, int(stops[-1]))
+    half = path.with_name(f".export-{path.name}")  # Minari looks into no hidden folder
+    with files.exclusive(half):
+        shutil.rmtree(half, ignore_errors=True)  # the rest of an export that was killed
+        if path.exists():
+            if _exported(path) == metadata["mgdt"]:
+                return path
+            raise OutputExists(f"{path} exists; choose another --id or remove it first.")
+        try:
+            with files.naming(path):
+                _make_namespace(dataset_id)
+                half.mkdir()
+                _write(store, stops, half / "data", metadata, on_steps)
+                half.rename(path)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
     return path
 
 
-def _make_namespace(dataset_id: str) -> None:
-    from minari.namespace import create_namespace, list_local_namespaces
+def _exported(path: Path) -> Any:
+    """Return what a data set says of the export that made it; None if no export did."""
+    try:
+        return json.loads((path / "data" / "metadata.json").read_text())["mgdt"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
-    namespace, _, _ = dataset_id.rpartition("/")
-    if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
+
+def _make_namespace(dataset_id: str) -> None:
+    """Write what makes a folder a namespace, as `minari.namespace.create_namespace` does."""
+    from minari.namespace import NAMESPACE_METADATA_FILENAME
+    from minari.storage import get_dataset_path
+
+    *names, _ = dataset_id.split("/")
+    for level in range(len(names)):
+        folder = Path(get_dataset_path("/".join(names[: level + 1])))
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / NAMESPACE_METADATA_FILENAME).exists():
+            files.replace(folder / NAMESPACE_METADATA_FILENAME, b"{}")
 
 
 def _write(
     store: ReplayStore,
     stops: np.ndarray,
     folder: Path,
-    dataset_id: str,
+    metadata: dict[str, Any],
     on_steps: Callable[[int], object],
 ) -> None:
     from minari.dataset.minari_storage import MinariStorage
@@ -290,7 +310,7 @@ def _write(
         data_format="hdf5",
         jpeg_encoding=False,
     )
-    storage.update_metadata(_metadata(store, dataset_id))
+    storage.update_metadata(metadata)
     storage.update_episodes(_episodes(store, stops, on_steps))
 
 
@@ -300,7 +320,7 @@ def _environment(store: ReplayStore) -> gym.envs.registration.EnvSpec:
     return spec
 
 
-def _metadata(store: ReplayStore, dataset_id: str) -> dict[str, Any]:
+def _metadata(store: ReplayStore, dataset_id: str, num_steps: int) -> dict[str, Any]:
     played = find_game(store.game)
     metadata = {
         "dataset_id": dataset_id,
@@ -316,6 +336,8 @@ def _metadata(store: ReplayStore, dataset_id: str) -> dict[str, Any]:
             "protocol": store.protocol.to_dict(),
             "source": store.meta["source"],
             "last_observations": "repeated",
+            "store_checksums": store.meta["checksums"],
+            "steps": num_steps,
         },
     }
     if played.has_human_reference:

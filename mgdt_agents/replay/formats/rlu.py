@@ -23,6 +23,7 @@ and `core/naming.py`, which made the files that this was tested with; the record
 import json
 import os
 import re
+import struct
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,6 +107,7 @@ class RLURun(Recording):
             "path": self.folder.address,
             "run": run,
             "episodes": self.num_episodes,
+            "max_episode_steps": protocol.max_frames // protocol.frame_skip,
             "rewards_clipped": True,
             "rom_match": self.game.rom_match,
         }
@@ -204,10 +206,17 @@ class RLURun(Recording):
 
         def decode(first: int) -> None:
             for step in range(first, min(first + FRAMES_PER_JOB, len(pictures))):
-                content = np.frombuffer(pictures[step], np.uint8)
-                picture = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if len(content) else None
+                content, picture, found = pictures[step], None, "none"
+                # A PNG says its width and height at its beginning, however much it unpacks to.
+                if content.startswith(b"\x89PNG") and len(content) >= 24:
+                    size = struct.unpack(">II", content[16:24])
+                    found = "{}x{}".format(*size)
+                    if size == (side, side):
+                        content = np.frombuffer(content, np.uint8)
+                        picture = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
                 if picture is None or (picture.dtype, picture.shape) != (np.uint8, (side, side)):
-                    found = "none" if picture is None else f"{picture.dtype} {picture.shape}"
+                    if picture is not None:
+                        found = f"{picture.dtype} {picture.shape}"
                     raise ReplayError(
                         f"Expected a gray picture of {side}x{side} in step {step} of {place}, "
                         f"found {found}."
@@ -249,6 +258,9 @@ def _read_info(folder: SourceFolder, config: str) -> dict[str, Any]:
         info = json.loads(content)
         found = info["name"], info["configName"], info.get("fileFormat", "tfrecord")
         _ = info["version"], [(it["name"], it["shardLengths"]) for it in info["splits"]]
+        names = [it["name"] for it in info["splits"]]
+        if wrong := [name for name in names if not re.fullmatch(r"\w[-\w]*", name)]:
+            raise ValueError(f"{wrong[0]!r} is no name of a split")
     except (ValueError, KeyError, TypeError) as error:
         raise ReplayError(f"{path} is not as TensorFlow Datasets writes it: {error!r}") from error
     if found[0] not in DATASETS or found[1:] != (config, "tfrecord"):

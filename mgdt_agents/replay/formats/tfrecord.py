@@ -6,12 +6,14 @@ parses the content; the class comes with TensorFlow alone, so it is made here fr
 Sources: tensorflow/tensorflow, `core/lib/io/record_writer.h` and `core/example/feature.proto`.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import files
 from mgdt_envs.errors import MissingExtra
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
@@ -94,12 +96,21 @@ def read_records(file: BinaryIO, path: str) -> Iterator[bytes]:
     Raises:
         ReplayError: if it is damaged, naming the record.
     """
-    number = 0
+    size, number = file.seek(0, os.SEEK_END), 0
+    file.seek(0)
     while head := file.read(_LENGTH_BYTES):
         place = f"record {number} of {path}"
         head += file.read(_CHECKSUM_BYTES)
         length = struct.unpack("<Q", _checked(head, _LENGTH_BYTES, place))[0]
-        yield _checked(file.read(length + _CHECKSUM_BYTES), length, place)
+        rest = max(size - file.tell() - _CHECKSUM_BYTES, 0)
+        if length > rest:
+            raise ReplayError(
+                f"Cannot read {place}: the file ends in it, which has {rest:,} of its "
+                f"{length:,} bytes."
+            )
+        with files.reading(place, length):
+            content = _checked(file.read(length + _CHECKSUM_BYTES), length, place)
+        yield content
         number += 1
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, WindowSampler
+from mgdt_agents.replay.prefetch import batches
 
 SIDE = 8
 LENGTHS = (1, 2, 30, 3, 64, 9)
@@ -18,6 +20,45 @@ def episodes(make_random_episodes):
 def store(episodes, write_store, tmp_path_factory):
     path = tmp_path_factory.mktemp("replay") / "Pong"
     return ReplayStore(write_store(path, "Pong", episodes, screen_size=SIDE))
+
+
+@pytest.fixture
+def damaged_store(episodes, write_store, tmp_path):
+    """Return a function that changes a value of a column of a store."""
+
+    def damage(name, row, value):
+        path = write_store(tmp_path / "damaged", "Pong", episodes, screen_size=SIDE)
+        column = np.load(path / f"{name}.npy")
+        column[row] = value
+        np.save(path / f"{name}.npy", column)
+        return path
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [("rewards", np.nan, "a reward that is NaN"), ("actions", 18, "action 18")],
+)
+@pytest.mark.parametrize("row", [0, 70, sum(LENGTHS) - 1])
+def test_damaged_columns(damaged_store, name, value, found, row):
+    path = damaged_store(name, row, value)
+    with pytest.raises(ReplayError, match=f"in {path}, found {found} in rows 0 to"):
+        WindowSampler([path])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_frames(make_random_episodes, write_store, tmp_path, workers):
+    episodes = make_random_episodes([1100, 900], side=SIDE)
+    path = write_store(tmp_path / "damaged", "Pong", episodes, screen_size=SIDE)
+    whole = ReplayStore(path)
+    chunk = whole.frames.schunk.get_chunk(1)
+    content = (path / "frames.b2nd").read_bytes()
+    begin = content.index(chunk)
+    (path / "frames.b2nd").write_bytes(content[:begin] + bytes(32) + content[begin + 32 :])
+    sampler = WindowSampler([path])
+    with pytest.raises(ReplayError, match=f"^Cannot read the frames of rows .* of {path}: it is"):
+        list(batches(sampler, 4, range(2), workers=workers))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
-from mgdt_agents.replay.store import verify
+from mgdt_agents.replay.store import meta_checksum, verify
 from mgdt_envs import AtariProtocol
 
 # Chunks are of 1024 frames: episodes shorter than one, of exactly one, of several and a part.
@@ -39,8 +39,9 @@ def old_store_path(store_path, edit_meta):
     path.unlink()
     chunks, blocks = (64, SIDE, SIDE), (16, SIDE, SIDE)
     blosc2.asarray(frames, chunks=chunks, blocks=blocks, urlpath=str(path), contiguous=True)
-    checksums = json.loads((store_path / "meta.json").read_text())["checksums"]
-    edit_meta(store_path, checksums=checksums | {path.name: zlib.crc32(path.read_bytes())})
+    meta = json.loads((store_path / "meta.json").read_text())
+    meta["checksums"][path.name] = zlib.crc32(path.read_bytes())
+    edit_meta(store_path, checksums=meta["checksums"] | {"meta.json": meta_checksum(meta)})
     return store_path
 
 
@@ -105,9 +106,8 @@ def test_meta(store_path):
     assert (meta["steps"], meta["episodes"]) == (STEPS, len(LENGTHS))
     assert meta["source"] == {"kind": "test"}
     columns = {f"{name}.npy" for name in COLUMNS}
-    assert set(meta["checksums"]) == {"frames.b2nd", *columns}
-    files = {path.name for path in store_path.iterdir()}
-    assert files == {"meta.json", *meta["checksums"]}
+    assert set(meta["checksums"]) == {"meta.json", "frames.b2nd", *columns}
+    assert {path.name for path in store_path.iterdir()} == set(meta["checksums"])
     assert repr(store) == f"ReplayStore({str(store_path)!r}: Pong, {STEPS:,} steps, 8 episodes)"
 
 
@@ -147,6 +147,17 @@ def test_malformed_meta(store_path, content, message):
         ({"steps": 475}, rf"Expected 475 steps in each column .* found \[{STEPS}\]"),
         ({"episodes": 7}, "Expected 7 episodes .* found 8"),
         ({"checksums": None}, "lacks .*checksums"),
+        ({"checksums": [5]}, "Expected checksums in .* to be an object"),
+        ({"checksums": {"actions.npy": "5"}}, "Expected actions.npy in .* to be a number"),
+        ({"steps": "6564"}, "Expected steps in .* to be a number of at least 0, found '6564'"),
+        ({"episodes": True}, "Expected episodes in .* found True"),
+        ({"episodes": -8}, "Expected episodes in .* found -8"),
+        ({"source": "me"}, "Expected source in .* to be an object, found 'me'"),
+        ({"game": ["Pong"]}, "Expected game in .* to be a text"),
+        ({"game": "Pnog"}, "Cannot read .*meta.json: Unknown game 'Pnog'"),
+        ({"protocol": {"sticky": "no"}}, "Cannot read .*meta.json"),
+        ({"protocol": {"max_pool": 3}}, "AtariProtocol.max_pool cannot be 3"),
+        ({"protocol": {"screen_size": 84}}, r"Expected frames of 84x84 .* found \(12, 12\)"),
     ],
 )
 def test_meta_that_does_not_fit(store_path, edit_meta, fields, message):
@@ -212,3 +223,51 @@ def test_verify_finds_a_flipped_bit_of_the_frames(store_path):
             verify(store_path)
         flip_byte(path, place)
     verify(store_path)
+
+
+def test_verify_finds_what_meta_json_should_say_otherwise(store_path, edit_meta):
+    checksums = json.loads((store_path / "meta.json").read_text())["checksums"]
+    for fields in ({"game": "Boxing"}, {"source": {"kind": "mine"}}, {"progress": {"next": 1}}):
+        content = (store_path / "meta.json").read_bytes()
+        edit_meta(store_path, **fields)
+        with pytest.raises(ReplayError, match=r"meta\.json is damaged: CRC-32"):
+            verify(store_path)
+        (store_path / "meta.json").write_bytes(content)
+    verify(store_path)
+    for name in checksums:
+        edit_meta(store_path, checksums={it: checksums[it] for it in checksums if it != name})
+        with pytest.raises(ReplayError, match=f"has no checksum of {name}: whether"):
+            verify(store_path)
+    edit_meta(store_path, checksums={})
+    with pytest.raises(ReplayError, match=r"has no checksum of actions\.npy, episode_s"):
+        verify(store_path)
+
+
+def test_verify_reads_no_file_outside(store_path, edit_meta, tmp_path):
+    checksums = json.loads((store_path / "meta.json").read_text())["checksums"]
+    edit_meta(store_path, checksums=checksums | {"../secret": 0, "meta.json": 0})
+    (tmp_path / "secret").write_text("secret")
+    with pytest.raises(ReplayError, match=r"meta\.json is damaged"):
+        verify(store_path)
+
+
+@pytest.mark.parametrize(
+    "starts", [[0, 5, 3], [1, 5, 9], [0, 5, 5], [0, -5, 9], [0, 5, STEPS], [0, 5, 1 << 62]], ids=str
+)
+def test_episode_starts_that_cannot_be(store_path, edit_meta, starts):
+    np.save(store_path / "episode_starts.npy", np.array(starts))
+    edit_meta(store_path, episodes=3)
+    assert_refused(store_path, f"to grow from 0 to below {STEPS}")
+
+
+def test_damaged_frames_name_the_store(store_path):
+    path = store_path / "frames.b2nd"
+    content = bytearray(path.read_bytes())
+    whole = ReplayStore(store_path)
+    chunk = whole.frames.schunk.get_chunk(2)
+    begin = content.index(chunk)
+    content[begin : begin + 16] = bytes(16)
+    path.write_bytes(content)
+    store = ReplayStore(store_path)
+    with pytest.raises(ReplayError, match=f"rows 2050 to 2053 of {store_path}: it is damaged"):
+        store.read_frames(2050, 2054, np.empty((4, SIDE, SIDE), np.uint8))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.replay import ReplayStore, Trace, expand
+from mgdt_agents.replay import trace as replay_trace
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_envs import AtariProtocol, game
 
@@ -141,9 +143,10 @@ def test_limit(truncated_recording, tmp_path):
         store = ReplayStore(tmp_path / str(limit))
         assert_store_holds(store, episodes[:expected])
         assert store.meta["source"]["limit_steps"] == limit
-        # The emulators stop with the last episode that is wanted.
+        # The emulators stop at the first checksum after the last episode that is wanted.
         all_wanted = expected == len(episodes)
-        played = len(trace.actions) if all_wanted else trace.episode_end_step[expected - 1] + 1
+        last = trace.episode_end_step[expected - 1] + 1
+        played = len(trace.actions) if all_wanted else -(-last // 20) * 20 + 1
         assert len(calls) == trace.steps_within(limit) == played
     with pytest.raises(ReplayError, match=f"at least {steps[0]} steps, .* first episode of Break"):
         expand(trace, tmp_path / "none", limit_steps=steps[0] - 1)
@@ -181,34 +184,61 @@ def assert_diverges(trace, folder, match):
     return int(step)
 
 
-def test_changed_action_diverges_at_the_end_of_its_episode(recording, tmp_path):
-    trace = change_actions(recording.trace, 40, 0)
-    ends = trace.episode_end_step[trace.episode_env == 0]
-    assert 40 <= assert_diverges(trace, tmp_path, "environment 0 ended an episode") <= ends[0]
+@pytest.mark.parametrize("step", [0, 19, 20, 980, 1099])
+def test_changed_action_diverges_at_the_next_checksum(recording, tmp_path, step):
+    trace = recording.trace
+    changed = with_changed(trace, "actions", (step, 1), (trace.actions[step, 1] + 1) % 5)
+    since = step // 20 * 20
+    named = assert_diverges(changed, tmp_path, f"after step {since}, .* not the recorded one")
+    assert named == min(since + 20, len(trace.actions))
 
 
-def test_changed_action_diverges_at_the_next_checksum(recording, tmp_path):
-    trace = change_actions(recording.trace, 980, 1)
-    assert not ((trace.episode_end_step >= 950) & (trace.episode_end_step < 1000)).any()
-    named = assert_diverges(trace, tmp_path, "after step 0, .* the play is not the recorded one")
-    assert named == 1000
-
-
-def test_changed_action_that_moves_nothing_is_found(truncated_recording, tmp_path):
-    # What is pressed while an environment begins an episode is ignored.
+def test_changed_action_is_found_whatever_the_limit(truncated_recording, tmp_path):
     trace = truncated_recording.trace
-    step, env = trace.episode_end_step[0] + 1, trace.episode_env[0]
-    actions = trace.actions.copy()
-    actions[step, env] = 3 if actions[step, env] != 3 else 4
-    changed = dataclasses.replace(trace, actions=actions)
-    assert assert_diverges(changed, tmp_path, "not the recorded one") == len(actions)
+    limit = sum(len(episode.actions) for episode in truncated_recording.episodes[:3])
+    last = trace.episode_end_step[2]
+    # What is pressed while an environment begins an episode is ignored.
+    for step, env in [(last, trace.episode_env[2]), (trace.episode_end_step[0] + 1, 0)]:
+        action = (trace.actions[step, env] + 1) % 5
+        changed = with_changed(trace, "actions", (step, env), action)
+        with pytest.raises(TraceDivergedError, match="not the recorded one"):
+            expand(changed, tmp_path / "store", limit_steps=limit)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_other_play_diverges_within_twenty_steps(recording, tmp_path):
+    # Sticky actions are drawn anew, as by an emulator that draws otherwise.
+    trace = dataclasses.replace(recording.trace, protocol=AtariProtocol(sticky=0.5))
+    assert assert_diverges(trace, tmp_path, "diverged") <= 20
+
+
+def test_traces_of_the_first_version(recording, tmp_path):
+    """Their checksums are 1000 steps apart, and the last alone goes on over actions."""
+    trace = recording.trace
+    frames = [np.copy(step.frames) for step in trace.play()]
+    actions = trace.actions[:-1]
+    last = zlib.crc32(actions.tobytes(), zlib.crc32(frames[-1].tobytes()))
+    checksums = [zlib.crc32(frames[0].tobytes()), zlib.crc32(frames[1000].tobytes()), last]
+    checksums = np.array(checksums, np.uint32)
+    old = dataclasses.replace(trace, version=1, actions=actions, checksums=checksums)
+    assert old.episode_end_step[-1] < len(actions)
+    old.save(tmp_path / "old.npz")
+    assert_same_trace(Trace.load(tmp_path / "old.npz"), old)
+    expand(old, tmp_path / "store")
+    assert_store_holds(ReplayStore(tmp_path / "store"), recording.episodes)
+    for changed in (
+        with_changed(old, "checksums", 1, 5),
+        with_changed(old, "actions", (1090, 0), (old.actions[1090, 0] + 1) % 5),
+    ):
+        with pytest.raises(TraceDivergedError):
+            expand(changed, tmp_path / "changed")
 
 
 def test_first_and_last_frames_are_checked(truncated_recording, tmp_path):
     trace = with_changed(truncated_recording.trace, "checksums", 0, 5)
     assert assert_diverges(trace, tmp_path, f"at the reset, .* ale-py {trace.ale_py}") == 0
-    trace = with_changed(truncated_recording.trace, "checksums", 1, 5)
-    assert assert_diverges(trace, tmp_path, "after step 0") == len(trace.actions)
+    trace = with_changed(truncated_recording.trace, "checksums", -1, 5)
+    assert assert_diverges(trace, tmp_path, "after step 260") == len(trace.actions)
 
 
 def test_changed_return_diverges(truncated_recording, tmp_path):
@@ -216,7 +246,7 @@ def test_changed_return_diverges(truncated_recording, tmp_path):
     total = float(trace.episode_return[4])
     message = (
         f"at or before step {trace.episode_end_step[4]}: environment {trace.episode_env[4]} "
-        f"ended an episode with return {total:g}, recorded is {total + 1:.1f}"
+        f"ended an episode with return {total:g}, recorded is {total + 1:g}"
     )
     assert_diverges(with_changed(trace, "episode_return", 4, total + 1), tmp_path, message)
 
@@ -226,6 +256,15 @@ def test_unrecorded_end_diverges(truncated_recording, tmp_path):
     ends = {name: getattr(trace, name)[:-1] for name in ARRAYS if name.startswith("episode_")}
     named = assert_diverges(dataclasses.replace(trace, **ends), tmp_path, "recorded is no end")
     assert named == trace.episode_end_step[-1]
+    more = {
+        "episode_end_step": [*trace.episode_end_step, len(trace.actions) - 1],
+        "episode_env": [*trace.episode_env, 0],
+        "episode_return": [*trace.episode_return, 1],
+    }
+    more = {name: np.array(it, getattr(trace, name).dtype) for name, it in more.items()}
+    message = "environment 0 ended an episode with return no end, recorded is 1"
+    named = assert_diverges(dataclasses.replace(trace, **more), tmp_path, message)
+    assert named == len(trace.actions) - 1
 
 
 def test_expand_does_not_overwrite(truncated_recording, tmp_path):
@@ -269,7 +308,7 @@ def test_shortened_file(truncated_recording, tmp_path):
 def save_arrays(trace, path, meta=None, **arrays):
     content = {
         "format": "mgdt-trace",
-        "version": 1,
+        "version": 2,
         "game": trace.game,
         "protocol": trace.protocol.to_dict(),
         "ale_py": trace.ale_py,
@@ -284,15 +323,34 @@ def save_arrays(trace, path, meta=None, **arrays):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"meta": {"version": 2}}, "Expected mgdt-trace version 1 .* found mgdt-trace version 2"),
-        ({"meta": {"version": 2}, "actions": None}, "found mgdt-trace version 2"),
-        ({"meta": {"format": "another"}}, "found another version 1"),
+        ({"meta": {"version": 3}}, "Expected mgdt-trace version 2 .* found mgdt-trace version 3"),
+        ({"meta": {"version": 3}, "actions": None}, "found mgdt-trace version 3"),
+        ({"meta": {"format": "another"}}, "found another version 2"),
         ({"meta": ["mgdt-trace"]}, "no readable trace"),
-        ({"checksums": np.zeros(3, np.uint32)}, "Expected 2 checksums .* 270 steps, found 3"),
+        ({"meta": {"game": "Pnog"}}, "Cannot read .* Unknown game 'Pnog'"),
+        ({"meta": {"game": 5}}, "Expected game in .* to be a text, found 5"),
+        ({"meta": {"source": "me"}}, "Expected source in .* to be an object, found 'me'"),
+        ({"meta": {"ale_py": None}}, "Expected ale_py in .* to be a text, found None"),
+        ({"meta": {"protocol": {"sticky": "no"}}}, "Cannot read "),
+        ({"meta": {"protocol": {"fire_reset": 5}}}, "AtariProtocol.fire_reset cannot be 5"),
+        ({"meta": {"protocol": {"jpeg": True}}}, "Expected a protocol without JPEG"),
+        ({"checksums": np.zeros(3, np.uint32)}, "Expected 15 checksums .* 270 steps .*, found 3"),
         ({"seeds": np.zeros(3, np.int64)}, "Expected 2 seeds .* found 3"),
         ({"seeds": np.zeros(2)}, "Expected seeds .* int64 .* found float64"),
+        ({"seeds": np.array([0, 2**31])}, r"Expected seeds in 0\.\.2147483647 .* 2147483648"),
+        ({"seeds": np.array([0, -1])}, r"Expected seeds in 0\.\.2147483647"),
+        (
+            {"actions": np.zeros((270, 0), np.uint8), "seeds": np.zeros(0, np.int64)},
+            "Expected environments in .*, found none",
+        ),
         ({"actions": np.zeros(270, np.uint8)}, "Expected actions .* 2 dimensions"),
         ({"actions": np.full((270, 2), 18, np.uint8)}, "Expected actions 0..17 .* found 18"),
+        ({"episode_env": np.zeros(3, np.int16)}, "Expected as many ends, environments and ret"),
+        ({"episode_env": np.full(10, 2, np.int16)}, r"Expected environments 0\.\.1"),
+        ({"episode_end_step": np.full(10, 270, np.int32)}, r"Expected ends in steps 0\.\.269"),
+        ({"episode_end_step": np.full(10, 5, np.int32)}, "Expected episodes of a step or more"),
+        ({"episode_end_step": np.arange(10, dtype=np.int32)[::-1]}, "Expected ends in their order"),
+        ({"episode_return": np.full(10, np.nan, np.float32)}, "Expected finite returns"),
     ],
     ids=str,
 )
@@ -309,6 +367,8 @@ def test_file_that_does_not_fit(truncated_recording, tmp_path, changes, message)
 def test_not_a_trace(tmp_path):
     texts, array, arrays = tmp_path / "a.npz", tmp_path / "b.npy", tmp_path / "c.npz"
     texts.write_text("no zip file")
+    with pytest.raises(ReplayError, match=r"it is no \.npz file"):
+        Trace.load(texts)
     np.save(array, np.zeros(3))
     np.savez(arrays, weights=np.zeros(3))
     for path in (texts, array, arrays, tmp_path):
@@ -316,6 +376,22 @@ def test_not_a_trace(tmp_path):
             Trace.load(path)
     with pytest.raises(ReplayError, match=r"There is no trace at .*d\.npz"):
         Trace.load(tmp_path / "d.npz")
+
+
+def test_arrays_that_ask_for_too_much_memory(truncated_recording, tmp_path, monkeypatch):
+    path = tmp_path / "trace.npz"
+    truncated_recording.trace.save(path)
+    size = truncated_recording.trace.actions.nbytes
+    monkeypatch.setattr(replay_trace, "MAX_ARRAY_BYTES", size)
+    with pytest.raises(ReplayError, match=rf"no memory for {path}, which asks for [\d,]+ bytes"):
+        Trace.load(path)
+    monkeypatch.undo()
+    # An array whose header announces more than there is.
+    header = {"descr": "|u1", "fortran_order": False, "shape": (1 << 40, 1 << 20)}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("meta.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ReplayError, match=f"{path}"):
+        Trace.load(path)
 
 
 def bundled_trace(name) -> Trace:

@@ -85,7 +85,9 @@ def assert_equal_stores(path, expected):
     for name in set(names(path)) - {"meta.json"}:
         assert (path / name).read_bytes() == (expected / name).read_bytes(), name
     metas = [json.loads((folder / "meta.json").read_text()) for folder in (path, expected)]
-    assert {**metas[0], "progress": None} == {**metas[1], "progress": None}
+    for meta in metas:
+        meta["progress"] = meta["checksums"]["meta.json"] = None
+    assert metas[0] == metas[1]
 
 
 def test_store_without_episodes(path):
@@ -404,3 +406,25 @@ def test_writer_refuses_arrays_that_do_not_fit(path, changes, message):
         opened.add_episode(**arrays, truncated=False)
     store = ReplayStore(path)
     assert (len(store), len(store.episode_starts)) == (3, 1)
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf])
+def test_writer_refuses_rewards_that_are_no_numbers(path, reward):
+    frames, rewards = np.zeros((3, SIDE, SIDE), np.uint8), np.array([0, reward, 1])
+    with writer(path) as opened:
+        with pytest.raises(ReplayError, match=f"Expected finite rewards for {path}, got NaN or"):
+            opened.add_episode(frames, np.zeros(3, int), rewards, truncated=False)
+        opened.add_episode(frames, np.zeros(3, int), np.zeros(3), truncated=False)
+
+
+def test_only_a_stores_files_are_removed(episodes, path):
+    partial = path.with_name("store.partial")
+    partial.mkdir()
+    (partial / "mine.txt").write_text("mine")
+    (partial / "actions.npy").write_text("half")
+    with pytest.raises(FileExistsError, match=r"mine\.txt stands where a store is to be written"):
+        write(path, episodes)
+    assert names(path.parent) == ["store.partial"]
+    (partial / "mine.txt").unlink()
+    write(path, episodes)
+    assert names(path.parent) == ["store"]

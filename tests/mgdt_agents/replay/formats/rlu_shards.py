@@ -1,5 +1,6 @@
 """A writer of RLU Atari as TensorFlow Datasets prepares it, by hand, and what reads it."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -137,8 +138,9 @@ def encode(*episodes: Played) -> list[bytes]:
     return [encode_example(features_of(episode)) for episode in episodes]
 
 
-def open_run(source: Path | str, tmp_path: Path, run: int = 1) -> RLURun:
-    return RLURun(str(source), "Pong", run, protocol=PROTOCOL, downloads=tmp_path / "downloads")
+def open_run(source: Path | str, tmp_path: Path, run: int = 1, **protocol: Any) -> RLURun:
+    rules = dataclasses.replace(PROTOCOL, **protocol)
+    return RLURun(str(source), "Pong", run, protocol=rules, downloads=tmp_path / "downloads")
 
 
 def file_bytes(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mgdt_agents.errors import ReplayError
-from mgdt_agents.replay import ReplayStore, ReplayWriter
+from mgdt_agents.replay import ReplayStore, writer
 from mgdt_agents.replay.formats import import_recording
 from mgdt_agents.replay.formats.dqn_replay import DQNReplayRun
 from tests.mgdt_agents.replay.formats.dqn_replay_ring import (
@@ -59,6 +59,7 @@ def test_meta(imported):
         "run": 1,
         "logged_buffers": 5,
         "missing_passes": [],
+        "max_episode_steps": 60,
         "rewards_clipped": True,
         "rom_match": "same_hash",
     }
@@ -118,12 +119,12 @@ print(kills, kept)
 
 
 def test_killed_when_only_the_name_was_wanting(small_source, tmp_path, monkeypatch):
-    def kill(writer):
+    def kill(path):
         raise KeyboardInterrupt
 
     import_recording(open_run(small_source, tmp_path), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(ReplayWriter, "_publish", kill)
+        patch.setattr(writer, "_publish", kill)
         with pytest.raises(KeyboardInterrupt):
             import_recording(open_run(small_source, tmp_path), tmp_path / "killed")
     assert not (tmp_path / "killed").exists()

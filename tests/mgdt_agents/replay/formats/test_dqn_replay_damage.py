@@ -50,6 +50,18 @@ def flip(content):
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
+def announce(column, suffix, shape):
+    """Return a function that makes a small file of an array that would be huge."""
+
+    def apply(folder):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        with gzip.open(folder / f"{column}_ckpt.{suffix}.gz", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(bytes(1 << 20))
+
+    return apply
+
+
 OBSERVATION, ACTION, REWARD, TERMINAL = (
     f"$store$_{name}" for name in ("observation", "action", "reward", "terminal")
 )
@@ -83,6 +95,8 @@ OBSERVATION, ACTION, REWARD, TERMINAL = (
             r"\.npy file at .*action_ckpt",
         ),
         (rewrite(ACTION, lambda content: b""), r"\.npy file at .*action_ckpt\.1"),
+        (announce(OBSERVATION, "0", (1 << 40, 8, 8)), "at most 20,000,000 rows in .*1,099,"),
+        (announce(ACTION, "1", (1 << 40,)), r"int32 of shape \(50,\) in .*\(1099511627776,\)"),
         (lambda folder: (folder / "add_count_ckpt.1.gz").unlink(), "suffix 1 .* no add_count"),
         (lambda folder: (folder / f"{REWARD}_ckpt.1.gz").unlink(), "suffix 1 .* no reward"),
     ],

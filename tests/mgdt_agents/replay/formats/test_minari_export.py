@@ -104,6 +104,7 @@ def test_limit(store):
 
 def test_data_sets_are_not_overwritten(store, datasets):
     path = export_minari(store, "pong-v0")
+    assert export_minari(store, "pong-v0", on_steps=pytest.fail) == path  # it is there already
     before = (path / "data" / "main_data.hdf5").read_bytes()
     with pytest.raises(FileExistsError, match="pong-v0 exists; choose another --id"):
         export_minari(store, "pong-v0", limit_steps=5)

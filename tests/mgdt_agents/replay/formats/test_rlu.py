@@ -64,6 +64,7 @@ def test_every_step_of_every_episode(data, tmp_path):
         "path": str(data / ORDERED / "Pong_run_1" / "1.1.0"),
         "run": 1,
         "episodes": 6,
+        "max_episode_steps": MAX_STEPS,
         "rewards_clipped": True,
         "rom_match": "same_hash",
     }

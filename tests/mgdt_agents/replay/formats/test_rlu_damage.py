@@ -1,5 +1,7 @@
 """RLU Atari: files that are damaged, missing, or of something else."""
 
+import re
+import struct
 import sys
 
 import cv2
@@ -7,9 +9,11 @@ import numpy as np
 import pytest
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.formats import import_recording, tfrecord
 from tests.mgdt_agents.replay.formats.rlu_shards import (
     MAX_STEPS,
+    checksum,
     encode,
     encode_example,
     features_of,
@@ -64,6 +68,10 @@ def test_damaged_file(tmp_path, change, message):
     assert file_bytes(folder) == before
 
 
+# The beginning of a PNG that would unpack to an exabyte.
+BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1 << 30, 1 << 30) + bytes(99)
+
+
 def picture(frame, extension=".png"):
     return cv2.imencode(extension, np.asarray(frame, np.uint8))[1].tobytes()
 
@@ -102,7 +110,11 @@ GOOD = features_of(play(4))
         ),
         (
             {"steps/observation": [picture(np.zeros((9, 8)))] * 4},
-            r"gray picture of 8x8 in step 0 of .*, found uint8 \(9, 8\)",
+            r"gray picture of 8x8 in step 0 of .*, found 8x9",
+        ),
+        (
+            {"steps/observation": [BOMB] * 4},
+            r"gray picture of 8x8 in step 0 of .*, found 1073741824x1073741824",
         ),
     ],
     ids=str,
@@ -115,6 +127,36 @@ def test_record_that_is_no_episode(tmp_path, changes, message):
         import_recording(open_run(tmp_path, tmp_path), tmp_path / "store")
     assert f"record 1 of {tmp_path}" in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("length", [1 << 40, (1 << 64) - 1])
+def test_record_that_announces_more_than_there_is(tmp_path, length):
+    folder = write_run(tmp_path / "data", {"checkpoint_00": [encode(play(4))]})
+    head = struct.pack("<Q", length)
+    content = (folder / SHARD).read_bytes()
+    (folder / SHARD).write_bytes(content + head + checksum(head) + b"rest")
+    message = rf"record 1 of .*: the file ends in it, which has 0 of its {length:,} bytes"
+    with pytest.raises(ReplayError, match=message):
+        import_recording(open_run(tmp_path / "data", tmp_path), tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["../checkpoint_00", "/checkpoint", "", "."])
+def test_split_whose_name_is_a_path(tmp_path, name):
+    split = {"name": name, "numBytes": "1", "shardLengths": ["1"]}
+    write_run(tmp_path, {"checkpoint_00": [encode(play(4))]}, info={"splits": [split]})
+    with pytest.raises(ReplayError, match=rf"{re.escape(repr(name))} is no name of a split"):
+        open_run(tmp_path, tmp_path)
+
+
+def test_other_time_limit(tmp_path):
+    episodes = [play(10, is_terminal=False), play(9, is_terminal=False), play(10), play(5)]
+    write_run(tmp_path, {"checkpoint_00": [encode(*episodes)]})
+    run = open_run(tmp_path, tmp_path, max_frames=40)
+    import_recording(run, tmp_path / "store")
+    store = ReplayStore(tmp_path / "store")
+    assert (store.episode_lengths.tolist(), run.num_unfinished) == ([10, 10, 5], 1)
+    assert np.flatnonzero(store.truncated).tolist() == [9, 19]
+    assert store.meta["source"]["max_episode_steps"] == 10
 
 
 def test_episode_beyond_the_time_limit(tmp_path):

@@ -1,0 +1,122 @@
+"""Commands on replay, killed: the same command then ends in the same bytes, with nothing beside."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from mgdt_agents.evaluation import agent_trace
+from mgdt_agents.replay import ReplayStore, Trace
+from mgdt_agents.replay.formats import import_recording, importing
+from mgdt_cli.replay import ExpandArguments, TraceArguments, replay
+from mgdt_envs import MultiGameAtariVectorEnv
+from tests.killing import check_kills
+from tests.mgdt_agents.replay.formats.dqn_replay_ring import CAPACITY, RingWriter, open_run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+
+# Before every operation on files and at random moments, or some of it in every run of the tests.
+EXTENTS = [
+    pytest.param({"every": 6}, id="some"),
+    pytest.param({"every": 1, "moments": 10}, id="all", marks=pytest.mark.slow),
+]
+every_extent = pytest.mark.parametrize("extent", EXTENTS)
+
+
+@pytest.fixture(autouse=True)
+def small_flushes(monkeypatch):
+    monkeypatch.setattr(importing, "FLUSH_STEPS", 25)
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """DQN Replay's files on another machine."""
+    ring = RingWriter(tmp_path / "source")
+    ring.play_to(CAPACITY + 30)
+    ring.log_final()
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(tmp_path / "source"), "/bucket", recursive=True)
+    yield "memory://bucket"
+    filesystem.rm("/bucket", recursive=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "kills").mkdir()
+    return tmp_path / "kills"
+
+
+def import_to(bucket, output, limit_steps=None):
+    output.mkdir(exist_ok=True)
+    run = open_run(bucket, output)
+    import_recording(run, output / "Pong-1", limit_steps=limit_steps)
+
+
+@every_extent
+def test_import(bucket, folder, extent):
+    assert check_kills(partial(import_to, bucket), folder, **extent) >= 4
+
+
+@every_extent
+def test_extended_import(bucket, folder, extent):
+    """The shorter store makes room for the longer one."""
+    begin = partial(import_to, bucket, limit_steps=30)
+    assert check_kills(partial(import_to, bucket), folder, begin=begin, **extent) >= 4
+
+
+@every_extent
+def test_expand(truncated_recording, tmp_path, folder, extent):
+    trace = tmp_path / "Breakout.npz"
+    truncated_recording.trace.save(trace)
+
+    def command(output: Path) -> None:
+        replay(ExpandArguments(traces=(str(trace),), output=output, threads=1))
+
+    assert check_kills(command, folder, **extent) >= 4
+
+
+@every_extent
+def test_trace(folder, extent, monkeypatch):
+    short = partial(MultiGameAtariVectorEnv, max_episode_steps=3)
+    monkeypatch.setattr(agent_trace, "MultiGameAtariVectorEnv", short)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+    def command(output: Path) -> None:
+        games = ("Pong", "Breakout")
+        replay(TraceArguments(agent="random", games=games, steps=20, num_envs=2, output=output))
+
+    assert check_kills(command, folder, **extent | {"every": 1}) >= 5
+    command(folder / "last")
+    assert Trace.load(folder / "last" / "Pong.npz").actions.shape == (10, 2)
+
+
+@every_extent
+def test_export(breakout_store, folder, extent, monkeypatch):
+    pytest.importorskip("minari")
+    from mgdt_agents.replay.formats.minari import export_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "output"))
+
+    def command(output: Path) -> None:
+        output.mkdir(exist_ok=True)
+        export_minari(ReplayStore(breakout_store), "mgdt/deep/breakout-v0", limit_steps=400)
+
+    assert check_kills(command, folder, **extent) >= 2
+
+
+def test_kills_are_counted(tmp_path):
+    """Every kind of operation is one, and what a kill leaves is found."""
+
+    def command(output: Path) -> None:
+        output.mkdir(exist_ok=True)
+        (output / "new").write_text(str(np.pi))
+        (output / "new").rename(output / "file")
+        (output / "rest").mkdir()
+        (output / "rest").rmdir()
+
+    with pytest.raises(AssertionError, match="the command failed after a kill before operation 4"):
+        check_kills(command, tmp_path)
