@@ -34,6 +34,7 @@ def take_lamb_steps(output: Path) -> None:
 
 
 def main() -> None:
+    """Train what the file says, and part."""
     device = parallel.join("cpu")
     torch.set_num_threads(1)
     for kind, network, training, output in json.loads(Path(sys.argv[1]).read_text()):

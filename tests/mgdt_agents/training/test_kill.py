@@ -2,11 +2,14 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from mgdt_cli import train
 
 MEASURED = {"windows_per_second", "data_wait", "memory"}
 
@@ -35,6 +38,45 @@ def start(arguments):
 def finish(process):
     _, printed = process.communicate()
     assert process.returncode == 0, printed
+
+
+KILLED_WHILE_WRITING = """
+import os, signal
+from mgdt_agents.training import checkpoint
+from mgdt_cli import train
+
+save = checkpoint.dcp.save
+
+def die_in_the_second(content, checkpoint_id, **options):
+    save(content, checkpoint_id=checkpoint_id, **options)
+    if (checkpoint_id.parent / "checkpoint-3").exists():
+        # What a process that dies while it writes leaves.
+        for path in checkpoint_id.glob("*.distcp"):
+            path.write_bytes(path.read_bytes()[:1000])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.dcp.save = die_in_the_second
+train.main()
+"""
+
+
+def test_run_killed_while_it_writes_a_checkpoint_has_the_same_losses(
+    readable_store, tmp_path, monkeypatch
+):
+    arguments = [str(part) for part in command(readable_store, tmp_path / "killed", 8)]
+    process = start([sys.executable, "-c", KILLED_WHILE_WRITING, *arguments[3:]])
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint*")) == [
+        "checkpoint-3",
+        "checkpoint.partial",
+    ]
+    for name in ("killed", "straight"):
+        arguments = map(str, command(readable_store, tmp_path / name, 8)[3:])
+        monkeypatch.setattr(sys, "argv", ["mgdt-train", *arguments])
+        train.main()
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "straight")
+    assert not (tmp_path / "killed" / "checkpoint.partial").exists()
 
 
 @pytest.mark.slow

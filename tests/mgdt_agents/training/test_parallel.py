@@ -58,10 +58,10 @@ RUNS = {
 }
 
 
-def torchrun(*arguments):
+def torchrun(*arguments, cwd=None):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,19 @@ def test_lamb_with_shared_out_weights_takes_the_same_steps(two_processes, tmp_pa
     found = load_file(two_processes / "lamb.safetensors")
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-9)
+
+
+def test_processes_that_do_not_do_the_same_are_refused(training, tmp_path):
+    # Each process reads a script of its own.
+    for rank, seed in enumerate((0, 1)):
+        script = [["cql", {}, {**training, "seed": seed}, str(tmp_path / "run")]]
+        (tmp_path / f"script{rank}.json").write_text(json.dumps(script))
+    worker = Path(__file__).with_name("ranks.py")
+    start = "import os, runpy, sys; sys.argv[1] = 'script' + os.environ['RANK'] + '.json'; "
+    (tmp_path / "start.py").write_text(
+        f"{start}runpy.run_path({str(worker)!r}, run_name='__main__')\n"
+    )
+    done = torchrun(tmp_path / "start.py", "x", cwd=tmp_path)
+    assert done.returncode
+    assert "Expected the same training in all processes, and training differ" in done.stderr
+    assert not list(tmp_path.glob("run/checkpoint*"))
