@@ -394,3 +394,26 @@ def test_loss_that_is_no_number_stops_and_names_the_windows(config, readable_sto
     # The last checkpoint is from before, and can be resumed.
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-3"]
     run(config, output=tmp_path)
+
+
+def test_tensorboard_reads_the_log(config, tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator
+    with pytest.raises(KilledError):
+        run(config, output=tmp_path, kill_at=5)
+    run(config, output=tmp_path)
+    events = accumulator(str(tmp_path)).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert found == [(line["step"], pytest.approx(line["loss"])) for line in log_of(tmp_path)]
+
+
+def test_card_says_what_was_trained_and_is_the_users(config, tmp_path):
+    run(config, output=tmp_path)
+    card = (tmp_path / "card.md").read_text()
+    assert "Trained offline for 6 gradient steps of 4 windows." in card
+    assert "| Pong | 240 | 4 |" in card
+    assert "| learning_rate | 0.01 |" in card
+    (tmp_path / "card.md").write_text("# Mine\n")
+    run(dataclasses.replace(config, steps=7), output=tmp_path)
+    assert (tmp_path / "card.md").read_text() == "# Mine\n"
