@@ -147,7 +147,9 @@ def dt_loss(model: DecisionTransformer, batch: WindowBatch) -> Tensor:
     signs = np.sign(batch.rewards)
     rewards = torch.from_numpy(np.where(signs < 0, 3, signs).astype(np.int64))
     valid = torch.from_numpy(batch.valid)
-    returns = torch.from_numpy(batch.returns_to_go + 20)
+    returns = torch.from_numpy(
+        np.clip(np.rint(batch.returns_to_go), -20, 100).astype(np.int64) + 20
+    )
     logits = model(torch.from_numpy(batch.frames), actions, rewards, returns)
     terms = [
         F.cross_entropy(

@@ -67,6 +67,7 @@ def _compare(kind: str, replay: list[Path], bf16: bool) -> tuple[float, float]:
         here, there = context.Pipe()
         process = context.Process(target=_side, args=(there, ours, kind, replay, bf16), daemon=True)
         process.start()
+        there.close()  # so that a process that fails is noticed
         connections.append(here)
     seconds = np.zeros((WARM_UPS + ROUNDS, 2))
     for number in range(len(seconds)):
