@@ -4,26 +4,45 @@ Examples:
     mgdt-bench --agents dt,cql,bc
     mgdt-bench --agents dt --games Pong --episodes 1
     mgdt-bench --agents runs/dt-small,random --games Pong,Breakout --output results/mine
+    mgdt-bench --agents runs/dt-{seed} --seeds 0,1,2 --games atari5 --workers 8 --trace
+    mgdt-bench compare results/mine:dt results/mine:bc
+    mgdt-bench verify results/mine
 """
 
-import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from rich.console import Console
 
 from mgdt_agents import Agent, load_agent
-from mgdt_agents.evaluation import BenchmarkConfig, Results, RolloutStep, play_episodes
-from mgdt_agents.evaluation.benchmark import results_of
-from mgdt_agents.evaluation.report import protocol_sheet, results_lines, results_table
-from mgdt_cli.common import Games, Names, parse, progress_bar, run, say
-from mgdt_envs import PROTOCOLS, resolve_games
+from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
+from mgdt_agents.evaluation.benchmark import check_agents, results_of
+from mgdt_agents.evaluation.episode_log import FILE as EPISODES
+from mgdt_agents.evaluation.episode_log import EpisodeLog
+from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines, results_table
+from mgdt_agents.evaluation.results import Episode
+from mgdt_agents.evaluation.workers import play_in_processes
+from mgdt_cli.bench_results import (
+    CompareArguments,
+    VerifyArguments,
+    compare_results,
+    verify_results,
+)
+from mgdt_cli.common import Games, Names, ProgressBar, parse, progress_bar, run, say
+from mgdt_envs import resolve_games
+from mgdt_envs.aggregates import FEWEST_EPISODES
+from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
-from mgdt_envs.seeds import BENCHMARK_SEED
+from mgdt_envs.protocol import as_protocol
+from mgdt_envs.seeds import BENCHMARK_SEED, BENCHMARK_SEEDS
+
+SEED_MARK = "{seed}"
+"""In the path of an agent, in the place of each of its training runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +61,30 @@ class BenchArguments:
     """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
     seed: int = BENCHMARK_SEED
     """Of the first episode of each game, and of the agents' draws."""
-    protocol: Literal["default", "mgdt_release", "nature", "machado"] = "default"
-    """Rules of play: those of DQN Replay, of the released evaluator, of DQN, or of all actions."""
+    seeds: Names = ()
+    """Training runs of one agent, which are one row: {seed} in its path becomes each."""
+    protocol: Names = ("default",)
+    """Rules of play: default (those of DQN Replay), mgdt_release (of the released evaluator),
+    nature (of DQN), machado (all actions); several are columns beside each other."""
     deterministic: bool = False
     """Take the likeliest action instead of drawing one."""
+    max_steps: int | None = None
+    """Give episodes up after so many agent steps."""
+    idle_steps: int | None = None
+    """Give episodes up after so many agent steps without a reward."""
+    batch_size: int = 64
+    """Episodes played at once, at most; changes no score."""
+    workers: int = 1
+    """Processes that play, each with one thread."""
     output: Path | None = None
-    """Folder for results.json; by default results/<date and time>."""
+    """Folder for the results; by default results/<date and time>. Episodes that it has already are
+    not played again, so the same command resumes a benchmark."""
     overwrite: bool = False
-    """Replace the results of an existing output folder."""
+    """Begin anew in an existing output folder."""
+    trace: bool = False
+    """Keep what every episode can be played again from, for `mgdt-bench verify`."""
+    json: bool = False
+    """Print the results as JSON."""
     report: bool = True
     """Write the report, too: a page, tables and figures (extra report)."""
     video_seconds: float = 5.0
@@ -58,64 +93,171 @@ class BenchArguments:
     """Where to compute: auto, cpu, cuda."""
 
 
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "compare": (CompareArguments, compare_results),
+    "verify": (VerifyArguments, verify_results),
+}
+
+
 def main() -> None:
     """Run the command."""
-    run(lambda: bench(parse(BenchArguments, __doc__)))
+    kind, command = COMMANDS.get(" ".join(sys.argv[1:2]), (BenchArguments, bench))
+    if kind is not BenchArguments:
+        del sys.argv[1]
+    run(lambda: command(parse(kind, __doc__)))
 
 
 def bench(arguments: BenchArguments) -> None:
     """Play, print and write the results.
 
     Raises:
-        ValueError: for unknown agents or games, no agent or episode at all, or a folder that
-            cannot be written to.
-        FileExistsError: if the output folder exists and may not be overwritten.
+        ValueError: for unknown agents, games or protocols, no agent or episode at all, or a folder
+            that cannot be written to.
+        FileExistsError: if the output folder has other results, which would be lost.
     """
-    if not arguments.agents:
-        raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
-    if arguments.episodes < 1:
-        raise InvalidArgument(f"Expected at least one episode, got {arguments.episodes}.")
-    config = BenchmarkConfig(
+    config = config_of(arguments)
+    paths = paths_of(arguments.agents, arguments.seeds)
+    agents = {
+        name: [load_agent(path, device=arguments.device) for path in runs]
+        for name, runs in paths.items()
+    }
+    check_agents(agents, config)
+    output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
+    _make_folder(output, agents, config, arguments.overwrite)
+    log = EpisodeLog(output)
+    try:
+        with progress_bar() as progress:
+            episodes = _play(arguments, paths, agents, config, log, progress)
+    except KeyboardInterrupt:
+        say(
+            f"{counted(len(log), 'episode')} were played and are kept in {log.path}. "
+            f"The same command with --output {output} resumes."
+        )
+        raise
+    finally:
+        log.close()
+    results = results_of(agents, config, episodes)
+    results.save(output / "results.json")
+    _print(results, arguments.json)
+    say(f"Every episode's score: {output / 'results.json'}")
+    if arguments.report:
+        one_run = {name: runs[0] for name, runs in agents.items()}
+        write_report_of(one_run, results, output, arguments.video_seconds)
+
+
+def config_of(arguments: BenchArguments) -> BenchmarkConfig:
+    """Return what is to be played.
+
+    Raises:
+        ValueError: for what cannot be played.
+    """
+    for name in ("episodes", "workers", "batch_size", "max_steps", "idle_steps"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise InvalidArgument(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    last = arguments.seed + arguments.episodes - 1
+    if arguments.seed < 0 or last > MAX_SEED:
+        raise InvalidArgument(
+            f"--seed must be at least 0 and the last seed at most {MAX_SEED}, got {arguments.seed} "
+            f"to {last}."
+        )
+    if arguments.seed not in BENCHMARK_SEEDS:
+        say(
+            f"Seeds below {BENCHMARK_SEED} are those of recordings and of evaluations during "
+            "training: an agent may have seen these starts."
+        )
+    if arguments.episodes < FEWEST_EPISODES:
+        say(
+            f"With fewer than {FEWEST_EPISODES} episodes a game, the intervals over episodes may "
+            "be too narrow (docs/benchmark.md)."
+        )
+    return BenchmarkConfig(
         games=resolve_games(arguments.games or "bundled"),
         episodes=arguments.episodes,
         seed=arguments.seed,
-        protocols={arguments.protocol: PROTOCOLS[arguments.protocol]},
+        protocols={name: as_protocol(name) for name in arguments.protocol or ("default",)},
         deterministic=arguments.deterministic,
+        max_steps=arguments.max_steps,
+        idle_steps=arguments.idle_steps,
+        batch_size=arguments.batch_size,
     )
-    agents = {name: load_agent(name, device=arguments.device) for name in arguments.agents}
-    output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
-    episodes = []
-    with (
-        _new_file(output, "episodes.jsonl", arguments.overwrite).open("w") as file,
-        progress_bar() as progress,
-    ):
-        total = config.episodes * len(config.games)
-        tasks = {name: progress.add_task(name, total=total, note="") for name in agents}
-        steps = dict.fromkeys(agents, 0)
 
-        def show(name: str, step: RolloutStep) -> None:
-            steps[name] += len(step.actions)
-            ended = int((step.terminated | step.truncated).sum())
-            progress.update(tasks[name], advance=ended, note=f"{steps[name]:,} steps")
 
-        try:
-            for episode in play_episodes(agents, config, show):
-                episodes.append(episode)
-                print(json.dumps(dataclasses.asdict(episode)), file=file, flush=True)
-        except KeyboardInterrupt:
-            say(f"{len(episodes)} episodes were played; they are kept in {file.name}.")
-            raise
-    results = results_of(agents, config, episodes)
-    results.save(output / "results.json")
-    if sys.stdout.isatty():
+def paths_of(agents: Sequence[str], seeds: Sequence[str]) -> dict[str, list[str]]:
+    """Return the training runs of each agent, by the agent's name in the table.
+
+    Raises:
+        ValueError: if there is no agent, two share a name, or seeds and {seed} do not go together.
+    """
+    if not agents:
+        raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
+    paths: dict[str, list[str]] = {}
+    for name in agents:
+        if name in paths:
+            raise InvalidArgument(f"The agent {name!r} is named twice; each may play once.")
+        if SEED_MARK in name and not seeds:
+            raise InvalidArgument(f"{name!r} has {SEED_MARK}: name the training runs by --seeds.")
+        runs = [name.replace(SEED_MARK, seed) for seed in seeds] if SEED_MARK in name else [name]
+        if len(set(runs)) < len(runs):
+            raise InvalidArgument(f"--seeds names a training run twice: {', '.join(seeds)}.")
+        paths[name] = runs
+    if seeds and not any(SEED_MARK in name for name in agents):
+        raise InvalidArgument(
+            f"--seeds needs an agent whose path has {SEED_MARK}, such as runs/dt-{SEED_MARK}."
+        )
+    return paths
+
+
+def _play(
+    arguments: BenchArguments,
+    paths: dict[str, list[str]],
+    agents: dict[str, list[Agent]],
+    config: BenchmarkConfig,
+    log: EpisodeLog,
+    progress: ProgressBar,
+) -> list[Episode]:
+    """Play what is not in the log, and return all episodes."""
+    a_run = config.episodes * len(config.games) * len(config.protocols)
+    tasks = {name: progress.add_task(name, total=a_run * len(runs)) for name, runs in paths.items()}
+    steps = dict.fromkeys(paths, 0)
+
+    def count(name: str, number: int) -> None:
+        steps[name] += number
+        progress.update(tasks[name], note=f"{steps[name]:,} steps")
+
+    if arguments.workers > 1:
+        episodes = play_in_processes(
+            paths,
+            config,
+            arguments.workers,
+            log,
+            lambda episode: count(episode.agent, episode.steps),
+            device=arguments.device,
+            traced=arguments.trace,
+        )
+    else:
+        episodes = play_episodes(
+            agents,
+            config,
+            log,
+            lambda name, step: count(name, len(step.actions)),
+            traced=arguments.trace,
+        )
+    played = []
+    for episode in episodes:
+        played.append(episode)
+        progress.advance(tasks[episode.agent])
+    return played
+
+
+def _print(results: Results, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results.to_dict(), allow_nan=False))
+    elif sys.stdout.isatty():
         # Names of agents are no markup, whatever brackets they have.
         Console(markup=False).print(results_table(results))
     else:
         print("\n".join(results_lines(results)))
         say(protocol_sheet(results))
-    say(f"Every episode's score: {output / 'results.json'}")
-    if arguments.report:
-        write_report_of(agents, results, output, arguments.video_seconds)
 
 
 def write_report_of(
@@ -167,23 +309,49 @@ def record_videos(
     return videos
 
 
-def _new_file(folder: Path, name: str, overwrite: bool) -> Path:
-    """Make the output folder before anything is played, and return the path of a file in it.
+def _make_folder(
+    folder: Path, agents: dict[str, list[Agent]], config: BenchmarkConfig, overwrite: bool
+) -> None:
+    """Make the output folder before anything is played.
 
     Raises:
-        OutputExists: if the folder exists and may not be overwritten.
+        OutputExists: if it exists and has other results, or anything but results.
         InvalidArgument: if it cannot be written to.
     """
-    if folder.exists() and not overwrite:
+    if overwrite:
+        for name in (EPISODES, "results.json"):
+            (folder / name).unlink(missing_ok=True)
+    elif (folder / "results.json").exists():
+        try:
+            there = Results.load(folder / "results.json")
+        except InvalidArgument as error:
+            raise OutputExists(
+                f"{folder} exists. {error} Choose another --output or add --overwrite."
+            ) from error
+        lost = [
+            *(set(there.agents) - set(agents)),
+            *(set(there.games) - set(config.games)),
+            *(
+                name
+                for name, rules in there.protocols.items()
+                if config.protocols.get(name) != rules
+            ),
+            *(["seeds"] if set(there.seeds) - set(config.seeds) else []),
+        ]
+        if lost:
+            raise OutputExists(
+                f"{folder} has results that would be lost: {', '.join(sorted(lost))}. Choose "
+                "another --output, name them again to extend the results, or add --overwrite."
+            )
+    elif folder.exists() and not (folder / EPISODES).exists():
         raise OutputExists(f"{folder} exists; choose another --output or add --overwrite.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / EPISODES).touch()
     except OSError as error:
         raise InvalidArgument(
             f"Cannot write to {folder}: {error.strerror}. Choose another --output."
         ) from error
-    return folder / name
 
 
 if __name__ == "__main__":

@@ -1,18 +1,27 @@
 """The benchmark: which episodes are played, and by whom."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from mgdt_agents.agent import Agent
+from mgdt_agents.evaluation.episode_log import (
+    EpisodeLog,
+    Trace,
+    checksum_of,
+    fingerprint,
+)
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
-from mgdt_agents.evaluation.rollout import RolloutStep, rollout
+from mgdt_agents.evaluation.rollout import RolloutStep, play
 from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.seeds import BENCHMARK_SEED
 
 
@@ -32,79 +41,217 @@ class BenchmarkConfig:
     """Preprocessing and episode rules by name, the same for all agents."""
     deterministic: bool = False
     """Take the likeliest action; published scores of the Decision Transformer are sampled."""
+    max_steps: int | None = None
+    """Give an episode up after so many agent steps; None plays on."""
+    idle_steps: int | None = None
+    """Give an episode up after so many agent steps without a reward; None plays on."""
+    batch_size: int = 64
+    """Episodes played at once, at most; changes no score."""
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the episodes of each game."""
+        return range(self.seed, self.seed + self.episodes)
+
+    def play_options(self, protocol: str) -> dict[str, Any]:
+        """Return the keyword arguments of `rollout.play` under one of the protocols."""
+        return {
+            "protocol": self.protocols[protocol],
+            "deterministic": self.deterministic,
+            "batch_size": self.batch_size,
+            "max_steps": self.max_steps,
+            "idle_steps": self.idle_steps,
+        }
+
+
+Agents = Mapping[str, Agent | Sequence[Agent]]
+"""Agents by the name they get in the results; several training runs of one are a sequence."""
+
+
+class Played(NamedTuple):
+    """An episode that has just ended, and what it can be played again from."""
+
+    episode: Episode
+    trace: Trace
 
 
 def run_benchmark(
-    agents: Mapping[str, Agent],
+    agents: Agents,
     config: BenchmarkConfig,
+    log: EpisodeLog | None = None,
     on_step: Callable[[str, RolloutStep], object] = lambda name, step: None,
+    *,
+    traced: bool = False,
 ) -> Results:
     """Play every agent on every game and return the results.
 
     Args:
         agents: the agents by the name they get in the results.
         config: what is played.
+        log: where episodes are kept as they end; those that are there are not played again.
         on_step: called with the agent's name and every step, for a progress bar.
+        traced: keep in the log what every episode can be played again from.
     """
-    return results_of(agents, config, play_episodes(agents, config, on_step))
+    episodes = play_episodes(agents, config, log, on_step, traced=traced)
+    return results_of(agents, config, episodes)
 
 
 def play_episodes(
-    agents: Mapping[str, Agent],
+    agents: Agents,
     config: BenchmarkConfig,
+    log: EpisodeLog | None = None,
     on_step: Callable[[str, RolloutStep], object] = lambda name, step: None,
+    *,
+    traced: bool = False,
 ) -> Iterator[Episode]:
     """Play every agent on every game, and yield each episode as it ends.
 
     Args:
         agents: the agents by the name they get in the episodes.
         config: what is played.
+        log: where episodes are kept as they end; those that are there come first, unplayed.
         on_step: called with the agent's name and every step, for a progress bar.
+        traced: keep in the log what every episode can be played again from.
     """
-    for name, agent in agents.items():
-        for protocol_name, protocol in config.protocols.items():
-            steps = rollout(
-                agent,
-                config.games,
-                episodes=config.episodes,
-                seed=config.seed,
-                protocol=protocol,
-                deterministic=config.deterministic,
+    check_agents(agents, config)
+    for name, run, agent in runs_of(agents):
+        weights = fingerprint(agent)
+        for protocol in config.protocols:
+            found, waiting = find_episodes(config, log, weights, name, run, protocol, traced=traced)
+            yield from found
+            rules = config_rules(config, protocol)
+            steps = play(agent, waiting, **config.play_options(protocol))
+            for episode, trace in finished(steps, name, run, protocol, partial(on_step, name)):
+                if log is not None:
+                    log.append(weights, rules, episode, trace if traced else None)
+                yield episode
+
+
+def check_agents(agents: Agents, config: BenchmarkConfig) -> None:
+    """Check that every agent can play by every protocol.
+
+    Raises:
+        ValueError: naming the agent and the protocol.
+    """
+    for name, _, agent in runs_of(agents):
+        for protocol, rules in config.protocols.items():
+            expected = (rules.stack, rules.screen_size, rules.screen_size)
+            if agent.observation_space.shape != expected:
+                raise InvalidArgument(
+                    f"{name} sees {agent.observation_space.shape}, and under the protocol "
+                    f"{protocol} observations are {expected}; it cannot play."
+                )
+
+
+def find_episodes(
+    config: BenchmarkConfig,
+    log: EpisodeLog | None,
+    weights: str,
+    agent: str,
+    run: int,
+    protocol: str,
+    *,
+    traced: bool = False,
+) -> tuple[list[Episode], list[tuple[str, int]]]:
+    """Return an agent's episodes that are in the log, and game and seed of those that are not."""
+    rules = config_rules(config, protocol)
+    found: list[Episode] = []
+    waiting: list[tuple[str, int]] = []
+    for game in config.games:
+        for seed in config.seeds:
+            wanted = Episode(
+                agent=agent, run=run, protocol=protocol, game=game, seed=seed, score=0, steps=0
             )
-            yield from _ended(steps, name, protocol_name, partial(on_step, name))
+            episode = log.find(weights, rules, wanted, traced=traced) if log is not None else None
+            if episode is None:
+                waiting.append((game, seed))
+            else:
+                found.append(episode)
+    return found, waiting
 
 
-def _ended(
+def finished(
     steps: Iterable[RolloutStep],
     agent: str,
+    run: int,
     protocol: str,
-    on_step: Callable[[RolloutStep], object],
-) -> Iterator[Episode]:
-    """Sum up rewards and yield the episodes that end."""
-    playing: dict[tuple[str, int], tuple[float, int]] = {}
+    on_step: Callable[[RolloutStep], object] = lambda step: None,
+) -> Iterator[Played]:
+    """Sum up the steps of a rollout, and yield the episodes as they end."""
+    playing: dict[tuple[str, int], _Sum] = {}
     for step in steps:
         keys = list(zip(step.games.tolist(), step.seeds.tolist(), strict=True))
-        for key, reward in zip(keys, step.rewards.tolist(), strict=True):
-            score, length = playing.get(key, (0.0, 0))
-            playing[key] = (score + reward, length + 1)
-        for row in np.flatnonzero(step.terminated | step.truncated):
+        for row, key in enumerate(keys):
+            playing.setdefault(key, _Sum()).add(step, row)
+        on_step(step)
+        for row in np.flatnonzero(step.terminated | step.truncated).tolist():
             game, seed = keys[row]
-            score, length = playing.pop(keys[row])
-            yield Episode(
+            total = playing.pop(keys[row])
+            episode = Episode(
                 agent=agent,
+                run=run,
                 protocol=protocol,
                 game=game,
                 seed=seed,
-                score=score,
-                steps=length,
-                end="terminated" if step.terminated[row] else "truncated",
+                score=total.score,
+                steps=len(total.actions),
+                end=end_of(step, row),
             )
-        on_step(step)
+            actions = bytes(total.actions)
+            yield Played(episode, Trace(actions, zlib.crc32(actions, total.checksum)))
 
 
-def results_of(
-    agents: Mapping[str, Agent], config: BenchmarkConfig, episodes: Iterable[Episode]
-) -> Results:
+class _Sum:
+    """What is known of an episode so far."""
+
+    def __init__(self) -> None:
+        self.score, self.actions, self.checksum = 0.0, bytearray(), 0
+
+    def add(self, step: RolloutStep, row: int) -> None:
+        self.score += float(step.rewards[row])
+        self.actions.append(step.actions[row])
+        self.checksum = zlib.crc32(step.observations[row, -1].tobytes(), self.checksum)
+
+
+def end_of(step: RolloutStep, row: int) -> str:
+    """Return how an episode ended in `step`: one of `results.ENDS`."""
+    if step.terminated[row]:
+        return "terminated"
+    if step.capped[row]:
+        return "step limit"
+    return "idle" if step.idle[row] else "truncated"
+
+
+def runs_of(agents: Agents) -> Iterator[tuple[str, int, Agent]]:
+    """Yield each training run of each agent: its name, the number of the run, the agent."""
+    for name, runs in agents.items():
+        for number, agent in enumerate([runs] if isinstance(runs, Agent) else runs):
+            yield name, number, agent
+
+
+def config_rules(config: BenchmarkConfig, protocol: str) -> str:
+    """Return the checksum of the rules under which a benchmark plays one of its protocols."""
+    return _rules(config.protocols[protocol], config, version("ale-py"))
+
+
+def rules_of_results(results: Results, protocol: str) -> str:
+    """Return the checksum of the rules under which results were made."""
+    return _rules(results.protocols[protocol], results, results.versions["ale-py"])
+
+
+def _rules(protocol: AtariProtocol, play: BenchmarkConfig | Results, ale_py: str) -> str:
+    return checksum_of(
+        {
+            "protocol": protocol.to_dict(),
+            "deterministic": play.deterministic,
+            "max_steps": play.max_steps,
+            "idle_steps": play.idle_steps,
+            "ale-py": ale_py,
+        }
+    )
+
+
+def results_of(agents: Agents, config: BenchmarkConfig, episodes: Iterable[Episode]) -> Results:
     """Return the results that all episodes of a benchmark make.
 
     Args:
@@ -113,24 +260,32 @@ def results_of(
         episodes: what `play_episodes` yielded, in any order.
     """
     return Results(
-        agents={name: agent_info(agent) for name, agent in agents.items()},
+        agents={
+            name: agent_info([runs] if isinstance(runs, Agent) else runs)
+            for name, runs in agents.items()
+        },
         games=config.games,
         protocols=config.protocols,
-        seeds=range(config.seed, config.seed + config.episodes),
+        seeds=config.seeds,
         deterministic=config.deterministic,
+        max_steps=config.max_steps,
+        idle_steps=config.idle_steps,
         versions=versions(),
         episodes=tuple(episodes),
     )
 
 
-def agent_info(agent: Agent) -> AgentInfo:
-    """Return what an agent tells of itself."""
+def agent_info(runs: Sequence[Agent]) -> AgentInfo:
+    """Return what an agent, of which there may be several training runs, tells of itself."""
+    agent = runs[0]
     model = getattr(agent, "model", None)
     # A model of stable-baselines3 holds its network.
     network = getattr(model, "policy", model)
     return AgentInfo(
         kind=agent.kind,
-        trained_on=agent.games,
+        runs=len(runs),
+        weights=tuple(map(fingerprint, runs)),
+        trained_on=tuple(agent.games),
         # An agent that names no games has learned nothing, or does not know from what.
         trained_under=agent.protocol if agent.games and not agent.protocol_is_assumed else None,
         parameters=(

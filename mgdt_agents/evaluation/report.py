@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from mgdt_agents.evaluation.results import Aggregate, Interval, Results
-from mgdt_envs import AtariProtocol, game
+from mgdt_envs import game
 from mgdt_envs.scoring import HUMAN_MAX_FRAMES
 
 # Beside the main figure; they go without intervals, which are in the results.
@@ -36,10 +36,10 @@ def results_table(results: Results) -> Table:
     )
     table.add_column("game", no_wrap=True)
     table.add_column("agent")
-    for protocol, rules in results.protocols.items():
+    for protocol in results.protocols:
         under = f", {protocol}" if several else ""
         table.add_column(f"score{under}", justify="right", no_wrap=True)
-        table.add_column(f"human-normalised{under}{cut_mark(rules)}", justify="right")
+        table.add_column(f"human-normalised{under}{cut_mark(results, protocol)}", justify="right")
     table.add_column("random / human", justify="right")
     for name in results.games:
         entry = game(name)
@@ -123,7 +123,7 @@ def results_lines(results: Results) -> list[str]:
 
 def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]:
     """Return a header and a row a game, with a column an agent, the human's last."""
-    mark = cut_mark(results.protocols[protocol])
+    mark = cut_mark(results, protocol)
     rows = [["game", *results.agents, "human"]]
     for name in results.games:
         scores = [results.summaries[agent, protocol, name] for agent in results.agents]
@@ -167,7 +167,7 @@ def markdown_of_agent(
     results: Results, agent: str, beside: str | None = None, protocol: str = "default"
 ) -> str:
     """Return a Markdown table with a row a game, of one agent and perhaps another beside it."""
-    mark = cut_mark(results.protocols[protocol])
+    mark = cut_mark(results, protocol)
     names = [agent] if beside is None else [agent, beside]
     columns = ["score"] if beside is None else names
     rows = [["game", *columns, f"human-normalised{mark}"]]
@@ -199,11 +199,13 @@ def protocol_sheet(results: Results) -> str:
     parts += [
         "likeliest actions" if results.deterministic else "sampled actions",
         f"seeds {results.seeds.start} to {results.seeds.stop - 1}",
+        *([f"given up after {results.max_steps:,} steps"] if results.max_steps else []),
+        *([f"given up after {results.idle_steps:,} idle steps"] if results.idle_steps else []),
         _training_runs(results),
         *_other_rules(results),
         "references: dqn_zoo",
     ]
-    if any(map(is_cut, results.protocols.values())):
+    if any(cut_mark(results, name) for name in results.protocols):
         parts.append(f"{CUT_MARK} the references are of {HUMAN_MAX_FRAMES:,} frames")
     left_out = sorted({name for rules in results.protocols for name in results.left_out(rules)})
     if left_out:
@@ -243,14 +245,10 @@ def intervals_over(results: Results) -> str:
     return "training runs" if several == {True} else "episodes"
 
 
-def is_cut(protocol: AtariProtocol) -> bool:
-    """Return whether games may be cut before those of the human references were."""
-    return protocol.max_frames < HUMAN_MAX_FRAMES
-
-
-def cut_mark(protocol: AtariProtocol) -> str:
-    """Return the mark of human-normalised scores under `protocol`, or nothing."""
-    return CUT_MARK if is_cut(protocol) else ""
+def cut_mark(results: Results, protocol: str) -> str:
+    """Return the mark of scores of games that may be cut before the human's, or nothing."""
+    is_cut = results.protocols[protocol].max_frames < HUMAN_MAX_FRAMES
+    return CUT_MARK if is_cut or results.max_steps or results.idle_steps else ""
 
 
 def with_interval(value: float, interval: Interval | None, form: str) -> str:

@@ -54,7 +54,8 @@ class Episode:
     steps: int
     """Agent steps."""
     end: str = "terminated"
-    """"terminated" or "truncated"."""
+    """"terminated", "truncated" by the protocol's `max_frames`, or given up: "idle" or at the
+    "step limit"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,8 @@ class AgentInfo:
     """Such as "dt"."""
     runs: int = 1
     """Training runs, each a network of its own, that played."""
+    weights: tuple[str, ...] = ()
+    """Of each run, a checksum of what decides how it acts."""
     trained_on: tuple[str, ...] = ()
     """Names of games; empty if that is not known, or nothing was learned."""
     trained_under: AtariProtocol | None = None
@@ -123,6 +126,10 @@ class Results:
     """Of the episodes of each game."""
     deterministic: bool
     """Whether the likeliest actions were taken instead of drawn ones."""
+    max_steps: int | None = None
+    """Agent steps after which episodes were given up; None if they were not."""
+    idle_steps: int | None = None
+    """Agent steps without a reward after which episodes were given up; None if they were not."""
     versions: Mapping[str, str]
     """Of the packages that play depends on."""
     episodes: tuple[Episode, ...]
@@ -242,6 +249,8 @@ class Results:
             "games": list(self.games),
             "seeds": [self.seeds.start, self.seeds.stop],
             "deterministic": self.deterministic,
+            "max_steps": self.max_steps,
+            "idle_steps": self.idle_steps,
             "intervals": {"confidence": CONFIDENCE, "resamples": RESAMPLES},
             "agents": {agent: dataclasses.asdict(info) for agent, info in self.agents.items()},
             "rows": rows,
@@ -284,6 +293,8 @@ class Results:
                 },
                 seeds=seeds,
                 deterministic=content["deterministic"],
+                max_steps=content["max_steps"],
+                idle_steps=content["idle_steps"],
                 versions=content["versions"],
                 episodes=tuple(_episodes(content["rows"], seeds)),
             )
@@ -350,6 +361,7 @@ def _agent_info(fields: Mapping[str, Any]) -> AgentInfo:
         **{
             **fields,
             "trained_on": tuple(fields["trained_on"]),
+            "weights": tuple(fields["weights"]),
             "trained_under": None if under is None else AtariProtocol.from_dict(under),
         }
     )

@@ -10,10 +10,11 @@ import pytest
 
 from mgdt_agents import load_agent, make_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
+from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_cli import bench
-from mgdt_envs import AtariProtocol
+from mgdt_envs import PROTOCOLS, AtariProtocol
 from mgdt_envs.seeds import BENCHMARK_SEED
 
 
@@ -31,14 +32,17 @@ def played(monkeypatch):
     """What the command asks to be played; nothing is."""
     calls = []
 
-    def play_nothing(agents, config, on_step):
+    def play_nothing(agents, config, log, on_step, *, traced):
         calls.append((agents, config))
-        for agent in agents:
+        for agent, run in [
+            (name, run) for name, runs in agents.items() for run in range(len(runs))
+        ]:
             for protocol in config.protocols:
                 for game in config.games:
                     for number in range(config.episodes):
                         yield Episode(
                             agent=agent,
+                            run=run,
                             protocol=protocol,
                             game=game,
                             seed=config.seed + number,
@@ -52,6 +56,7 @@ def played(monkeypatch):
 
 def test_command(run, tmp_path):
     command = ["--agents", "random", "--games", "breakout", "--episodes", "2", "--seed", "5"]
+    command.append("--no-report")
     done = subprocess.run(
         [sys.executable, "-m", "mgdt_cli.bench", *command, "--output", tmp_path / "results"],
         capture_output=True,
@@ -87,8 +92,8 @@ def test_names_with_commas_and_spaces(run, played, tmp_path):
         )
     for agents, config in played:
         assert list(agents) == ["random", path]
-        assert isinstance(agents["random"], RandomAgent)
-        assert agents[path].kind == "dt"
+        assert isinstance(agents["random"][0], RandomAgent)
+        assert agents[path][0].kind == "dt"
         assert config.games == ("Pong", "Breakout", "Freeway", "AirRaid")
 
 
@@ -127,7 +132,8 @@ def test_terminal_gets_a_table(run, monkeypatch, played, tmp_path, capsys):
     )
     output = capsys.readouterr()
     assert "\t" not in output.out
-    assert "12.5 [11.5, 13.5]" in output.out
+    summary = Results.load("out[b]/results.json").summaries["run[a]", "default", "Pong"]
+    assert "12.5 [{:.1f}, {:.1f}]".format(*summary.interval) in output.out
     # Square brackets are style to rich.
     assert "run[a]" in output.out
     assert "out[b]/results.json" in output.err
@@ -164,8 +170,10 @@ def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
         for n in range(3)
     ]
 
-    def interrupted(*_arguments):
-        yield from episodes
+    def interrupted(agents, config, log, *_arguments, **_options):
+        for episode in episodes:
+            log.append("weights", "rules", episode, None)
+            yield episode
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench, "play_episodes", interrupted)
@@ -174,8 +182,9 @@ def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
     )
     assert "3 episodes were played" in message
     assert str(tmp_path / "results" / "episodes.jsonl") in message
-    lines = (tmp_path / "results" / "episodes.jsonl").read_text().splitlines()
-    assert [Episode(**json.loads(line)) for line in lines] == episodes
+    assert f"The same command with --output {tmp_path / 'results'} resumes" in message
+    log = EpisodeLog(tmp_path / "results")
+    assert [log.find("weights", "rules", episode) for episode in episodes] == episodes
     assert not (tmp_path / "results" / "results.json").exists()
 
 
@@ -188,7 +197,14 @@ def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
         (["--agents", "random", "--games", "Pang"], ["'Pang'", "Did you mean 'Pong'"]),
         (["--agents", "random", "--games", "mgdt40"], ["'mgdt40'", "'mgdt41'"]),
         (["--agents"], ["at least one agent"]),
-        (["--agents", "random", "--episodes", "0"], ["at least one episode, got 0"]),
+        (["--agents", "random", "--episodes", "0"], ["--episodes must be at least 1, got 0"]),
+        (["--agents", "random", "--workers", "-2"], ["--workers must be at least 1, got -2"]),
+        (["--agents", "random", "--idle-steps", "0"], ["--idle-steps must be at least 1, got 0"]),
+        (["--agents", "random", "--seed", "-1"], ["--seed must be at least 0"]),
+        (["--agents", "random,random"], ["'random' is named twice"]),
+        (["--agents", "random", "--seeds", "0,1"], ["needs an agent whose path has {seed}"]),
+        (["--agents", "runs/dt-{seed}"], ["name the training runs by --seeds"]),
+        (["--agents", "runs/dt-{seed}", "--seeds", "0,0"], ["a training run twice"]),
         (["--agents", "random", "--protocol", "atari"], ["mgdt_release"]),
     ],
     ids=str,
@@ -199,3 +215,92 @@ def test_mistakes(refused, played, tmp_path, arguments, messages):
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
     assert not played
+
+
+def test_output_is_extended_and_never_lost(run, refused, played, tmp_path):
+    base = ["--output", tmp_path / "results", "--no-report", "--episodes", "2"]
+    run("--agents", "random", "--games", "Pong", *base)
+    make_agent("dt", "tiny").save(tmp_path / "dt")
+    both = f"random,{tmp_path / 'dt'}"
+    run("--agents", both, "--games", "Pong,Boxing", "--protocol", "default,nature", *base)
+    results = Results.load(tmp_path / "results" / "results.json")
+    assert (len(results.agents), len(results.games), len(results.protocols)) == (2, 2, 2)
+    for arguments, lost in (
+        (["--agents", "random", "--games", "Pong,Boxing", "--protocol", "default,nature"], "dt"),
+        (["--agents", both, "--games", "Pong", "--protocol", "default,nature"], "Boxing"),
+        (["--agents", both, "--games", "Pong,Boxing"], "nature"),
+        (
+            [
+                *("--agents", both, "--games", "Pong,Boxing", "--protocol", "default,nature"),
+                *("--seed", 7),
+            ],
+            "seeds",
+        ),
+    ):
+        message = refused(*base, *arguments)
+        assert "would be lost" in message
+        assert lost in message
+    assert len(played) == 2
+
+
+def test_json(run, played, tmp_path, capsys):
+    run(
+        *("--agents", "random", "--games", "Pong", "--json", "--no-report"),
+        *("--output", tmp_path / "results"),
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "results" / "results.json").read_text())
+
+
+def test_training_runs_are_one_row(run, played, tmp_path):
+    for seed in (3, 5):
+        make_agent("dt", "tiny").save(tmp_path / f"dt-{seed}")
+    run(
+        *("--agents", tmp_path / "dt-{seed}", "--seeds", "3,5", "--games", "Pong"),
+        *("--output", tmp_path / "results", "--no-report"),
+    )
+    ((agents, _),) = played
+    ((name, runs),) = agents.items()
+    assert name == str(tmp_path / "dt-{seed}")
+    assert [agent.kind for agent in runs] == ["dt", "dt"]
+    results = Results.load(tmp_path / "results" / "results.json")
+    assert results.scores(name, "Pong").shape == (2, 16)
+
+
+def test_seeds_and_few_episodes_are_remarked_on(run, played, tmp_path, capsys):
+    base = ["--agents", "random", "--games", "Pong", "--no-report"]
+    run(*base, "--output", tmp_path / "a")
+    assert "may have seen" not in capsys.readouterr().err
+    run(*base, "--output", tmp_path / "b", "--seed", 0, "--episodes", 4)
+    remarks = " ".join(capsys.readouterr().err.split())
+    assert "an agent may have seen these starts" in remarks
+    assert "fewer than 8 episodes" in remarks
+
+
+@pytest.fixture
+def traced(run, tmp_path, monkeypatch):
+    """A folder of results with traces of short games."""
+    monkeypatch.setitem(PROTOCOLS, "default", AtariProtocol(max_frames=80))
+    run(
+        *("--agents", "random", "--games", "Boxing", "--episodes", "2", "--trace", "--no-report"),
+        *("--output", tmp_path / "results"),
+    )
+    return tmp_path / "results"
+
+
+def test_verify(run, refused, traced, capsys):
+    run("verify", traced)
+    assert "Verified: 2 episodes of random." in capsys.readouterr().err
+    (traced / "episodes.jsonl").write_text("")
+    assert "there is no trace" in refused("verify", traced)
+    assert "Cannot read results" in refused("verify", traced / "none")
+
+
+def test_compare(run, refused, traced, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    run("compare", traced, f"{traced}:random")
+    assert "no difference shown" in capsys.readouterr().out
+    run("compare", traced, traced, "--json")
+    comparison = json.loads(capsys.readouterr().out)
+    assert [row["value"] for row in comparison["games"]] == [0]
+    assert "there are random" in refused("compare", traced, f"{traced}:dt")

@@ -1,0 +1,100 @@
+"""What `mgdt-bench` does with results that are there: `compare`, `verify`, `import-scores`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from mgdt_agents.evaluation.compare import Comparison, compare
+from mgdt_agents.evaluation.report import with_interval
+from mgdt_agents.evaluation.results import Results
+from mgdt_agents.evaluation.verify import verify
+from mgdt_cli.common import progress_bar, say
+from mgdt_envs.errors import InvalidArgument
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareArguments:
+    """Say which of two agents is better, and whether that is more than noise.
+
+    An agent is a folder of results, with the agent's name after a colon where there are several.
+    """
+
+    a: Annotated[str, tyro.conf.Positional]
+    """Such as results/mine, or results/mine:dt."""
+    b: Annotated[str, tyro.conf.Positional]
+    """Such as results/mine:bc."""
+    protocol: str = ""
+    """Which of several protocols; by default the first of A."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyArguments:
+    """Play every episode of a folder of results again, without the agents, and check each score."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """What `mgdt-bench --trace` wrote."""
+
+
+def compare_results(arguments: CompareArguments) -> None:
+    """Print a comparison.
+
+    Raises:
+        ValueError: if a folder has no results of one such agent, or the rules differ.
+    """
+    a, b = _one_agent(arguments.a), _one_agent(arguments.b)
+    comparison = compare(a, b, arguments.protocol or next(iter(a.protocols)))
+    if arguments.json:
+        print(json.dumps(comparison.to_dict(), allow_nan=False))
+    else:
+        Console(markup=False).print(comparison_table(comparison))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a comparison as a table for people."""
+    table = Table(title=f"95 % intervals over {comparison.over}")
+    for column in ("", comparison.a, comparison.b, "difference", "better"):
+        table.add_column(column)
+    for rows, form in ((comparison.games, "{:,.1f}"), (comparison.overall, "{:.1%}")):
+        for number, row in enumerate(rows):
+            table.add_row(
+                row.what,
+                *("" if value is None else form.format(value) for value in (row.a, row.b)),
+                with_interval(row.value, row.interval, form),
+                row.better,
+                end_section=number == len(rows) - 1,
+            )
+    return table
+
+
+def verify_results(arguments: VerifyArguments) -> None:
+    """Verify a folder, and say so.
+
+    Raises:
+        ValueError: naming the first thing that is not as the results say.
+    """
+    total = len(Results.load(arguments.folder / "results.json").episodes)
+    with progress_bar() as progress:
+        task = progress.add_task("verify", total=total)
+        results = verify(arguments.folder, lambda episode: progress.advance(task))
+    say(f"Verified: {len(results.episodes):,} episodes of {', '.join(results.agents)}.")
+
+
+def _one_agent(name: str) -> Results:
+    """Return the results of one agent: a folder or file, and a name after a colon."""
+    path, _, agent = name.rpartition(":") if not Path(name).exists() else (name, "", "")
+    folder = Path(path or name)
+    results = Results.load(folder / "results.json" if folder.is_dir() else folder)
+    names = [agent] if agent else list(results.agents)
+    if len(names) != 1 or names[0] not in results.agents:
+        raise InvalidArgument(
+            f"Expected one of the agents in {folder}, such as {folder}:{next(iter(results.agents))}"
+            f"; got {name!r}, and there are {', '.join(results.agents)}."
+        )
+    return results.of(names[0])

@@ -1,0 +1,199 @@
+"""Two agents side by side: which is better, and whether that is more than noise."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mgdt_agents.evaluation.results import Interval, Results
+from mgdt_envs.aggregates import (
+    interval_over_episodes,
+    interval_over_runs,
+    iqm,
+    mean,
+    probability_of_improvement,
+)
+from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.scoring import human_normalised_scores
+
+NO_DIFFERENCE = "no difference shown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A figure of two agents, and whether it tells them apart."""
+
+    what: str
+    """A game, whose raw scores are compared, or a figure over games."""
+    a: float | None
+    b: float | None
+    value: float
+    """How much A has more than B; of a probability, itself."""
+    interval: Interval | None
+    better: str
+    """The name of an agent, or that no difference is shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What two agents' scores in the same games say of each other."""
+
+    a: str
+    b: str
+    over: str
+    """What the intervals are over: "episodes" of the same seeds, "episodes" or "training runs"."""
+    games: tuple[Difference, ...]
+    overall: tuple[Difference, ...]
+    """The probability that A scores more than B, and the difference of human-normalised figures."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON types."""
+        return asdict(self)
+
+
+def compare(a: Results, b: Results, protocol: str) -> Comparison:
+    """Compare two agents in the games that both have played.
+
+    Args:
+        a: results of one agent.
+        b: results of another one under the same protocol.
+        protocol: its name.
+
+    Raises:
+        ValueError: if there are several agents, no common game, or other rules.
+    """
+    (name_a,), (name_b,) = a.agents, b.agents
+    if name_a == name_b:
+        name_a, name_b = f"{name_a} (A)", f"{name_b} (B)"
+    _check_rules(a, b, protocol)
+    games = [game for game in a.games if game in b.games]
+    if not games:
+        raise InvalidArgument("Expected results in the same games, and there is no common one.")
+    scores_a = {game: a.scores(next(iter(a.agents)), game, protocol) for game in games}
+    scores_b = {game: b.scores(next(iter(b.agents)), game, protocol) for game in games}
+    several = all(len(scores[games[0]]) > 1 for scores in (scores_a, scores_b))
+    paired = a.seeds == b.seeds and not several
+    verdict = partial(_verdict, name_a, name_b)
+    rows = []
+    for game in games:
+        x, y = scores_a[game], scores_b[game]
+        if several:
+            interval = interval_over_runs(
+                _difference_of(mean), x.mean(axis=1)[:, None], y.mean(axis=1)[:, None]
+            )
+        elif paired:
+            interval = interval_over_episodes(mean, {game: x.mean(axis=0) - y.mean(axis=0)})
+        else:
+            interval = interval_over_episodes(
+                _difference_of(mean), {game: x.ravel()}, {game: y.ravel()}
+            )
+        rows.append(
+            Difference(
+                what=game,
+                a=float(x.mean()),
+                b=float(y.mean()),
+                value=float(x.mean() - y.mean()),
+                interval=_finite(interval),
+                better=verdict(interval, 0.0),
+            )
+        )
+    return Comparison(
+        a=name_a,
+        b=name_b,
+        over="training runs" if several else "episodes" + paired * " of the same seeds",
+        games=tuple(rows),
+        overall=tuple(_overall(a, scores_a, scores_b, protocol, several, verdict)),
+    )
+
+
+def _overall(
+    results: Results,
+    scores_a: dict[str, NDArray[np.float64]],
+    scores_b: dict[str, NDArray[np.float64]],
+    protocol: str,
+    several: bool,
+    verdict: Callable[[NDArray[np.float64], float], str],
+) -> list[Difference]:
+    units = []
+    for scores in (scores_a, scores_b):
+        runs = [values.mean(axis=1) if several else values.ravel() for values in scores.values()]
+        units.append(np.stack(runs, axis=1))
+    probability = probability_of_improvement(*units)
+    interval = interval_over_runs(probability_of_improvement, *units)
+    unit = "run" if several else "episode"
+    rows = [
+        Difference(
+            what=f"probability that {'a' if several else 'an'} {unit} of A scores more",
+            a=None,
+            b=None,
+            value=float(probability),
+            interval=_finite(interval),
+            better=verdict(interval, 0.5),
+        )
+    ]
+    rules = results.protocols[protocol]
+    normalised_a = human_normalised_scores(scores_a, rules).scores
+    normalised_b = human_normalised_scores(scores_b, rules).scores
+    if normalised_a:
+        metric, name = (iqm, "IQM") if len(normalised_a) >= 4 else (mean, "mean")
+        means = [
+            np.stack([values.mean(axis=1) for values in scores.values()], axis=1)
+            for scores in (normalised_a, normalised_b)
+        ]
+        if several:
+            interval = interval_over_runs(_difference_of(metric), *means)
+        else:
+            episodes = [
+                {game: values.ravel() for game, values in scores.items()}
+                for scores in (normalised_a, normalised_b)
+            ]
+            interval = interval_over_episodes(_difference_of(metric), *episodes)
+        value_a, value_b = (float(metric(values)) for values in means)
+        rows.append(
+            Difference(
+                what=f"{name}, human-normalised",
+                a=value_a,
+                b=value_b,
+                value=value_a - value_b,
+                interval=_finite(interval),
+                better=verdict(interval, 0.0),
+            )
+        )
+    return rows
+
+
+def _check_rules(a: Results, b: Results, protocol: str) -> None:
+    for results in (a, b):
+        if protocol not in results.protocols:
+            raise InvalidArgument(
+                f"Expected results under the protocol {protocol!r}, got "
+                f"{', '.join(results.protocols)}."
+            )
+    for name in ("protocols", "deterministic", "max_steps", "idle_steps"):
+        found = [getattr(results, name) for results in (a, b)]
+        if name == "protocols":
+            found = [rules[protocol] for rules in found]
+        if found[0] != found[1]:
+            raise InvalidArgument(
+                f"The results were not made under the same rules: {name} is {found[0]} and "
+                f"{found[1]}."
+            )
+
+
+def _difference_of(metric: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, y: metric(x) - metric(y)
+
+
+def _verdict(a: str, b: str, interval: NDArray[np.float64], equal: float) -> str:
+    low, high = interval
+    if low > equal:
+        return a
+    return b if high < equal else NO_DIFFERENCE
+
+
+def _finite(interval: NDArray[np.float64]) -> Interval | None:
+    low, high = map(float, interval)
+    return None if np.isnan(low) else (low, high)

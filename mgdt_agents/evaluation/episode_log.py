@@ -1,0 +1,143 @@
+"""Episodes on disk as they end, so that none is played twice: `episodes.jsonl`.
+
+A line is an episode with what decides it: the weights, the rules of play and the versions, the game
+and the seed. So a folder can be resumed after a kill, and extended by more agents, games, episodes
+or protocols; what is there already is read instead of played.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mgdt_agents.agent import Agent, NetworkAgent
+from mgdt_agents.evaluation.results import Episode
+from mgdt_envs.errors import InvalidArgument
+
+FILE = "episodes.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What an episode can be played again from, without the agent."""
+
+    actions: bytes
+    """Full-set ids, uint8, one an agent step."""
+    checksum: int
+    """CRC-32 of the newest frame of each observation, before its action, and then the actions."""
+
+
+class EpisodeLog:
+    """The file of the episodes of a folder; one is appended as it ends.
+
+    Args:
+        folder: where `episodes.jsonl` is, or will be.
+        read_only: leave the file as it is.
+
+    Raises:
+        ValueError: if the file is damaged before its last line. A last line that a kill left
+            half-written is dropped.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Read what is there."""
+        self._read_only = read_only
+        self.path = folder / FILE
+        self._lines: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+        if self.path.exists():
+            self._read()
+        self._file = None if read_only else self.path.open("a")
+
+    def _read(self) -> None:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data) and not self._read_only:
+            self.path.write_bytes(data[:whole])
+        for number, line in enumerate(data[:whole].splitlines(), 1):
+            try:
+                content = json.loads(line)
+                key = (content["weights"], content["rules"], content["game"], content["seed"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise InvalidArgument(
+                    f"{self.path}, line {number}, is no episode: {error!r}. Remove the line, and "
+                    "the episode is played again."
+                ) from error
+            self._lines[key] = content
+
+    def __len__(self) -> int:
+        """Return how many episodes there are."""
+        return len(self._lines)
+
+    def find(
+        self, weights: str, rules: str, wanted: Episode, *, traced: bool = False
+    ) -> Episode | None:
+        """Return the episode of a game and seed that was played by these weights and rules.
+
+        Args:
+            weights: `fingerprint` of the agent.
+            rules: checksum of the rules of play.
+            wanted: whose agent, run, protocol, game and seed the episode is to have.
+            traced: whether it must have a trace.
+        """
+        line = self._lines.get((weights, rules, wanted.game, wanted.seed))
+        if line is None or (traced and "actions" not in line):
+            return None
+        fields = ("score", "steps", "end")
+        return dataclasses.replace(wanted, **{name: line[name] for name in fields})
+
+    def append(self, weights: str, rules: str, episode: Episode, trace: Trace | None) -> None:
+        """Add an episode, safe against a kill once this returns."""
+        assert self._file is not None, "the log is read-only"
+        line = {"weights": weights, "rules": rules, **dataclasses.asdict(episode)}
+        if trace is not None:
+            actions = base64.b64encode(zlib.compress(trace.actions)).decode()
+            line |= {"actions": actions, "checksum": trace.checksum}
+        self._lines[weights, rules, episode.game, episode.seed] = line
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def trace(self, weights: str, rules: str, episode: Episode) -> Trace | None:
+        """Return the trace of an episode, None if there is none."""
+        line = self._lines.get((weights, rules, episode.game, episode.seed))
+        if line is None or "actions" not in line:
+            return None
+        try:
+            actions = zlib.decompress(base64.b64decode(line["actions"], validate=True))
+        except (ValueError, zlib.error) as error:
+            raise InvalidArgument(
+                f"{self.path}: the actions of {episode.agent} in {episode.game}, seed "
+                f"{episode.seed}, are damaged: {error}."
+            ) from error
+        return Trace(actions, line["checksum"])
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def fingerprint(agent: Agent) -> str:
+    """Return a checksum of what decides how an agent acts: its kind, options and weights."""
+    digest = hashlib.sha256(f"{type(agent).__qualname__} {agent.kind}".encode())
+    if isinstance(agent, NetworkAgent):
+        digest.update(f"{agent.config} {agent._options_to_save()}".encode())
+    model = getattr(agent, "model", None)
+    # A model of stable-baselines3 holds its network.
+    network = getattr(model, "policy", model)
+    if isinstance(network, nn.Module):
+        for name, tensor in network.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def checksum_of(content: Mapping[str, Any]) -> str:
+    """Return a checksum of JSON types, in whatever order their fields are."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,172 @@
+"""Check results without the agents: play every traced episode again and recompute every score."""
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgdt_agents.evaluation.benchmark import rules_of_results
+from mgdt_agents.evaluation.episode_log import EpisodeLog, Trace
+from mgdt_agents.evaluation.place import Place
+from mgdt_agents.evaluation.results import Episode, Results
+from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
+
+BATCH_SIZE = 64
+
+
+def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episode: None) -> Results:
+    """Return the results in a folder if all that they say can be played again.
+
+    Args:
+        folder: what `mgdt-bench --trace` wrote: `results.json` and `episodes.jsonl`.
+        on_episode: called with every episode that was played again.
+
+    Raises:
+        ValueError: naming what is not as the results say: an episode without a trace, with another
+            score, length or end, with other frames; or a figure that does not follow from the
+            episodes.
+    """
+    results = Results.load(folder / "results.json")
+    content = json.loads((folder / "results.json").read_text())
+    for name, value in json.loads(json.dumps(results.to_dict())).items():
+        if not _agree(content.get(name), value):
+            raise InvalidArgument(
+                f"{folder / 'results.json'}: {name!r} does not follow from the episodes"
+                f"{_first_difference(content.get(name), value)}."
+            )
+    if (played_with := results.versions["ale-py"]) != version("ale-py"):
+        raise InvalidArgument(
+            f"The results were played with ale-py {played_with}, and {version('ale-py')} is "
+            f"installed: pip install ale-py=={played_with}."
+        )
+    log = EpisodeLog(folder, read_only=True)
+    for protocol, rules in results.protocols.items():
+        checksum = rules_of_results(results, protocol)
+        traced = []
+        for episode in results.episodes:
+            if episode.protocol != protocol:
+                continue
+            weights = results.agents[episode.agent].weights[episode.run]
+            trace = log.trace(weights, checksum, episode)
+            if trace is None:
+                raise InvalidArgument(
+                    f"{_name(episode)}: there is no trace in {log.path}. "
+                    "`mgdt-bench --trace` keeps them."
+                )
+            traced.append((episode, trace))
+        for first in range(0, len(traced), BATCH_SIZE):
+            _play_again(traced[first : first + BATCH_SIZE], rules, results, on_episode)
+    return results
+
+
+def _play_again(
+    traced: Sequence[tuple[Episode, Trace]],
+    protocol: AtariProtocol,
+    results: Results,
+    on_episode: Callable[[Episode], object],
+) -> None:
+    """Play episodes side by side and compare them with what is said of them."""
+    playing = []
+    for episode, trace in traced:
+        size = protocol.screen_size
+        seen = np.zeros((protocol.stack, size, size), np.uint8)
+        if not trace.actions or max(trace.actions) > 17:
+            raise InvalidArgument(f"{_name(episode)}: the trace has no actions, or unknown ones.")
+        place = Place(protocol, seen)
+        place.begin(episode.game, episode.seed)
+        playing.append(_Replay(episode, trace, place, seen))
+    while playing:
+        for replay in playing:
+            replay.send()
+        for replay in playing:
+            replay.receive()
+        for replay in [replay for replay in playing if replay.has_ended]:
+            replay.compare(results)
+            on_episode(replay.episode)
+        playing = [replay for replay in playing if not replay.has_ended]
+
+
+class _Replay:
+    """An episode that is being played again."""
+
+    def __init__(self, episode: Episode, trace: Trace, place: Place, seen: np.ndarray) -> None:
+        self.episode, self.trace, self.place, self.seen = episode, trace, place, seen
+        self.score, self.checksum = 0.0, 0
+
+    @property
+    def has_ended(self) -> bool:
+        ended = self.place.terminated or self.place.truncated
+        return ended or self.place.steps == len(self.trace.actions)
+
+    def send(self) -> None:
+        self.checksum = zlib.crc32(self.seen[-1].tobytes(), self.checksum)
+        self.place.send(self.trace.actions[self.place.steps])
+
+    def receive(self) -> None:
+        self.place.receive()
+        self.score += self.place.reward
+
+    def compare(self, results: Results) -> None:
+        """Raise an error if the episode is not what was said of it."""
+        place, steps = self.place, len(self.trace.actions)
+        if place.terminated:
+            end = "terminated"
+        elif place.truncated:
+            end = "truncated"
+        elif place.steps == results.max_steps:
+            end = "step limit"
+        else:
+            end = "idle" if place.idle_steps == results.idle_steps else "not at all"
+        checksum = zlib.crc32(self.trace.actions, self.checksum)
+        for what, found, said in (
+            ("steps", place.steps, steps),
+            ("steps", place.steps, self.episode.steps),
+            ("score", self.score, self.episode.score),
+            ("end", end, self.episode.end),
+            ("checksum of actions and frames", checksum, self.trace.checksum),
+        ):
+            if found != said:
+                raise InvalidArgument(
+                    f"{_name(self.episode)}: played again, its {what} is {found}, not {said} as "
+                    "the results say."
+                )
+
+
+def _name(episode: Episode) -> str:
+    return (
+        f"{episode.agent}, run {episode.run}, {episode.protocol}, {episode.game}, "
+        f"seed {episode.seed}"
+    )
+
+
+def _first_difference(found: object, expected: object) -> str:
+    """Return where two lists of rows differ first."""
+    if not (isinstance(found, list) and isinstance(expected, list)):
+        return ""
+    for row, other in zip(found, expected, strict=False):
+        if not _agree(row, other) and isinstance(other, dict):
+            names = [str(other[name]) for name in ("agent", "protocol", "game") if name in other]
+            return f": see {', '.join(names)}"
+    return ""
+
+
+def _agree(found: Any, expected: Any) -> bool:
+    """Return whether JSON values are equal, but for the last digits of fractions.
+
+    Those may differ from machine to machine in what is computed.
+    """
+    if isinstance(expected, float) and isinstance(found, (int, float)):
+        return math.isclose(found, expected, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return found.keys() == expected.keys() and all(
+            _agree(found[name], value) for name, value in expected.items()
+        )
+    if isinstance(expected, list) and isinstance(found, list):
+        return len(found) == len(expected) and all(map(_agree, found, expected))
+    return bool(found == expected)

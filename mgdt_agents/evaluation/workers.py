@@ -1,0 +1,133 @@
+"""The benchmark in several processes, each with one thread and agents of its own."""
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.queues import Queue
+from typing import Any
+
+import torch
+
+from mgdt_agents.agent import Agent
+from mgdt_agents.evaluation.benchmark import (
+    BenchmarkConfig,
+    Played,
+    config_rules,
+    find_episodes,
+    finished,
+)
+from mgdt_agents.evaluation.episode_log import EpisodeLog, fingerprint
+from mgdt_agents.evaluation.results import Episode
+from mgdt_agents.evaluation.rollout import play
+from mgdt_agents.registry import load_agent
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""At whether a worker has died."""
+
+Task = tuple[str, int, str, str, list[tuple[str, int]]]
+"""Name, run and path of an agent, the protocol's name, game and seed of each episode."""
+
+
+def play_in_processes(
+    paths: Mapping[str, Sequence[str]],
+    config: BenchmarkConfig,
+    workers: int,
+    log: EpisodeLog | None = None,
+    on_episode: Callable[[Episode], object] = lambda episode: None,
+    *,
+    device: str = "auto",
+    traced: bool = False,
+) -> Iterator[Episode]:
+    """Play every agent on every game in processes, and yield each episode as it ends.
+
+    Args:
+        paths: what `load_agent` takes for each training run of each agent, by the agent's name.
+        config: what is played.
+        workers: number of processes.
+        log: where episodes are kept as they end; those that are there come first, unplayed.
+        on_episode: called with every episode.
+        device: where the agents compute.
+        traced: keep in the log what every episode can be played again from.
+
+    Raises:
+        RuntimeError: if a process dies.
+    """
+    names: dict[tuple[str, int], str] = {}
+    tasks: list[Task] = []
+    for name, runs in paths.items():
+        for run, path in enumerate(runs):
+            agent = load_agent(path, device="cpu")
+            names[name, run] = fingerprint(agent)
+            for protocol in config.protocols:
+                found, waiting = find_episodes(
+                    config, log, names[name, run], name, run, protocol, traced=traced
+                )
+                for episode in found:
+                    on_episode(episode)
+                    yield episode
+                # Shares of a game: small enough that all processes end at about the same time.
+                share = max(1, config.episodes // 4)
+                for game in config.games:
+                    seeds = [entry for entry in waiting if entry[0] == game]
+                    tasks += [
+                        (name, run, path, protocol, seeds[first : first + share])
+                        for first in range(0, len(seeds), share)
+                    ]
+    if not tasks:
+        return
+    context = multiprocessing.get_context("spawn")
+    to_do: Queue[Any] = context.Queue()
+    done: Queue[Any] = context.Queue()
+    for task in [*tasks, *[None] * workers]:
+        to_do.put(task)
+    processes = [
+        context.Process(target=_work, args=(to_do, done, config, device), daemon=True)
+        for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for episode, trace in _results(done, processes, sum(len(task[4]) for task in tasks)):
+            if log is not None:
+                weights = names[episode.agent, episode.run]
+                rules = config_rules(config, episode.protocol)
+                log.append(weights, rules, episode, trace if traced else None)
+            on_episode(episode)
+            yield episode
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _results(done: "Queue[Any]", processes: Sequence[Any], number: int) -> Iterator[Played]:
+    """Yield so many episodes as the processes send them."""
+    while number:
+        try:
+            sent = done.get(timeout=SECONDS_BETWEEN_LOOKS)
+        except queue.Empty:
+            if any(process.exitcode not in (None, 0) for process in processes):
+                raise RuntimeError("A process of the benchmark died; see above.") from None
+            continue
+        if isinstance(sent, BaseException):
+            raise sent
+        number -= 1
+        yield sent
+
+
+def _work(to_do: "Queue[Any]", done: "Queue[Any]", config: BenchmarkConfig, device: str) -> None:
+    """Play what is to do until there is nothing more."""
+    torch.set_num_threads(1)
+    agents: dict[str, Agent] = {}
+    try:
+        while (task := to_do.get()) is not None:
+            name, run, path, protocol, episodes = task
+            if path not in agents:
+                agents = {path: load_agent(path, device=device)}
+            steps = play(agents[path], episodes, **config.play_options(protocol))
+            for played in finished(steps, name, run, protocol):
+                done.put(played)
+    except KeyboardInterrupt:
+        pass  # the first process tells the user
+    except Exception as error:
+        done.put(error)

@@ -1,0 +1,31 @@
+"""The benchmark in processes: the same episodes as in one."""
+
+import pytest
+
+from mgdt_agents import load_agent
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.evaluation import BenchmarkConfig, play_episodes
+from mgdt_agents.evaluation.episode_log import EpisodeLog
+from mgdt_agents.evaluation.workers import play_in_processes
+from mgdt_envs import AtariProtocol
+
+CONFIG = BenchmarkConfig(
+    games=("Breakout", "Riverraid"), episodes=3, protocols={"a": AtariProtocol(max_frames=80)}
+)
+
+
+def test_processes_play_the_same(tmp_path):
+    expected = set(play_episodes({"random": load_agent("random")}, CONFIG))
+    log, seen = EpisodeLog(tmp_path), []
+    paths = {"random": ["random"]}
+    played = list(play_in_processes(paths, CONFIG, 2, log, seen.append, traced=True))
+    assert set(played) == set(seen) == expected
+    assert len(played) == len(expected) == len(log) == 6
+    # What is in the log needs no process.
+    assert set(play_in_processes(paths, CONFIG, 2, log, traced=True)) == expected
+    log.close()
+
+
+def test_error_of_a_process_reaches_the_caller(tmp_path):
+    with pytest.raises(AgentLoadError, match="Unknown agent"):
+        list(play_in_processes({"a": ["no such agent"]}, CONFIG, 1))
