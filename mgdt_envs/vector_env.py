@@ -2,7 +2,6 @@
 
 import dataclasses
 import operator
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,9 +26,9 @@ from mgdt_envs.emulator import (
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
-from mgdt_envs.scoring import human_normalised_score, reason_without_score
 from mgdt_envs.screens import ColorScreens, Rows
 from mgdt_envs.shares import share_out
+from mgdt_envs.statistics import EpisodeStatistics
 
 KEEP_STREAM = -1
 """The seed that tells an emulator to go on with its random stream."""
@@ -143,16 +142,11 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         )
         self._start_pools(num_threads)
 
-        reasons = [reason_without_score(name, self.protocol) for name in self.games_of_envs]
-        self._hns_missing = np.array(reasons, object)
-        self._has_hns = np.array([reason is None for reason in reasons])
+        self._statistics = EpisodeStatistics(self.games_of_envs, self.protocol)
         self._batch_shape = (self.num_envs, self.protocol.stack, size, size)
         self._jpeg_stacks = np.zeros(self._batch_shape, np.uint8)
         self._started = False
         self._resets_next = np.zeros(self.num_envs, bool)
-        self._returns = np.zeros(self.num_envs)
-        self._lengths = np.zeros(self.num_envs, np.int64)  # agent steps
-        self._starts = np.zeros(self.num_envs)  # seconds
 
     def _start_pools(self, num_threads: int) -> None:
         """Start one pool of emulators per game, with threads in proportion to its environments."""
@@ -203,7 +197,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         observations, counters = self._reset_pools(mask, seeds)
         self._started = True
         self._resets_next[mask] = False
-        self._begin_episodes(mask)
+        self._statistics.begin(mask)
         return observations, self._infos(counters, np.ones(self.num_envs, bool))
 
     def step(
@@ -248,13 +242,12 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
                 self._screens.receive()
         everywhere = np.ones(self.num_envs, bool)
         observations = self._through_jpeg(observations, everywhere, self._resets_next)
-        self._begin_episodes(self._resets_next)
-        self._returns += rewards
-        self._lengths += ~self._resets_next
+        self._statistics.begin(self._resets_next)
+        self._statistics.count(rewards, ~self._resets_next)
         ended = terminated | truncated
         infos = self._infos(counters, everywhere)
         if ended.any():
-            infos |= {"episode": self._episodes(ended), "_episode": ended.copy()}
+            infos |= {"episode": self._statistics.of(ended), "_episode": ended.copy()}
         if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
             self._resets_next = ended
         elif ended.any():
@@ -373,7 +366,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             if name.startswith("_"):
                 infos[name] = ended.copy()
         observations, counters = self._reset_pools(ended, np.full(self.num_envs, KEEP_STREAM))
-        self._begin_episodes(ended)
+        self._statistics.begin(ended)
         return observations, self._infos(counters, np.ones(self.num_envs, bool)) | {
             "episode": infos["episode"],
             "_episode": ended.copy(),
@@ -413,34 +406,9 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             stack[-1] = jpeg_round_trip(observations[row, -1])
         return self._jpeg_stacks.copy()
 
-    def _begin_episodes(self, mask: NDArray[np.bool_]) -> None:
-        self._returns[mask] = 0
-        self._lengths[mask] = 0
-        self._starts[mask] = time.perf_counter()
-
     def _infos(
         self, counters: dict[str, NDArray[np.int64]], mask: NDArray[np.bool_]
     ) -> dict[str, Any]:
         """Return the arrays of `infos` and, as Gymnasium has it, a mask for each."""
         infos: dict[str, Any] = {"game": np.array(self.games_of_envs, object), **counters}
         return infos | {f"_{name}": mask.copy() for name in infos}
-
-    def _episodes(self, ended: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """Return the statistics of the episodes that have just `ended`, and their masks."""
-        scored, unscored = ended & self._has_hns, ended & ~self._has_hns
-        scores = np.full(self.num_envs, np.nan)
-        for row in np.flatnonzero(scored):
-            scores[row] = human_normalised_score(self.games_of_envs[row], self._returns[row])
-        seconds = np.round(time.perf_counter() - self._starts, 6)
-        episodes: dict[str, NDArray[Any]] = {
-            "r": np.where(ended, self._returns, 0.0),
-            "l": np.where(ended, self._lengths, 0),
-            "t": np.where(ended, seconds, 0.0),
-            "hns": scores,
-        }
-        episodes |= {f"_{name}": ended.copy() for name in episodes} | {"_hns": scored}
-        if unscored.any():
-            reasons = self._hns_missing.copy()
-            reasons[~unscored] = None
-            episodes |= {"hns_missing": reasons, "_hns_missing": unscored}
-        return episodes
