@@ -154,8 +154,7 @@ def gradient_step(
         # alone, so that a resumed run repeats them.
         draws = np.random.default_rng([config.seed, step])
         batch = config.augmentation(next(batches), draws, first)
-        seed = np.random.SeedSequence([config.seed, step, first]).generate_state(1)
-        torch.manual_seed(int(seed[0]))
+        seed_draws(agent.device, config.seed, step, first)
         parallel.average_gradients(agent.model, part == parts.parts - 1)
         with autocast(agent, config):
             loss, figures = agent.loss(batch)
@@ -168,6 +167,16 @@ def gradient_step(
         average = get_ema_multi_avg_fn(config.average_decay)
         average(list(state.average.parameters()), list(agent.model.parameters()), step)
     return {**sums, "gradient_norm": parallel.whole(norm)}
+
+
+def seed_draws(device: torch.device, *names: int) -> None:
+    """Begin torch's random stream on a device that has these names."""
+    seed = int(np.random.SeedSequence(names).generate_state(1)[0])
+    # torch.manual_seed seeds every kind of device, which takes milliseconds.
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def autocast(agent: NetworkAgent, config: TrainingConfig) -> torch.autocast:
