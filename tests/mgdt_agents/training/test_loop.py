@@ -276,13 +276,15 @@ def test_parts_give_the_losses_of_the_whole_batch(
 ):
     # Short episodes: the parts have not the same number of valid rows.
     store = write_store(tmp_path / "store", "Pong", make_random_episodes([1, 2, 3, 4, 5]))
-    config = dataclasses.replace(config, replay=(store,), augmentation=Augmentation(shift=4))
+    # Slowly, for Adam moves weights whose gradient is mere rounding like any other.
+    config = dataclasses.replace(
+        config, replay=(store,), augmentation=Augmentation(shift=4), learning_rate=1e-4
+    )
     network = {} if kind == "cql" else {"dropout": 0.0}
     run(config, kind, tmp_path / "whole", **network)
     run(dataclasses.replace(config, accumulate=4), kind, tmp_path / "parts", **network)
     for whole, parts in zip(*(log_of(tmp_path / n) for n in ("whole", "parts")), strict=True):
-        # Adam's first steps make more of rounding: gradients near zero move weights like others.
-        assert parts == pytest.approx(whole, rel=1e-3, abs=1e-6)
+        assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
 
 
 def test_batch_that_cannot_be_divided(config):
