@@ -19,15 +19,20 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = "Expected 'auto', 'cpu', or, on a machine with a GPU, 'cuda'."
     try:
         found = torch.device(device)
+    except RuntimeError as error:
+        raise InvalidArgument(
+            f"Cannot compute on device {str(device)!r}, which PyTorch does not know. {expected}"
+        ) from error
+    try:
         torch.empty(0, device=found)
     # A build of PyTorch without the device's code raises an AssertionError.
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InvalidArgument(
-            f"Cannot compute on device {str(device)!r}: {reason}. "
-            "Expected 'auto', 'cpu', or, on a machine with a GPU, 'cuda'."
+            f"Cannot compute on device {str(device)!r}: {reason}. {expected}"
         ) from error
     return found
 

@@ -1,6 +1,7 @@
 """The loss of conservative Q-learning against plain loops over its definition."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -239,3 +240,30 @@ def test_published_sizes(size: str, millions: float) -> None:
     with torch.device("meta"):
         trunk = CQLAgent(size, device="meta").model.trunk
     assert sum(p.numel() for p in trunk.parameters()) / 1e6 == pytest.approx(millions, rel=0.3)
+
+
+def test_heads_are_made_for_the_replay(
+    readable_store: Path, breakout_store: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, heads="per-game")
+    agent = CQLAgent(config, device="cpu")
+    agent.learn([str(readable_store), str(breakout_store)], steps=1, batch_size=4)
+    assert agent.games == ("Pong", "Breakout")
+    assert agent.model.output.out_features == agent.target.output.out_features == 2 * 18 * 5
+    agent.save(tmp_path)
+    loaded = CQLAgent.load(tmp_path, device="cpu")
+    observations = make_batch().frames[:, :4]
+    for game in agent.games:
+        expected, _ = agent.predict(observations, deterministic=True, game=game)
+        found, _ = loaded.predict(observations, deterministic=True, game=game)
+        np.testing.assert_array_equal(found, expected)
+    # Another training may be of some of its games, and of no other.
+    before = loaded.model.output.weight.detach().clone()
+    loaded.learn([str(breakout_store)], steps=1, batch_size=4, optimizer="adamw")
+    assert loaded.games == ("Pong", "Breakout")
+    changed = (loaded.model.output.weight != before).any(1)
+    assert not changed[: 18 * 5].any()
+    assert changed[18 * 5 :].any()
+    only_pong = CQLAgent(config, games=["Pong"], device="cpu")
+    with pytest.raises(ValueError, match=r"head for each of \['Pong'\], .* about \['Breakout'\]"):
+        only_pong.learn([str(breakout_store)], steps=1)
