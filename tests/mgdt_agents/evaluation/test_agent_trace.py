@@ -99,5 +99,5 @@ def test_stopped_play_is_a_trace():
 
 def test_protocol_that_no_trace_holds():
     agent = RandomAgent(protocol=AtariProtocol.mgdt_release())
-    with pytest.raises(ValueError, match="one game without JPEG"):
+    with pytest.raises(ValueError, match="play without JPEG"):
         record_agent(agent, "random", "Pong", 10)
