@@ -11,7 +11,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.benchmark import versions
 from mgdt_agents.replay.files import file_checksum
 from mgdt_agents.replay.trace import Trace
-from mgdt_agents.replay.trace_recorder import TraceRecorder
+from mgdt_agents.replay.trace_recorder import TraceRecorder, software
 from mgdt_envs import MultiGameAtariVectorEnv
 
 
@@ -84,8 +84,8 @@ def is_recorded(
     except ReplayError:
         return False
     shape = (-(-steps // num_envs), num_envs)
-    found = (trace.game, trace.actions.shape, trace.source)
-    return found == (game, shape, _source(name, seed, deterministic))
+    source = {**_source(name, seed, deterministic), "mgdt": software()}
+    return (trace.game, trace.actions.shape, trace.source) == (game, shape, source)
 
 
 def _source(name: str, seed: int, deterministic: bool) -> dict[str, Any]:
