@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from mgdt_cli import train, train_curves, train_sweep
+from mgdt_cli.train_arguments import parse_arguments
 from mgdt_cli.train_sweep import command_of, read_sweep, shares_of_cores
 
 
@@ -183,3 +185,12 @@ def test_no_curves(refused, runs, tmp_path):
 def test_sparkline_is_means_on_a_scale():
     assert train_curves.sparkline([0, 0, 4, 4, 8, 8], 0, 8, width=3) == "▁▅█"
     assert train_curves.sparkline([5.0], 5, 5) == "▅"
+
+
+def test_the_sweeps_of_the_experiment_are_understood(monkeypatch):
+    folder = Path(__file__).parents[2] / "docs" / "experiment"
+    for path in sorted(folder.glob("*.json")):
+        for options in read_sweep(path).values():
+            command = command_of(options, Path("runs"))[3:]
+            monkeypatch.setattr(sys, "argv", ["mgdt-train", *command])
+            assert parse_arguments(command, None).agent == options["agent"]
