@@ -90,12 +90,14 @@ def is_recorded(
 
 def _source(name: str, seed: int, deterministic: bool) -> dict[str, Any]:
     """Return what a trace says of who played, JSON types."""
-    path = Path(name)
-    files = sorted(it for it in (path, *path.rglob("*")) if it.is_file())
+    names = ("", "config.json", "model.safetensors", "model.zip")
+    files = [path for path in map(Path(name).joinpath, names) if path.is_file()]
     return {
         "agent": name,
         "seed": seed,
         "deterministic": deterministic,
         "versions": versions(),
-        **({"agent_checksums": {it.name: file_checksum(it) for it in files}} if files else {}),
+        **(
+            {"agent_checksums": {path.name: file_checksum(path) for path in files}} if files else {}
+        ),
     }
