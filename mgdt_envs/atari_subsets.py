@@ -1,7 +1,7 @@
 """An estimate of the Atari-57 median from a few games, by Aitchison et al. 2022 (arXiv 2210.02019).
 
 They searched for the few games whose scores tell most of the median over 57: a linear regression
-from log10(1 + 100 h), h the human-normalised score and at least 0, to the same of the median,
+from log10(1 + 100 h), h the human-normalized score and at least 0, to the same of the median,
 without intercept. Their repository (github.com/maitchison/Atari-5, commit 118cad54) has the method
 and the data (`dataset.csv`); the coefficients here are the fit to it of each subset, which the
 repository's search finds again, and the errors those of leaving out one agent at a time.
@@ -66,7 +66,7 @@ SUBSETS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MedianEstimate:
-    """An estimate of the median human-normalised score over the 57 games."""
+    """An estimate of the median human-normalized score over the 57 games."""
 
     value: float
     interval: tuple[float, float]
@@ -78,7 +78,7 @@ def estimate_atari57_median(normalised: Mapping[str, ArrayLike]) -> MedianEstima
     """Return the estimate from the best subset whose games are all there; None if none is.
 
     Args:
-        normalised: human-normalised scores by game, of one episode or more.
+        normalised: human-normalized scores by game, of one episode or more.
 
     Example:
         >>> from mgdt_envs.atari_subsets import SUBSETS, estimate_atari57_median

@@ -21,7 +21,7 @@ LINE_COLUMNS = (
 PUBLISHED_MARK = "†"
 """Beside agents whose scores others have published."""
 CUT_MARK = "*"
-"""Beside human-normalised scores of games that may have been cut before the human's were."""
+"""Beside human-normalized scores of games that may have been cut before the human's were."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -48,7 +48,7 @@ def results_table(results: Results) -> Table:
     for protocol in results.protocols:
         under = f", {protocol}" if several else ""
         table.add_column(f"score{under}", justify="right", no_wrap=True)
-        table.add_column(f"human-normalised{under}{cut_mark(results, protocol)}", justify="right")
+        table.add_column(f"human-normalized{under}{cut_mark(results, protocol)}", justify="right")
     table.add_column("random / human", justify="right")
     for name in results.games:
         entry = game(name)
@@ -195,7 +195,7 @@ def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]
     figures = [results.aggregates[agent, protocol] for agent in results.agents]
     if all(figures):
         cells = [_aggregate_cell(figure[results.headline()]) for figure in figures]
-        rows.append([f"{headline_name(results)}, human-normalised{mark}", *cells, "100%"])
+        rows.append([f"{headline_name(results)}, human-normalized{mark}", *cells, "100%"])
     return rows
 
 
@@ -232,7 +232,7 @@ def markdown_of_agent(
     mark = cut_mark(results, protocol)
     names = [agent] if beside is None else [agent, beside]
     columns = ["score"] if beside is None else names
-    rows = [["game", *columns, f"human-normalised{mark}"]]
+    rows = [["game", *columns, f"human-normalized{mark}"]]
     for name in results.games:
         summaries = [results.summaries[agent, protocol, name] for agent in names]
         cells = [with_interval(entry.mean, entry.interval, "{:,.1f}") for entry in summaries]
@@ -272,7 +272,7 @@ def protocol_sheet(results: Results) -> str:
     left_out = sorted({name for rules in results.protocols for name in results.left_out(rules)})
     if left_out:
         names = ["any game"] if len(left_out) == len(results.games) else left_out
-        parts.append(f"not human-normalised: {', '.join(names)}")
+        parts.append(f"not human-normalized: {', '.join(names)}")
     for agent in results.published:
         note = f"; {agent.note}" if agent.note else ""
         parts.append(

@@ -87,7 +87,7 @@ class Summary:
     interval: Interval | None
     """Of the mean; None where a single episode shows no noise."""
     human_normalised: float | None
-    """The mean, human-normalised; None where there is no reference."""
+    """The mean, human-normalized; None where there is no reference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,7 @@ class Aggregate:
     value: float
     interval: Interval | None
     games: int
-    """How many had a human-normalised score."""
+    """How many had a human-normalized score."""
     scores: int
     """How many scores it is made of: one for each game and training run."""
 
@@ -168,12 +168,12 @@ class Results:
     def human_normalised(
         self, agent: str, protocol: str = "default"
     ) -> dict[str, NDArray[np.float64]]:
-        """Return the human-normalised scores by game, `(runs, episodes)`, where there are any."""
+        """Return the human-normalized scores by game, `(runs, episodes)`, where there are any."""
         scores = {game: self.scores(agent, game, protocol) for game in self.games}
         return human_normalised_scores(scores, self.protocols[protocol]).scores
 
     def left_out(self, protocol: str = "default") -> dict[str, str]:
-        """Return why games have no human-normalised score, by game."""
+        """Return why games have no human-normalized score, by game."""
         none = dict.fromkeys(self.games, 0.0)
         return human_normalised_scores(none, self.protocols[protocol]).left_out
 

@@ -20,9 +20,9 @@ ROUNDS = 3
 DECISIONS = 50  # of a round
 
 
-def _play(name: str, **options: int) -> int:
+def _play(name: str) -> int:
     """Play the benchmark and return the number of steps."""
-    steps = rollout(load_agent(name, device="cpu"), suite("bundled"), episodes=EPISODES, **options)
+    steps = rollout(load_agent(name, device="cpu"), suite("bundled"), episodes=EPISODES)
     return sum(episode.steps for episode, _ in finished(steps, name, 0, "default"))
 
 
