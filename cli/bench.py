@@ -7,8 +7,10 @@ Examples:
     mgdt-bench --agents runs/dt-{seed} --seeds 0,1,2 --games atari5 --workers 8 --trace
     mgdt-bench compare results/mine:dt results/mine:bc
     mgdt-bench verify results/mine
+    mgdt-bench import-scores results/mine jowa15
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -24,13 +26,16 @@ from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
 from mgdt_agents.evaluation.benchmark import check_agents, results_of
 from mgdt_agents.evaluation.episode_log import FILE as EPISODES
 from mgdt_agents.evaluation.episode_log import EpisodeLog
+from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines, results_table
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.evaluation.workers import play_in_processes
 from mgdt_cli.bench_results import (
     CompareArguments,
+    ImportScoresArguments,
     VerifyArguments,
     compare_results,
+    import_scores,
     verify_results,
 )
 from mgdt_cli.common import Games, Names, ProgressBar, parse, progress_bar, run, say
@@ -95,6 +100,7 @@ class BenchArguments:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "compare": (CompareArguments, compare_results),
+    "import-scores": (ImportScoresArguments, import_scores),
     "verify": (VerifyArguments, verify_results),
 }
 
@@ -123,7 +129,7 @@ def bench(arguments: BenchArguments) -> None:
     }
     check_agents(agents, config)
     output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
-    _make_folder(output, agents, config, arguments.overwrite)
+    published = _make_folder(output, agents, config, arguments.overwrite)
     log = EpisodeLog(output)
     try:
         with progress_bar() as progress:
@@ -136,7 +142,7 @@ def bench(arguments: BenchArguments) -> None:
         raise
     finally:
         log.close()
-    results = results_of(agents, config, episodes)
+    results = dataclasses.replace(results_of(agents, config, episodes), published=published)
     results.save(output / "results.json")
     _print(results, arguments.json)
     say(f"Every episode's score: {output / 'results.json'}")
@@ -311,13 +317,14 @@ def record_videos(
 
 def _make_folder(
     folder: Path, agents: dict[str, list[Agent]], config: BenchmarkConfig, overwrite: bool
-) -> None:
-    """Make the output folder before anything is played.
+) -> tuple[PublishedAgent, ...]:
+    """Make the output folder before anything is played; return the published scores in it.
 
     Raises:
         OutputExists: if it exists and has other results, or anything but results.
         InvalidArgument: if it cannot be written to.
     """
+    published: tuple[PublishedAgent, ...] = ()
     if overwrite:
         for name in (EPISODES, "results.json"):
             (folder / name).unlink(missing_ok=True)
@@ -328,6 +335,7 @@ def _make_folder(
             raise OutputExists(
                 f"{folder} exists. {error} Choose another --output or add --overwrite."
             ) from error
+        published = there.published
         lost = [
             *(set(there.agents) - set(agents)),
             *(set(there.games) - set(config.games)),
@@ -352,6 +360,7 @@ def _make_folder(
         raise InvalidArgument(
             f"Cannot write to {folder}: {error.strerror}. Choose another --output."
         ) from error
+    return published
 
 
 if __name__ == "__main__":

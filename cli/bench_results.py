@@ -1,5 +1,6 @@
 """What `mgdt-bench` does with results that are there: `compare`, `verify`, `import-scores`."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mgdt_agents.evaluation.compare import Comparison, compare
-from mgdt_agents.evaluation.report import with_interval
+from mgdt_agents.evaluation.published_scores import load_published
+from mgdt_agents.evaluation.report import results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
-from mgdt_cli.common import progress_bar, say
+from mgdt_cli.common import Names, progress_bar, say
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.games import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +43,42 @@ class VerifyArguments:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """What `mgdt-bench --trace` wrote."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportScoresArguments:
+    """Put published scores beside those of a folder of results, marked as published.
+
+    Tables that come with the package: jowa15 (MGDT, MTBC, EDT, Scaled-QL and JOWA in 15 games) and
+    atari57 (22 online agents in 57 games).
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """What mgdt-bench wrote."""
+    table: Annotated[str, tyro.conf.Positional]
+    """jowa15, atari57, or a JSON file of the same form."""
+    agents: Names = ()
+    """Those of the table to take; by default all."""
+
+
+def import_scores(arguments: ImportScoresArguments) -> None:
+    """Add published agents to the results of a folder, and print the table.
+
+    Raises:
+        ValueError: if the folder has no results, or the table no such agent.
+    """
+    path = arguments.folder / "results.json"
+    results = Results.load(path)
+    agents = {agent.name: agent for agent in load_published(arguments.table)}
+    if unknown := sorted(set(arguments.agents) - set(agents)):
+        raise InvalidArgument(
+            f"Unknown agent {unknown[0]!r} of {arguments.table}. {did_you_mean(unknown[0], agents)}"
+        )
+    chosen = {name: agents[name] for name in arguments.agents or agents}
+    kept = [agent for agent in results.published if agent.name not in chosen]
+    results = dataclasses.replace(results, published=(*kept, *chosen.values()))
+    results.save(path)
+    Console(markup=False).print(results_table(results))
 
 
 def compare_results(arguments: CompareArguments) -> None:

@@ -193,6 +193,16 @@ SUITES = {
     "mgdt41": Suite(game.name for game in GAMES if game.mgdt_role == "train"),
     "mgdt5": Suite(game.name for game in GAMES if game.mgdt_role == "heldout"),
     "mgdt46": Suite(game.name for game in GAMES if game.mgdt_role != "excluded"),
+    # Aitchison et al. 2022: few games that tell the Atari-57 median; see `mgdt_envs.atari_subsets`.
+    "atari5": Suite(("BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert")),
+    "atari10": Suite(
+        (
+            *("Amidar", "BattleZone", "Bowling", "DoubleDunk", "Frostbite", "KungFuMaster"),
+            *("NameThisGame", "Phoenix", "Qbert", "Riverraid"),
+        )
+    ),
+    # To choose settings on, none of the games above.
+    "atari3_val": Suite(("Assault", "MsPacman", "YarsRevenge")),
     # The games of the agents that come with the package.
     "bundled": Suite(("Breakout", "Freeway", "Pong")),
 }

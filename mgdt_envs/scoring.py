@@ -19,7 +19,7 @@ HUMAN_MAX_FRAMES = 108_000
 
 
 class HumanNormalised(NamedTuple):
-    """Human-normalised scores of the games that have them, and the games that have none."""
+    """Human-normalized scores of the games that have them, and the games that have none."""
 
     scores: dict[str, NDArray[np.float64]]
     """By game, in the order and the shapes given."""
@@ -30,7 +30,7 @@ class HumanNormalised(NamedTuple):
 def reason_without_score(
     game: str, protocol: AtariProtocol, *, self_played: bool = False
 ) -> str | None:
-    """Return why an episode's return has no human-normalised score, `None` if it has one.
+    """Return why an episode's return has no human-normalized score, `None` if it has one.
 
     Args:
         game: name of the game.
@@ -76,7 +76,7 @@ def human_normalised_scores(
     *,
     self_played: bool = False,
 ) -> HumanNormalised:
-    """Return the human-normalised scores of many games, without the games that have none.
+    """Return the human-normalized scores of many games, without the games that have none.
 
     Args:
         scores_by_game: raw scores of whole games, such as of each run or of each episode, by

@@ -47,7 +47,7 @@ class Comparison:
     """What the intervals are over: "episodes" of the same seeds, "episodes" or "training runs"."""
     games: tuple[Difference, ...]
     overall: tuple[Difference, ...]
-    """The probability that A scores more than B, and the difference of human-normalised figures."""
+    """The probability that A scores more than B, and the difference of human-normalized figures."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON types."""
@@ -154,7 +154,7 @@ def _overall(
         value_a, value_b = (float(metric(values)) for values in means)
         rows.append(
             Difference(
-                what=f"{name}, human-normalised",
+                what=f"{name}, human-normalized",
                 a=value_a,
                 b=value_b,
                 value=value_a - value_b,

@@ -21,7 +21,7 @@ MARKERS = "osD^vPX*"
 INK = "#123456"
 """Of text and axes; the page replaces it by the color of its text, light or dark."""
 LEAST_SHOWN = 0.01
-"""Human-normalised scores below are drawn here, for a logarithm has no zero."""
+"""Human-normalized scores below are drawn here, for a logarithm has no zero."""
 
 
 def draw(results: Results, protocol: str = "default") -> dict[str, "Figure"]:
@@ -102,7 +102,7 @@ def _leaderboard(results: Results, protocol: str, agents: list[str]) -> "Figure"
         axes.plot(aggregate.value, row, MARKERS[row % len(MARKERS)], color=_color(row))
     axes.set_yticks(range(len(agents)), agents)
     axes.set_ylim(len(agents) - 0.5, -0.5)
-    axes.set_xlabel(f"human-normalised {headline_name(results)}, and its 95 % interval")
+    axes.set_xlabel(f"human-normalized {headline_name(results)}, and its 95 % interval")
     _in_percent(axes.xaxis)
     _mark_human(axes.axvline)
     return figure
@@ -129,7 +129,7 @@ def _games(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     axes.set_xlim(LEAST_SHOWN)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"human-normalised score; {LEAST_SHOWN:.0%} and less at the left")
+    axes.set_xlabel(f"human-normalized score; {LEAST_SHOWN:.0%} and less at the left")
     _in_percent(axes.xaxis)
     _mark_human(axes.axvline)
     axes.legend(loc="lower right")
@@ -145,7 +145,7 @@ def _profile(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     for number, (agent, values) in enumerate(scores.items()):
         profile = performance_profile(values, thresholds)
         axes.step(thresholds, profile, where="post", color=_color(number), label=agent)
-    axes.set_xlabel("human-normalised score")
+    axes.set_xlabel("human-normalized score")
     axes.set_ylabel("share of games above it")
     axes.set_ylim(0, 1.02)
     _in_percent(axes.xaxis)

@@ -35,8 +35,8 @@ TEMPLATE = Path(__file__).parent / "report.html"
 PNG_DOTS_PER_INCH = 150
 FIGURE_LABELS = {
     "leaderboard": "Each agent's figure over games with its interval",
-    "games": "Each agent's human-normalised score in each game",
-    "profile": "Share of games above each human-normalised score, for each agent",
+    "games": "Each agent's human-normalized score in each game",
+    "profile": "Share of games above each human-normalized score, for each agent",
     "improvement": "Probability that an episode of one agent scores more than one of another",
 }
 
@@ -141,7 +141,7 @@ def _leaderboard(results: Results) -> dict[str, Any]:
     return {
         "id": "leaderboard",
         "title": "Leaderboard",
-        "text": "Human-normalised scores over games: 0 % is random play, 100 % a person's.",
+        "text": "Human-normalized scores over games: 0 % is random play, 100 % a person's.",
         "table": {"header": header, "rows": rows, "left": 2 if several else 1},
     }
 
@@ -168,7 +168,7 @@ def _games(results: Results) -> dict[str, Any]:
         )
     rows.sort(key=lambda row: row[0].text)
     header = ["game", "agent", *(["protocol"] if several else []), "mean score"]
-    header += ["human-normalised", "random", "human"]
+    header += ["human-normalized", "random", "human"]
     return {
         "id": "games",
         "title": "Games",
@@ -244,7 +244,7 @@ def _rules(results: Results) -> dict[str, Any]:
         facts.append((f"{name} ({info.kind})", f"trained on {trained}"))
     for protocol in results.protocols:
         for name, reason in results.left_out(protocol).items():
-            facts.append((f"{name} is not normalised", reason))
+            facts.append((f"{name} is not normalized", reason))
     return {
         "id": "protocol",
         "title": "Protocol",

@@ -2,17 +2,26 @@
 
 from rich.table import Table
 
-from mgdt_agents.evaluation.results import Aggregate, Interval, Results
+from mgdt_agents.evaluation.published_scores import PublishedAgent
+from mgdt_agents.evaluation.results import (
+    FEWEST_SCORES_OF_IQM,
+    Aggregate,
+    Interval,
+    Results,
+)
 from mgdt_envs import game
-from mgdt_envs.scoring import HUMAN_MAX_FRAMES
+from mgdt_envs.aggregates import iqm, mean
+from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalised_score, human_normalised_scores
 
 # Beside the main figure; they go without intervals, which are in the results.
 FURTHER_AGGREGATES = {"mean": "mean", "median": "median", "optimality_gap": "gap"}
 LINE_COLUMNS = (
     *("agent", "protocol", "game", "mean", "low", "high", "human_normalised", "episodes"),
 )
+PUBLISHED_MARK = "†"
+"""Beside agents whose scores others have published."""
 CUT_MARK = "*"
-"""Beside human-normalised scores of games that may have been cut before the human's were."""
+"""Beside human-normalized scores of games that may have been cut before the human's were."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,7 +48,7 @@ def results_table(results: Results) -> Table:
     for protocol in results.protocols:
         under = f", {protocol}" if several else ""
         table.add_column(f"score{under}", justify="right", no_wrap=True)
-        table.add_column(f"human-normalised{under}{cut_mark(results, protocol)}", justify="right")
+        table.add_column(f"human-normalized{under}{cut_mark(results, protocol)}", justify="right")
     table.add_column("random / human", justify="right")
     for name in results.games:
         entry = game(name)
@@ -57,10 +66,48 @@ def results_table(results: Results) -> Table:
                 agent,
                 *cells,
                 references if row == 0 and entry.has_human_reference else "",
-                end_section=row == len(results.agents) - 1,
+                end_section=row == len(results.agents) - 1 and not published_in(results, name),
             )
+        _add_published(table, results, name)
     _add_aggregates(table, results)
+    _add_medians(table, results)
     return table
+
+
+def published_in(results: Results, name: str) -> list[PublishedAgent]:
+    """Return the published agents that have a score in a game."""
+    return [agent for agent in results.published if name in agent.scores]
+
+
+def _add_published(table: Table, results: Results, name: str) -> None:
+    """Add the rows of published agents in a game, marked, in the first columns of scores."""
+    agents = published_in(results, name)
+    blank = [""] * 2 * (len(results.protocols) - 1)
+    for row, agent in enumerate(agents):
+        score = agent.scores[name]
+        normalised = (
+            float(human_normalised_score(name, score)) if game(name).has_human_reference else None
+        )
+        cells = [f"{score:,.1f}", _percent(normalised), *blank, ""]
+        table.add_row(
+            "", f"{agent.name} {PUBLISHED_MARK}", *cells, end_section=row == len(agents) - 1
+        )
+
+
+def _add_medians(table: Table, results: Results) -> None:
+    """Add a row of the estimate of the Atari-57 median for each agent that has one."""
+    for agent in results.agents:
+        found = [results.atari57_medians.get((agent, name)) for name in results.protocols]
+        cells = []
+        for estimate in found:
+            value = (
+                ""
+                if estimate is None
+                else with_interval(estimate.value, estimate.interval, "{:.1%}")
+            )
+            cells += ["", value]
+        if subsets := {estimate.subset for estimate in found if estimate is not None}:
+            table.add_row(f"Atari-57 median by {', '.join(subsets)}", agent, *cells)
 
 
 def _add_aggregates(table: Table, results: Results) -> None:
@@ -83,6 +130,21 @@ def _add_aggregates(table: Table, results: Results) -> None:
             *cells,
             end_section=row == len(agents) - 1,
         )
+    for published in results.published:
+        scores = {
+            name: published.scores[name] for name in results.games if name in published.scores
+        }
+        normalised = list(human_normalised_scores(scores).scores.values())
+        if normalised:
+            metric, name = (
+                (iqm, "IQM") if len(normalised) >= FEWEST_SCORES_OF_IQM else (mean, "mean")
+            )
+            table.add_row(
+                f"{name} of {counted(len(normalised), 'game')}",
+                f"{published.name} {PUBLISHED_MARK}",
+                "",
+                f"{float(metric(normalised)):.1%}",
+            )
     for row, agent in enumerate(agents):
         cells = []
         for protocol in results.protocols:
@@ -113,8 +175,8 @@ def results_lines(results: Results) -> list[str]:
                 rows.append((name, summary.mean, summary.interval, summary.human_normalised))
             if figure := results.aggregates[agent, protocol].get(results.headline()):
                 rows.append((headline_name(results), figure.value, figure.interval, figure.value))
-            for name, mean, interval, normalised in rows:
-                figures = [mean, *(interval or [None, None]), normalised]
+            for name, score, interval, normalised in rows:
+                figures = [score, *(interval or [None, None]), normalised]
                 cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
                 episodes = str(len(results.seeds) * results.agents[agent].runs)
                 lines.append("\t".join((agent, protocol, name, *cells, episodes)))
@@ -133,7 +195,7 @@ def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]
     figures = [results.aggregates[agent, protocol] for agent in results.agents]
     if all(figures):
         cells = [_aggregate_cell(figure[results.headline()]) for figure in figures]
-        rows.append([f"{headline_name(results)}, human-normalised{mark}", *cells, "100%"])
+        rows.append([f"{headline_name(results)}, human-normalized{mark}", *cells, "100%"])
     return rows
 
 
@@ -170,7 +232,7 @@ def markdown_of_agent(
     mark = cut_mark(results, protocol)
     names = [agent] if beside is None else [agent, beside]
     columns = ["score"] if beside is None else names
-    rows = [["game", *columns, f"human-normalised{mark}"]]
+    rows = [["game", *columns, f"human-normalized{mark}"]]
     for name in results.games:
         summaries = [results.summaries[agent, protocol, name] for agent in names]
         cells = [with_interval(entry.mean, entry.interval, "{:,.1f}") for entry in summaries]
@@ -210,7 +272,12 @@ def protocol_sheet(results: Results) -> str:
     left_out = sorted({name for rules in results.protocols for name in results.left_out(rules)})
     if left_out:
         names = ["any game"] if len(left_out) == len(results.games) else left_out
-        parts.append(f"not human-normalised: {', '.join(names)}")
+        parts.append(f"not human-normalized: {', '.join(names)}")
+    for agent in results.published:
+        note = f"; {agent.note}" if agent.note else ""
+        parts.append(
+            f"{PUBLISHED_MARK} {agent.name}: published, {agent.source}; {agent.protocol}{note}"
+        )
     return " · ".join(parts)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mgdt_agents.evaluation.published_scores import PublishedAgent, published_agent
 from mgdt_envs import AtariProtocol, resolve_games
 from mgdt_envs.aggregates import (
     AGGREGATES,
@@ -27,6 +28,7 @@ from mgdt_envs.aggregates import (
     interval_over_runs,
     mean,
 )
+from mgdt_envs.atari_subsets import MedianEstimate, estimate_atari57_median
 from mgdt_envs.errors import InvalidArgument, MGDTError
 from mgdt_envs.scoring import human_normalised_scores
 
@@ -85,7 +87,7 @@ class Summary:
     interval: Interval | None
     """Of the mean; None where a single episode shows no noise."""
     human_normalised: float | None
-    """The mean, human-normalised; None where there is no reference."""
+    """The mean, human-normalized; None where there is no reference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +97,7 @@ class Aggregate:
     value: float
     interval: Interval | None
     games: int
-    """How many had a human-normalised score."""
+    """How many had a human-normalized score."""
     scores: int
     """How many scores it is made of: one for each game and training run."""
 
@@ -133,6 +135,8 @@ class Results:
     versions: Mapping[str, str]
     """Of the packages that play depends on."""
     episodes: tuple[Episode, ...]
+    published: tuple[PublishedAgent, ...] = ()
+    """Agents of others, to stand beside; nothing of theirs was played."""
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str, str], list[list[Episode]]]:
@@ -164,12 +168,12 @@ class Results:
     def human_normalised(
         self, agent: str, protocol: str = "default"
     ) -> dict[str, NDArray[np.float64]]:
-        """Return the human-normalised scores by game, `(runs, episodes)`, where there are any."""
+        """Return the human-normalized scores by game, `(runs, episodes)`, where there are any."""
         scores = {game: self.scores(agent, game, protocol) for game in self.games}
         return human_normalised_scores(scores, self.protocols[protocol]).scores
 
     def left_out(self, protocol: str = "default") -> dict[str, str]:
-        """Return why games have no human-normalised score, by game."""
+        """Return why games have no human-normalized score, by game."""
         none = dict.fromkeys(self.games, 0.0)
         return human_normalised_scores(none, self.protocols[protocol]).left_out
 
@@ -208,6 +212,16 @@ class Results:
                     and (name != "iqm" or self._scores_of(normalised) >= FEWEST_SCORES_OF_IQM)
                 }
         return aggregates
+
+    @cached_property
+    def atari57_medians(self) -> dict[tuple[str, str], MedianEstimate]:
+        """Estimates of the Atari-57 median, where the games of a subset were played."""
+        estimates = {
+            (agent, protocol): estimate_atari57_median(self.human_normalised(agent, protocol))
+            for agent in self.agents
+            for protocol in self.protocols
+        }
+        return {key: estimate for key, estimate in estimates.items() if estimate is not None}
 
     @staticmethod
     def _scores_of(normalised: Mapping[str, NDArray[np.float64]]) -> int:
@@ -265,7 +279,12 @@ class Results:
                 for (agent, protocol), figures in self.aggregates.items()
                 for name, figure in figures.items()
             ],
+            "atari57_medians": [
+                {"agent": agent, "protocol": protocol, **dataclasses.asdict(estimate)}
+                for (agent, protocol), estimate in self.atari57_medians.items()
+            ],
             "left_out": {name: self.left_out(name) for name in self.protocols},
+            "published": [dataclasses.asdict(agent) for agent in self.published],
         }
 
     @classmethod
@@ -297,6 +316,7 @@ class Results:
                 idle_steps=content["idle_steps"],
                 versions=content["versions"],
                 episodes=tuple(_episodes(content["rows"], seeds)),
+                published=tuple(map(published_agent, content["published"])),
             )
             assert results._rows
         except MGDTError:

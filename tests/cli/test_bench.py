@@ -304,3 +304,36 @@ def test_compare(run, refused, traced, capsys, monkeypatch):
     comparison = json.loads(capsys.readouterr().out)
     assert [row["value"] for row in comparison["games"]] == [0]
     assert "there are random" in refused("compare", traced, f"{traced}:dt")
+
+
+def test_import_scores(run, refused, played, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    base = ["--agents", "random", "--output", tmp_path / "results", "--no-report"]
+    run(*base, "--games", "Phoenix,Seaquest")
+    capsys.readouterr()
+    run("import-scores", tmp_path / "results", "jowa15", "--agents", "MGDT 200M")
+    table = capsys.readouterr().out
+    assert "MGDT 200M †" in table
+    assert "5,120.0" in table
+    assert "published, github.com/CJReinforce/JOWA" in " ".join(table.split())
+    # Twice is once, and playing more leaves them there.
+    run("import-scores", tmp_path / "results", "jowa15", "--agents", "MGDT 200M,MGDT 40M")
+    run(*base, "--games", "Phoenix,Seaquest,Pong")
+    results = Results.load(tmp_path / "results" / "results.json")
+    assert [agent.name for agent in results.published] == ["MGDT 200M", "MGDT 40M"]
+    message = refused("import-scores", tmp_path / "results", "jowa15", "--agents", "MGDT")
+    assert "Unknown agent 'MGDT' of jowa15" in message
+    assert "jowa15" in refused("import-scores", tmp_path / "results", "jowa")
+
+
+def test_median_of_atari57_is_estimated(run, played, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    run(
+        *("--agents", "random", "--games", "atari5", "--no-report"),
+        *("--output", tmp_path / "results"),
+    )
+    assert "Atari-57 median by atari5" in capsys.readouterr().out
+    content = json.loads((tmp_path / "results" / "results.json").read_text())
+    (estimate,) = content["atari57_medians"]
+    assert (estimate["agent"], estimate["subset"]) == ("random", "atari5")

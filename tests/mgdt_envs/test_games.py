@@ -49,6 +49,9 @@ def test_minimal_actions_are_the_emulators(entry):
         ("mgdt41", 41),
         ("mgdt5", 5),
         ("mgdt46", 46),
+        ("atari5", 5),
+        ("atari10", 10),
+        ("atari3_val", 3),
         ("bundled", 3),
     ],
 )
@@ -58,7 +61,7 @@ def test_suite_sizes(name, size):
 
 
 def test_suites_fit_together():
-    assert len(SUITES) == 7
+    assert len(SUITES) == 10
     assert set(suite("mgdt41")) | set(suite("mgdt5")) == set(suite("mgdt46"))
     assert set(suite("mgdt5")) == {"Alien", "MsPacman", "Pong", "SpaceInvaders", "StarGunner"}
     assert not set(suite("atari57")) & WITHOUT_HUMAN

@@ -147,7 +147,7 @@ def test_on_step_sees_every_step():
         seen[name] += len(step.actions)
 
     short = BenchmarkConfig(games=("Riverraid",), episodes=1, protocols=RULES)
-    results = run_benchmark({"a": OneActionAgent(0), "b": OneActionAgent(1)}, short, count)
+    results = run_benchmark({"a": OneActionAgent(0), "b": OneActionAgent(1)}, short, on_step=count)
     assert seen == {episode.agent: episode.steps for episode in results.episodes}
 
 

@@ -90,7 +90,7 @@ def test_overall():
     means = [
         [human_normalised_score(g, v[:, n]).mean() for n, g in enumerate(GAMES)] for v in (x, y)
     ]
-    assert normalised.what == "IQM, human-normalised"
+    assert normalised.what == "IQM, human-normalized"
     assert (normalised.a, normalised.b) == pytest.approx(tuple(iqm(m) for m in means))
     assert normalised.value == pytest.approx(iqm(means[0]) - iqm(means[1]))
 

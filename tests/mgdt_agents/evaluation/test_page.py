@@ -84,7 +84,7 @@ def test_names_in_latex_and_markdown():
     results = made_up(agents=("a_b&c", "d|e\\f"))
     latex = latex_by_game(results).splitlines()
     assert latex[3] == r"game & a\_b\&c & d|e\textbackslash{}f & human \\"
-    assert [line.split(" & ")[0] for line in latex[5:9]] == [*GAMES, "mean, human-normalised"]
+    assert [line.split(" & ")[0] for line in latex[5:9]] == [*GAMES, "mean, human-normalized"]
     assert markdown_by_game(results).splitlines()[0] == "| game | a_b&c | d\\|e\\f | human |"
 
 

@@ -199,10 +199,10 @@ def test_shortened_games_are_marked(results):
     assert "*" not in rendered(results)
     short = make(protocols={"default": AtariProtocol(max_frames=4000)})
     text = rendered(short)
-    assert "human-normalised*" in text
+    assert "human-normalized*" in text
     assert "* the references are of 108,000 frames" in text
-    assert "human-normalised*" in markdown_by_game(short)
-    assert "human-normalised*" in markdown_of_agent(short, "dt")
+    assert "human-normalized*" in markdown_by_game(short)
+    assert "human-normalized*" in markdown_of_agent(short, "dt")
 
 
 def test_markdown_by_game(results):
@@ -212,13 +212,13 @@ def test_markdown_by_game(results):
         f"| Pong | {score(results, 'dt', 'Pong')} | 14.6 [14.6, 14.6] | 14.6 |",
         f"| AirRaid | {score(results, 'dt', 'AirRaid')} "
         "| 1,000,000.0 [1,000,000.0, 1,000,000.0] |  |",
-        f"| mean, human-normalised | {overall(results, 'dt')} | 100.0% [100.0%, 100.0%] | 100% |",
+        f"| mean, human-normalized | {overall(results, 'dt')} | 100.0% [100.0%, 100.0%] | 100% |",
     ]
 
 
 def test_markdown_of_an_agent(results):
     assert markdown_of_agent(results, "dt", "runs/my[run]").splitlines() == [
-        "| game | dt | runs/my[run] | human-normalised |",
+        "| game | dt | runs/my[run] | human-normalized |",
         "| --- | --- | --- | --- |",
         f"| Pong | {score(results, 'dt', 'Pong')} | 14.6 [14.6, 14.6] | 19.8% |",
         f"| AirRaid | {score(results, 'dt', 'AirRaid')} | 1,000,000.0 [1,000,000.0, 1,000,000.0] "
@@ -239,12 +239,12 @@ def test_protocol_sheet(results):
         "sampled actions",
         "seeds 100 to 101",
         "1 training run an agent",
-        "not human-normalised: AirRaid",
+        "not human-normalized: AirRaid",
     ):
         assert f" · {part} · " in f" · {sheet} · ", part
     assert "likeliest actions" in protocol_sheet(dataclasses.replace(results, deterministic=True))
     assert "any game" in protocol_sheet(make({"dt": {"AirRaid": (5.0,)}}))
-    assert "not human-normalised" not in protocol_sheet(make({"dt": {"Pong": (5.0,)}}))
+    assert "not human-normalized" not in protocol_sheet(make({"dt": {"Pong": (5.0,)}}))
 
 
 def test_sheet_names_who_was_trained_under_other_rules():

@@ -1,0 +1,86 @@
+"""Tables of scores in documents, made from a `results.json`.
+
+`python -m mgdt_agents.evaluation.documents results/<folder>/results.json` keeps the results beside
+the pretrained agents, and makes the tables of their cards and of the README anew. A table stands
+between two marks, which do not show:
+
+    <!-- scores -->
+    <!-- /scores -->
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from mgdt_agents.evaluation.report import (
+    counted,
+    intervals_over,
+    markdown_by_game,
+    markdown_of_agent,
+    protocol_sheet,
+)
+from mgdt_agents.evaluation.results import Results
+from mgdt_agents.registry import PRETRAINED, bundled_agents
+from mgdt_envs.errors import InvalidArgument
+
+RESULTS = PRETRAINED / "results.json"
+README = Path("README.md")
+REFERENCE_AGENT = "random"
+"""Who stands beside an agent in its card."""
+
+BEGIN, END = "<!-- scores -->", "<!-- /scores -->"
+
+
+def readme_scores(results: Results) -> str:
+    """Return what the README says of the pretrained agents' scores."""
+    table = markdown_by_game(results)
+    return f"{_heading(results)}\n\n{table}\n\nProtocol: {protocol_sheet(results)}."
+
+
+def card_scores(results: Results, agent: str) -> str:
+    """Return what the card of a pretrained agent says of its scores."""
+    beside = results.of(agent, REFERENCE_AGENT)
+    table = markdown_of_agent(results, agent, REFERENCE_AGENT)
+    return f"{_heading(results)}\n\n{table}\n\nProtocol: {protocol_sheet(beside)}."
+
+
+def with_scores(text: str, scores: str) -> str:
+    """Return a document with `scores` between its marks.
+
+    Raises:
+        ValueError: if it has not one pair of marks.
+    """
+    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if len(marked.findall(text)) != 1:
+        raise InvalidArgument(f"Expected one pair of marks {BEGIN} ... {END}.")
+    return marked.sub(lambda _: f"{BEGIN}\n{scores}\n{END}", text)
+
+
+def documents(results: Results) -> dict[Path, str]:
+    """Return the README, if there is one here, and the cards as they ought to be, by path."""
+    wanted = {
+        PRETRAINED / agent / "card.md": card_scores(results, agent) for agent in bundled_agents()
+    }
+    if README.exists():
+        wanted[README] = readme_scores(results)
+    return {path: with_scores(path.read_text(), scores) for path, scores in wanted.items()}
+
+
+def _heading(results: Results) -> str:
+    return (
+        f"`mgdt-bench --agents {','.join(results.agents)}`: mean score of "
+        f"{counted(len(results.seeds), 'episode')} a game and its 95 % interval over "
+        f"{intervals_over(results)}."
+    )
+
+
+def main() -> None:
+    """Write the documents."""
+    results = Results.load(sys.argv[1])
+    for path, text in documents(results).items():
+        path.write_text(text)
+    results.save(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

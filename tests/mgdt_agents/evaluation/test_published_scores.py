@@ -1,0 +1,83 @@
+"""Published scores: they are those of their sources, and keep what one must know."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mgdt_agents.evaluation.published_scores import load_published, published_tables
+from mgdt_envs import suite
+from mgdt_envs.aggregates import iqm
+from mgdt_envs.atari_subsets import SUBSETS, estimate_atari57_median
+from mgdt_envs.scoring import human_normalised_score, human_normalised_scores
+
+# Medians in percent, as published in the papers.
+MEDIANS = {"MuZero": 2041.1, "IMPALA (deep)": 191.8, "Ape-X": 434.1}
+
+
+def test_tables():
+    assert published_tables() == ("atari57", "jowa15")
+    for name in published_tables():
+        for agent in load_published(name):
+            assert agent.source
+            assert agent.protocol
+
+
+def test_jowa_s_games_give_the_published_iqm():
+    agents = {agent.name: agent for agent in load_published("jowa15")}
+    assert len(agents) == 10
+    published = {"MGDT 200M": 0.490, "Scaled QL 80M": 0.390, "JOWA 150M with search": 0.847}
+    for name, expected in published.items():
+        scores = agents[name].scores
+        assert len(scores) == 15
+        normalised = human_normalised_scores(scores).scores
+        # JOWA's own reference where none is published.
+        carnival = (scores["Carnival"] - 700.8) / (3800 - 700.8)
+        assert set(scores) - set(normalised) == {"Carnival"}
+        assert iqm([*normalised.values(), carnival]) == pytest.approx(expected, abs=5e-4)
+    assert "per game at test time" in agents["JOWA 150M with search"].note
+
+
+def test_atari57_medians():
+    agents = {agent.name: agent for agent in load_published("atari57")}
+    for agent in agents.values():
+        assert set(agent.scores) == set(suite("atari57"))
+    for name, percent in MEDIANS.items():
+        normalised = human_normalised_scores(agents[name].scores).scores
+        assert 100 * np.median(list(normalised.values())) == pytest.approx(percent, rel=0.002)
+
+
+@pytest.mark.parametrize("name", ["atari5", "atari10"])
+def test_estimates_agree_with_published_medians_to_the_stated_error(name):
+    errors, inside = [], []
+    for agent in load_published("atari57"):
+        normalised = human_normalised_scores(agent.scores).scores
+        median = np.median(list(normalised.values()))
+        estimate = estimate_atari57_median({game: normalised[game] for game in suite(name)})
+        assert estimate.subset == name
+        errors.append(np.log10(1 + 100 * estimate.value) - np.log10(1 + 100 * median))
+        inside.append(estimate.interval[0] <= median <= estimate.interval[1])
+    assert np.sqrt(np.mean(np.square(errors))) < 1.1 * SUBSETS[name].error
+    assert np.mean(inside) > 0.85
+
+
+def test_own_tables(tmp_path):
+    path = tmp_path / "mine.json"
+    content = {
+        "source": "a paper",
+        "protocol": "its rules",
+        "agents": [{"name": "A", "scores": {"pong": 14.6}}],
+    }
+    path.write_text(json.dumps(content))
+    (agent,) = load_published(path)
+    assert (agent.name, agent.source, agent.note) == ("A", "a paper", "")
+    assert human_normalised_score("Pong", agent.scores["Pong"]) == 1
+    with pytest.raises(ValueError, match=r"Unknown table of scores 'jowa'.*Did you mean 'jowa15'"):
+        load_published("jowa")
+    for damaged in ({"agents": []}, {**content, "agents": [{"name": "A"}]}, []):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match="no table of published scores"):
+            load_published(path)
+    path.write_text(json.dumps({**content, "agents": [{"name": "A", "scores": {"Pang": 1}}]}))
+    with pytest.raises(ValueError, match="'Pang'"):
+        load_published(path)

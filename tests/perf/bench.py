@@ -1,0 +1,74 @@
+"""The benchmark against what it is made of: environments that step, an agent that decides.
+
+Whole episodes are played, each from its own seed, with all that the benchmark keeps of them. A
+seeded start takes an emulator as long as about 200 steps, which the bare environments, that go on
+with their random stream, do not have; so long games come nearer to 1 than short ones.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from mgdt_agents import load_agent
+from mgdt_agents.evaluation.benchmark import finished
+from mgdt_agents.evaluation.rollout import rollout
+from mgdt_envs import MultiGameAtariVectorEnv, suite
+from tests.perf.timing import Figure, ratio
+
+EPISODES = 8  # of each game
+ROUNDS = 3
+DECISIONS = 50  # of a round
+
+
+def _play(name: str) -> int:
+    """Play the benchmark and return the number of steps."""
+    steps = rollout(load_agent(name, device="cpu"), suite("bundled"), episodes=EPISODES)
+    return sum(episode.steps for episode, _ in finished(steps, name, 0, "default"))
+
+
+def _step(envs: MultiGameAtariVectorEnv, steps: int) -> None:
+    """Step environments at random as often as the benchmark did."""
+    random = np.random.default_rng(0)
+    envs.reset(seed=0)
+    for _ in range(steps // envs.num_envs):
+        envs.step(random.integers(18, size=envs.num_envs))
+
+
+def _random() -> Figure:
+    num_envs = EPISODES * len(suite("bundled"))
+    envs = MultiGameAtariVectorEnv(num_envs, suite("bundled"))
+    steps = _play("random")
+    value = ratio(partial(_play, "random"), partial(_step, envs, steps), rounds=ROUNDS)
+    envs.close()
+    return Figure(value, "x", f"bare vector environment, {num_envs} environments, as many steps")
+
+
+def _agent(name: str) -> Figure:
+    """Return how fast an agent plays, over how fast it decides at the same size of the batch."""
+    agent = load_agent(name, device="cpu")
+    num_envs = EPISODES * len(suite("bundled"))
+    frames = np.random.default_rng(0).integers(256, size=(num_envs, 4, 84, 84), dtype=np.uint8)
+    rows = 0
+
+    def play() -> None:
+        nonlocal rows
+        rows = 0
+        for number, step in enumerate(rollout(agent, suite("bundled"), episodes=EPISODES)):
+            rows += len(step.actions)
+            if number == DECISIONS:
+                break
+
+    play()
+
+    def decide() -> None:
+        state = None
+        for _ in range(rows // num_envs):
+            _, state = agent.predict(frames, state, reward=np.zeros(num_envs))
+
+    value = ratio(play, decide, rounds=ROUNDS)
+    return Figure(value, "x", f"its predict alone, batch {num_envs}; starts of episodes included")
+
+
+def measure() -> dict[str, Figure]:
+    """Return the figures `bench.*`."""
+    return {"bench.random_vs_env": _random(), "bench.dt_vs_predict": _agent("dt")}
