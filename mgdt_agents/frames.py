@@ -57,4 +57,6 @@ def channel_makeup(steps: int, stack: int) -> Tensor:
 def computing_dtype(weight: Tensor) -> torch.dtype:
     """Return what a layer of these weights computes in: autocast's dtype where that is on."""
     device = weight.device.type
+    if device == "meta":  # autocast does not know it
+        return weight.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

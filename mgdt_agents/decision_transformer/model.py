@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mgdt_agents.decision_transformer.config import HEAD_SIZE, DecisionTransformerConfig
+from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
 from mgdt_agents.linear import Linear, linear
 
@@ -102,7 +103,7 @@ class ConvStem(nn.Module):
     def _of_all_steps(self, weight: Tensor) -> Tensor:
         """Return the first convolution's weights for `first_and_changes`, `(T * F, C, 2, 2)`."""
         weight = weight.float().unflatten(1, (self.SQUARE, self.SQUARE, self.STACK))
-        with torch.autocast(weight.device.type, enabled=False):  # it would round before the sum
+        with without_autocast(weight.device):  # it would round before the sum
             weights = torch.einsum("tsc,fyxcij->tfsyxij", self.makeup_TSC.float(), weight)
         return weights.flatten(2, 4).flatten(0, 1) / 255  # pixels are given in 0..255
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,14 @@ RUNS = {
 }
 
 
-def torchrun(*arguments, cwd=None):
+def command_of(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", *map(str, arguments)]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    return [*command, *map(str, arguments)]
+
+
+def torchrun(*arguments, cwd=None):
+    command = command_of(*arguments)
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
@@ -158,3 +164,20 @@ def test_processes_that_do_not_do_the_same_are_refused(training, tmp_path):
     assert done.returncode
     assert "Expected the same training in all processes, and training differ" in done.stderr
     assert not list(tmp_path.glob("run/checkpoint*"))
+
+
+def test_command_under_torchrun_saves_at_sigterm(readable_store, tmp_path):
+    output, printed = tmp_path / "run", tmp_path / "printed"
+    arguments = ["-m", "mgdt_cli.train", "--agent", "cql", "--size", "tiny", "--device", "cpu"]
+    arguments += ["--replay", readable_store, "--batch-size", 8, "--log-interval", 1]
+    arguments += ["--output", output, "--steps", "100k"]
+    with printed.open("wb") as file:
+        process = subprocess.Popen(command_of(*arguments), stdout=file, stderr=file)
+        while process.poll() is None and not (output / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        process.terminate()
+        process.wait()
+    (path,) = output.glob("checkpoint*")
+    step = int(path.name.removeprefix("checkpoint-"))
+    assert step == len(log_of(output))
+    assert printed.read_text().count(f"Stopped after step {step} of 100000; the same command") == 1
