@@ -44,7 +44,7 @@ class EpisodeStatistics:
         """Return the statistics of the episodes that have just `ended`, and their masks."""
         scored, unscored = ended & self._has_hns, ended & ~self._has_hns
         scores = np.full(len(self.games), np.nan)
-        for row in np.flatnonzero(scored):
+        for row in np.flatnonzero(scored).tolist():
             scores[row] = human_normalised_score(self.games[row], self._returns[row])
         seconds = np.round(time.perf_counter() - self._starts, 6)
         episodes: dict[str, NDArray[Any]] = {
