@@ -1,4 +1,6 @@
-"""The trainer's windows/s on stores against those of commit 973a457, at size "small".
+"""The trainer's windows/s on stores, at size "small".
+
+Against those of commit 973a457, and against a loop of gradient steps on batches that are in memory.
 
 Each side has a process of its own, for training changes what the process does with memory, and
 computes with one thread. What counts is the processor's time, which other programs disturb less.
@@ -16,10 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.replay import Trace, expand
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_agents.training import TrainingConfig, train
+from mgdt_agents.training.loop import autocast
+from mgdt_agents.training.memory import keep_freed_memory
+from mgdt_agents.training.optimizers import make_optimizer
+from mgdt_agents.training.windows import open_replay
 from tests.perf import before
 from tests.perf.timing import Figure
 
@@ -36,45 +43,73 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
 WARM_UPS = 1
 
 
-def _train(kind: str, replay: list[Path], bf16: bool) -> Callable[[int], None]:
-    """Return a function that has the package's trainer train for so many gradient steps."""
+def _make(kind: str, replay: list[Path], bf16: bool) -> tuple[NetworkAgent, TrainingConfig]:
+    """Return the agent to train, and how."""
     agent_class = NETWORK_AGENTS[kind]
     network = dataclasses.replace(agent_class.presets["small"], **AS_BEFORE[kind])
-    agent = agent_class(network, device="cpu")
+    config = TrainingConfig(
+        replay=tuple(replay),
+        steps=STEPS,
+        batch_size=BATCH_SIZE,
+        precision="bf16" if bf16 else "fp32",
+    )
+    return agent_class(network, device="cpu"), config
+
+
+def _make_trainer(kind: str, replay: list[Path], bf16: bool) -> Callable[[int], object]:
+    """Return a function that has the package's trainer train for so many gradient steps."""
+    agent, config = _make(kind, replay, bf16)
+    return lambda steps: train(agent, dataclasses.replace(config, steps=steps))
+
+
+def _make_bare_loop(kind: str, replay: list[Path], bf16: bool) -> Callable[[int], object]:
+    """Return a function that trains on batches in memory, and does nothing else."""
+    keep_freed_memory()  # as the trainer does
+    agent, config = _make(kind, replay, bf16)
+    sampler = open_replay(agent, config)
+    agent.begin_training(sampler)
+    batches = [sampler.sample(BATCH_SIZE, step) for step in range(STEPS)]
 
     def run(steps: int) -> None:
-        config = TrainingConfig(
-            replay=tuple(replay),
-            steps=steps,
-            batch_size=BATCH_SIZE,
-            precision="bf16" if bf16 else "fp32",
-        )
-        train(agent, config)
+        optimizer = make_optimizer(agent.model, config)
+        agent.model.train()
+        for batch in batches[:steps]:
+            optimizer.zero_grad()
+            with autocast(agent, config):
+                loss, _ = agent.loss(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(agent.model.parameters(), config.max_gradient_norm)
+            optimizer.step()
 
     return run
 
 
-def _side(connection: Connection, ours: bool, kind: str, replay: list[Path], bf16: bool) -> None:
+def _make_before(kind: str, replay: list[Path], bf16: bool) -> Callable[[int], object]:
+    """Return a function that trains as at 973a457."""
+    return before.make_training(kind, [str(path) for path in replay], BATCH_SIZE, bf16)
+
+
+Maker = Callable[[str, list[Path], bool], Callable[[int], object]]
+
+
+def _side(connection: Connection, make: Maker, kind: str, replay: list[Path], bf16: bool) -> None:
     """Train whenever a number of steps is received, and send back the seconds that it took."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if ours:
-        run = _train(kind, replay, bf16)
-    else:
-        run = before.make_training(kind, [str(path) for path in replay], BATCH_SIZE, bf16)
+    run = make(kind, replay, bf16)
     while steps := connection.recv():
         start = time.process_time()
         run(steps)
         connection.send(time.process_time() - start)
 
 
-def _compare(kind: str, replay: list[Path], bf16: bool) -> tuple[float, float]:
-    """Return windows/s of the trainer, and how many times as many as at 973a457."""
+def _compare(peer: Maker, kind: str, replay: list[Path], bf16: bool) -> tuple[float, float]:
+    """Return windows/s of the trainer, and how many times as many as of `peer`."""
     context = multiprocessing.get_context("spawn")
     connections = []
-    for ours in (True, False):
+    for make in (_make_trainer, peer):
         here, there = context.Pipe()
-        process = context.Process(target=_side, args=(there, ours, kind, replay, bf16), daemon=True)
+        process = context.Process(target=_side, args=(there, make, kind, replay, bf16), daemon=True)
         process.start()
         there.close()  # so that a process that fails is noticed
         connections.append(here)
@@ -85,8 +120,8 @@ def _compare(kind: str, replay: list[Path], bf16: bool) -> tuple[float, float]:
             seconds[number, side] = connections[side].recv()
     for connection in connections:
         connection.send(0)
-    ours, peer = seconds[WARM_UPS:].T
-    return STEPS * BATCH_SIZE / float(np.median(ours)), float(np.median(peer / ours))
+    ours, theirs = seconds[WARM_UPS:].T
+    return STEPS * BATCH_SIZE / float(np.median(ours)), float(np.median(theirs / ours))
 
 
 def measure() -> dict[str, Figure]:
@@ -100,9 +135,13 @@ def measure() -> dict[str, Figure]:
                 expand(trace, replay[-1], limit_steps=LIMIT_STEPS, num_threads=1)
         for kind, figure in (("dt", "train.small"), ("cql", "train.cql_small")):
             for precision in ("fp32", "bf16"):
-                speed, ratio = _compare(kind, replay, precision == "bf16")
+                speed, ratio = _compare(_make_before, kind, replay, precision == "bf16")
                 print(f"{figure}_{precision}: {ratio:.2f}, {speed:.0f} windows/s", flush=True)
                 figures[f"{figure}_{precision}"] = Figure(
                     ratio, "x", f"{kind} trained as at 973a457, batch {BATCH_SIZE}, one thread"
                 )
+            _, ratio = _compare(_make_bare_loop, kind, replay, False)
+            figures[f"{figure}_store"] = Figure(
+                ratio, "x", f"{kind}'s gradient steps on batches in memory, fp32, one thread"
+            )
     return figures
