@@ -219,7 +219,7 @@ def _evaluations(results: Results | None) -> list[Any] | None:
                     task_type="reinforcement-learning",
                     dataset_type="MultiGameAtari-v0",
                     dataset_name=counted(figure.games, "game"),
-                    metric_type=f"{main}_human_normalised_score",
+                    metric_type=f"{main}_human_normalized_score",
                     metric_value=round(figure.value, 4),
                 )
             )

@@ -1,4 +1,4 @@
-"""The uniformly random policy: what a score of zero, human-normalised, is measured against."""
+"""The uniformly random policy: what a score of zero, human-normalized, is measured against."""
 
 import numpy as np
 

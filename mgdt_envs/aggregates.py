@@ -1,4 +1,4 @@
-"""Aggregates of normalised scores over games, and intervals that say how sure they are.
+"""Aggregates of normalized scores over games, and intervals that say how sure they are.
 
 The aggregates are those of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the
 Statistical Precipice" (arXiv 2108.13264). The games are fixed. Two kinds of interval answer
@@ -40,7 +40,7 @@ def mean(scores: ArrayLike) -> NDArray[np.float64]:
     """Return the mean of all scores.
 
     Args:
-        scores: normalised scores, (games,) or (..., runs, games).
+        scores: normalized scores, (games,) or (..., runs, games).
 
     Returns:
         float64 of the shape of the axes before the last two; here and below.
@@ -55,7 +55,7 @@ def median(scores: ArrayLike) -> NDArray[np.float64]:
     """Return the median over games of their mean over runs.
 
     Args:
-        scores: normalised scores, (games,) or (..., runs, games).
+        scores: normalized scores, (games,) or (..., runs, games).
     """
     return np.median(_with_runs(scores).mean(axis=-2), axis=-1)
 
@@ -66,7 +66,7 @@ def iqm(scores: ArrayLike) -> NDArray[np.float64]:
     A quarter of the values is dropped at each end, rounded down, as in rliable.
 
     Args:
-        scores: normalised scores, (games,) or (..., runs, games).
+        scores: normalized scores, (games,) or (..., runs, games).
     """
     values = _with_runs(scores)
     values = np.sort(values.reshape(*values.shape[:-2], -1))
@@ -78,7 +78,7 @@ def optimality_gap(scores: ArrayLike, target: float = 1.0) -> NDArray[np.float64
     """Return how far the scores fall short of `target` in the mean; those above it count as it.
 
     Args:
-        scores: normalised scores, (games,) or (..., runs, games).
+        scores: normalized scores, (games,) or (..., runs, games).
         target: the score to reach; 1 is the human's.
     """
     return target - np.minimum(_with_runs(scores), target).mean(axis=(-2, -1))
@@ -96,7 +96,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.
     """Return which fraction of the scores of all runs lies above each threshold.
 
     Args:
-        scores: normalised scores, (games,) or (..., runs, games).
+        scores: normalized scores, (games,) or (..., runs, games).
         thresholds: (n,).
 
     Returns:
@@ -126,7 +126,7 @@ def probability_of_improvement(scores_x: ArrayLike, scores_y: ArrayLike) -> NDAr
     Equal scores count half, as in the Mann-Whitney statistic.
 
     Args:
-        scores_x: scores of X, normalised or not, (games,) or (..., runs of X, games).
+        scores_x: scores of X, normalized or not, (games,) or (..., runs of X, games).
         scores_y: scores of Y in the same games, (games,) or (..., runs of Y, games).
     """
     x, y = _with_runs(scores_x), _with_runs(scores_y)

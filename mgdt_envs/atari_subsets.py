@@ -74,11 +74,11 @@ class MedianEstimate:
     subset: str
 
 
-def estimate_atari57_median(normalised: Mapping[str, ArrayLike]) -> MedianEstimate | None:
+def estimate_atari57_median(normalized: Mapping[str, ArrayLike]) -> MedianEstimate | None:
     """Return the estimate from the best subset whose games are all there; None if none is.
 
     Args:
-        normalised: human-normalized scores by game, of one episode or more.
+        normalized: human-normalized scores by game, of one episode or more.
 
     Example:
         >>> from mgdt_envs.atari_subsets import SUBSETS, estimate_atari57_median
@@ -87,7 +87,7 @@ def estimate_atari57_median(normalised: Mapping[str, ArrayLike]) -> MedianEstima
         ('atari5', 0.85)
     """
     usable = [
-        name for name, subset in SUBSETS.items() if subset.coefficients.keys() <= set(normalised)
+        name for name, subset in SUBSETS.items() if subset.coefficients.keys() <= set(normalized)
     ]
     if not usable:
         return None
@@ -95,7 +95,7 @@ def estimate_atari57_median(normalised: Mapping[str, ArrayLike]) -> MedianEstima
     subset = SUBSETS[name]
     logarithm, variance = 0.0, subset.error**2
     for game, coefficient in subset.coefficients.items():
-        scores = np.ravel(normalised[game]).astype(np.float64)
+        scores = np.ravel(normalized[game]).astype(np.float64)
         percent = max(0.0, 100 * scores.mean())
         logarithm += coefficient * np.log10(1 + percent)
         if len(scores) > 1:

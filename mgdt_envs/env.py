@@ -15,7 +15,7 @@ from mgdt_envs.emulator import MAX_SEED, NUM_ACTIONS, Emulator
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
-from mgdt_envs.scoring import human_normalised_score, reason_without_score
+from mgdt_envs.scoring import human_normalized_score, reason_without_score
 
 
 class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
@@ -29,7 +29,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
     - Reward: the game's own, not clipped.
     - `info`: "game", "lives", "frame_number", "episode_frame_number"; on an episode's last step
       also "episode" with "r" (score), "l" (agent steps), "t" (seconds) and "hns"
-      (human-normalised score), or "hns_missing", the reason why there is none.
+      (human-normalized score), or "hns_missing", the reason why there is none.
       `RecordEpisodeStatistics` is not needed; with it, give it another `stats_key`.
 
     A seeded reset seeds the emulator with exactly that seed: the episode is then the one that
@@ -203,7 +203,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
         episode: dict[str, Any] = {"r": self._return, "l": self._length, "t": seconds}
         if reason := reason_without_score(emulator.game.name, self.protocol):
             return episode | {"hns_missing": reason}
-        return episode | {"hns": float(human_normalised_score(emulator.game.name, self._return))}
+        return episode | {"hns": float(human_normalized_score(emulator.game.name, self._return))}
 
 
 def _checked_action(action: Any) -> int:

@@ -4,7 +4,7 @@ Sources of the columns of `GAMES`:
 
 - `random`, `human`: dqn_zoo, `dqn_zoo/atari_data.py` (starts with 1 to 30 no-ops, 108,000 frames).
   Five games have no published human score; theirs (`human_source` "self-played") are Atari-PB's
-  (`src/envs/atari.py`), played by its authors, and no human-normalised score is computed from them.
+  (`src/envs/atari.py`), played by its authors, and no human-normalized score is computed from them.
 - `dqn`: the final score of the DQN agents that recorded DQN Replay, from the same table of Atari-PB.
 - `minimal_actions`: ale-py 0.12.1, `ALEInterface.getMinimalActionSet()`, in its order.
 - `mgdt_role`: Lee et al. 2022, section 3.3: trained on, held out for fine-tuning, or not used.
@@ -48,7 +48,7 @@ class Game:
 
     @property
     def has_human_reference(self) -> bool:
-        """Whether `human` is a published score, fit for normalising."""
+        """Whether `human` is a published score, fit for normalizing."""
         return self.human_source == "dqn_zoo"
 
     @property

@@ -23,7 +23,7 @@ def register_game(game: games.Game) -> None:
 
     Args:
         game: what is known of it; `human_source="self-played"` where no human score is published,
-            and then no human-normalised score is computed.
+            and then no human-normalized score is computed.
 
     Raises:
         ValueError: if there is a game of this name or ROM, or ale-py has no such ROM.

@@ -1,4 +1,4 @@
-"""Normalised scores: what a game's own points are worth beside the random policy's and a human's.
+"""Normalized scores: what a game's own points are worth beside the random policy's and a human's.
 
 Aggregates over games and their intervals are in `mgdt_envs.aggregates`.
 """
@@ -18,7 +18,7 @@ HUMAN_MAX_FRAMES = 108_000
 `dqn_zoo/atari_data.py`). Scores of games that are cut earlier are not quite comparable."""
 
 
-class HumanNormalised(NamedTuple):
+class HumanNormalized(NamedTuple):
     """Human-normalized scores of the games that have them, and the games that have none."""
 
     scores: dict[str, NDArray[np.float64]]
@@ -44,7 +44,7 @@ def reason_without_score(
     return None
 
 
-def human_normalised_score(
+def human_normalized_score(
     game: str, score: ArrayLike, *, self_played: bool = False
 ) -> NDArray[np.float64]:
     """Return 0 for the uniformly random policy's score and 1 for the human's.
@@ -64,18 +64,18 @@ def human_normalised_score(
     entry = games.game(game)
     if not (entry.has_human_reference or self_played):
         raise InvalidArgument(
-            f"{entry.name} has no published human score, so its scores cannot be normalised by "
+            f"{entry.name} has no published human score, so its scores cannot be normalized by "
             'one; the suite "atari57" is the games that have one'
         )
     return (np.asarray(score, np.float64) - entry.random) / (entry.human - entry.random)
 
 
-def human_normalised_scores(
+def human_normalized_scores(
     scores_by_game: Mapping[str, ArrayLike],
     protocol: AtariProtocol | None = None,
     *,
     self_played: bool = False,
-) -> HumanNormalised:
+) -> HumanNormalized:
     """Return the human-normalized scores of many games, without the games that have none.
 
     Args:
@@ -83,11 +83,11 @@ def human_normalised_scores(
             the game's name.
         protocol: the rules that they were played by; `AtariProtocol()` by default.
         self_played: keep the games whose human score is not published; see
-            `human_normalised_score`.
+            `human_normalized_score`.
 
     Example:
-        >>> from mgdt_envs.scoring import human_normalised_scores
-        >>> scores, left_out = human_normalised_scores(
+        >>> from mgdt_envs.scoring import human_normalized_scores
+        >>> scores, left_out = human_normalized_scores(
         ...     {"Pong": [-3.05, 14.6], "Pooyan": [900.0, 700.0], "Breakout": [1.7, 16.1]}
         ... )
         >>> np.stack(list(scores.values()), axis=-1)  # (runs, games)
@@ -97,17 +97,17 @@ def human_normalised_scores(
         {'Pooyan': 'Pooyan has no published human score'}
     """
     protocol = protocol or AtariProtocol()
-    normalised = HumanNormalised({}, {})
+    normalized = HumanNormalized({}, {})
     for game, scores in scores_by_game.items():
         reason = reason_without_score(game, protocol, self_played=self_played)
         if reason is None:
-            normalised.scores[game] = human_normalised_score(game, scores, self_played=self_played)
+            normalized.scores[game] = human_normalized_score(game, scores, self_played=self_played)
         else:
-            normalised.left_out[game] = reason
-    return normalised
+            normalized.left_out[game] = reason
+    return normalized
 
 
-def dqn_normalised_score(game: str, score: ArrayLike) -> NDArray[np.float64]:
+def dqn_normalized_score(game: str, score: ArrayLike) -> NDArray[np.float64]:
     """Return 0 for the uniformly random policy's score and 1 for DQN's that recorded DQN Replay.
 
     Args:
@@ -123,7 +123,7 @@ def dqn_normalised_score(game: str, score: ArrayLike) -> NDArray[np.float64]:
     entry = games.game(game)
     if entry.dqn is None:
         raise InvalidArgument(
-            f"DQN Replay does not hold {entry.name}, so its scores cannot be normalised by DQN's; "
+            f"DQN Replay does not hold {entry.name}, so its scores cannot be normalized by DQN's; "
             'the suite "dqn_replay60" is the games that it holds'
         )
     return (np.asarray(score, np.float64) - entry.random) / (entry.dqn - entry.random)

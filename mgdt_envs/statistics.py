@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgdt_envs.protocol import AtariProtocol
-from mgdt_envs.scoring import human_normalised_score, reason_without_score
+from mgdt_envs.scoring import human_normalized_score, reason_without_score
 
 
 class EpisodeStatistics:
@@ -45,7 +45,7 @@ class EpisodeStatistics:
         scored, unscored = ended & self._has_hns, ended & ~self._has_hns
         scores = np.full(len(self.games), np.nan)
         for row in np.flatnonzero(scored).tolist():
-            scores[row] = human_normalised_score(self.games[row], self._returns[row])
+            scores[row] = human_normalized_score(self.games[row], self._returns[row])
         seconds = np.round(time.perf_counter() - self._starts, 6)
         episodes: dict[str, NDArray[Any]] = {
             "r": np.where(ended, self._returns, 0.0),

@@ -45,7 +45,7 @@ class ConvStem(nn.Module):
     """Nature DQN's convolutions (Mnih et al. 2015) over a step's frame and its recent changes.
 
     The input is the frame and the changes between the last four, none from outside the window, so
-    the sequence stays causal. Layer normalisation follows each convolution: without it, 320,000
+    the sequence stays causal. Layer normalization follows each convolution: without it, 320,000
     samples of Pong were too few to learn to look at the frames at all.
 
     The first convolution, 8x8 with stride 4, is computed as 2x2 over squares of 4x4 pixels: the
@@ -132,7 +132,7 @@ class Block(nn.Module):
         self.mlp_output = Linear(4 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         for layer in self.linears:
-            # The released model's initialisation: variance 2 / layers / inputs.
+            # The released model's initialization: variance 2 / layers / inputs.
             nn.init.trunc_normal_(
                 layer.weight, std=math.sqrt(2 / config.layers / layer.in_features)
             )
@@ -211,7 +211,7 @@ class DecisionTransformer(nn.Module):
     """
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
-        """Make the network that `config` describes, randomly initialised."""
+        """Make the network that `config` describes, randomly initialized."""
         super().__init__()
         self.config = config
         width = config.width

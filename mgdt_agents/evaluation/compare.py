@@ -17,7 +17,7 @@ from mgdt_envs.aggregates import (
     probability_of_improvement,
 )
 from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.scoring import human_normalised_scores
+from mgdt_envs.scoring import human_normalized_scores
 
 NO_DIFFERENCE = "no difference shown"
 
@@ -135,20 +135,20 @@ def _overall(
         )
     ]
     rules = results.protocols[protocol]
-    normalised_a = human_normalised_scores(scores_a, rules).scores
-    normalised_b = human_normalised_scores(scores_b, rules).scores
-    if normalised_a:
-        metric, name = (iqm, "IQM") if len(normalised_a) >= 4 else (mean, "mean")
+    normalized_a = human_normalized_scores(scores_a, rules).scores
+    normalized_b = human_normalized_scores(scores_b, rules).scores
+    if normalized_a:
+        metric, name = (iqm, "IQM") if len(normalized_a) >= 4 else (mean, "mean")
         means = [
             np.stack([values.mean(axis=1) for values in scores.values()], axis=1)
-            for scores in (normalised_a, normalised_b)
+            for scores in (normalized_a, normalized_b)
         ]
         if several:
             interval = interval_over_runs(_difference_of(metric), *means)
         else:
             episodes = [
                 {game: values.ravel() for game, values in scores.items()}
-                for scores in (normalised_a, normalised_b)
+                for scores in (normalized_a, normalized_b)
             ]
             interval = interval_over_episodes(_difference_of(metric), *episodes)
         value_a, value_b = (float(metric(values)) for values in means)

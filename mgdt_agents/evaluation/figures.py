@@ -34,21 +34,21 @@ def draw(results: Results, protocol: str = "default") -> dict[str, "Figure"]:
     Raises:
         MissingExtra: if matplotlib is not installed.
     """
-    normalised = {
+    normalized = {
         agent: scores
         for agent in results.agents
-        if (scores := results.human_normalised(agent, protocol))
+        if (scores := results.human_normalized(agent, protocol))
     }
-    if not normalised:
+    if not normalized:
         return {}
     with _style():
         figures = {
-            "leaderboard": _leaderboard(results, protocol, list(normalised)),
-            "games": _games(normalised),
-            "profile": _profile(normalised),
+            "leaderboard": _leaderboard(results, protocol, list(normalized)),
+            "games": _games(normalized),
+            "profile": _profile(normalized),
         }
-        if len(normalised) > 1:
-            figures["improvement"] = _improvement(normalised)
+        if len(normalized) > 1:
+            figures["improvement"] = _improvement(normalized)
     return figures
 
 
@@ -108,11 +108,11 @@ def _leaderboard(results: Results, protocol: str, agents: list[str]) -> "Figure"
     return figure
 
 
-def _games(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     """Draw every agent's mean in every game, the best games first, on a logarithmic axis."""
     means = {
         agent: {game: float(scores.mean()) for game, scores in games.items()}
-        for agent, games in normalised.items()
+        for agent, games in normalized.items()
     }
     names = list(next(iter(means.values())))
     best = {name: max(games[name] for games in means.values()) for name in names}
@@ -136,9 +136,9 @@ def _games(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     return figure
 
 
-def _profile(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+def _profile(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     figure, axes = _new(7, 3.2)
-    scores = {agent: _by_run_and_game(games) for agent, games in normalised.items()}
+    scores = {agent: _by_run_and_game(games) for agent, games in normalized.items()}
     # A few very high scores would leave no room for the others.
     highest = max(1.5, max(float(np.quantile(values, 0.9)) for values in scores.values()))
     thresholds = np.linspace(0, highest, 200)
@@ -154,15 +154,15 @@ def _profile(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     return figure
 
 
-def _improvement(normalised: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
+def _improvement(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     """Draw how probably an episode of one agent scores more than one of another."""
-    agents = list(normalised)
+    agents = list(normalized)
     figure, axes = _new(3 + 0.9 * len(agents), 1.4 + 0.6 * len(agents))
     table = np.full((len(agents), len(agents)), np.nan)
     for row, x in enumerate(agents):
         for column, y in enumerate(agents):
             if row != column:
-                table[row, column] = _improvement_of(normalised[x], normalised[y])
+                table[row, column] = _improvement_of(normalized[x], normalized[y])
                 axes.text(column, row, f"{table[row, column]:.0%}", ha="center", va="center")
     axes.imshow(table, cmap="RdBu", vmin=-0.2, vmax=1.2, aspect="auto", alpha=0.4)
     axes.set_xticks(range(len(agents)), agents)

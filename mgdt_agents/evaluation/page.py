@@ -151,7 +151,7 @@ def _games(results: Results) -> dict[str, Any]:
     several = len(results.protocols) > 1
     for (agent, protocol, name), summary in results.summaries.items():
         entry = game(name)
-        normalised = summary.human_normalised
+        normalized = summary.human_normalized
         human = entry.human if entry.has_human_reference else None
         rows.append(
             [
@@ -160,8 +160,8 @@ def _games(results: Results) -> dict[str, Any]:
                 *([Cell(protocol, protocol)] if several else []),
                 Cell(with_interval(summary.mean, summary.interval, "{:,.1f}"), summary.mean),
                 Cell("no reference", "")
-                if normalised is None
-                else Cell(f"{normalised:.1%}", normalised),
+                if normalized is None
+                else Cell(f"{normalized:.1%}", normalized),
                 Cell("", "") if human is None else Cell(f"{entry.random:,g}", entry.random),
                 Cell("", "") if human is None else Cell(f"{human:,g}", human),
             ]

@@ -11,12 +11,12 @@ from mgdt_agents.evaluation.results import (
 )
 from mgdt_envs import game
 from mgdt_envs.aggregates import iqm, mean
-from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalised_score, human_normalised_scores
+from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalized_score, human_normalized_scores
 
 # Beside the main figure; they go without intervals, which are in the results.
 FURTHER_AGGREGATES = {"mean": "mean", "median": "median", "optimality_gap": "gap"}
 LINE_COLUMNS = (
-    *("agent", "protocol", "game", "mean", "low", "high", "human_normalised", "episodes"),
+    *("agent", "protocol", "game", "mean", "low", "high", "human_normalized", "episodes"),
 )
 PUBLISHED_MARK = "†"
 """Beside agents whose scores others have published."""
@@ -58,7 +58,7 @@ def results_table(results: Results) -> Table:
                 summary = results.summaries[agent, protocol, name]
                 cells += [
                     with_interval(summary.mean, summary.interval, "{:,.1f}"),
-                    _percent(summary.human_normalised),
+                    _percent(summary.human_normalized),
                 ]
             references = f"{entry.random:,g} / {entry.human:,g}"
             table.add_row(
@@ -85,10 +85,10 @@ def _add_published(table: Table, results: Results, name: str) -> None:
     blank = [""] * 2 * (len(results.protocols) - 1)
     for row, agent in enumerate(agents):
         score = agent.scores[name]
-        normalised = (
-            float(human_normalised_score(name, score)) if game(name).has_human_reference else None
+        normalized = (
+            float(human_normalized_score(name, score)) if game(name).has_human_reference else None
         )
-        cells = [f"{score:,.1f}", _percent(normalised), *blank, ""]
+        cells = [f"{score:,.1f}", _percent(normalized), *blank, ""]
         table.add_row(
             "", f"{agent.name} {PUBLISHED_MARK}", *cells, end_section=row == len(agents) - 1
         )
@@ -134,16 +134,16 @@ def _add_aggregates(table: Table, results: Results) -> None:
         scores = {
             name: published.scores[name] for name in results.games if name in published.scores
         }
-        normalised = list(human_normalised_scores(scores).scores.values())
-        if normalised:
+        normalized = list(human_normalized_scores(scores).scores.values())
+        if normalized:
             metric, name = (
-                (iqm, "IQM") if len(normalised) >= FEWEST_SCORES_OF_IQM else (mean, "mean")
+                (iqm, "IQM") if len(normalized) >= FEWEST_SCORES_OF_IQM else (mean, "mean")
             )
             table.add_row(
-                f"{name} of {counted(len(normalised), 'game')}",
+                f"{name} of {counted(len(normalized), 'game')}",
                 f"{published.name} {PUBLISHED_MARK}",
                 "",
-                f"{float(metric(normalised)):.1%}",
+                f"{float(metric(normalized)):.1%}",
             )
     for row, agent in enumerate(agents):
         cells = []
@@ -172,11 +172,11 @@ def results_lines(results: Results) -> list[str]:
             rows = []
             for name in results.games:
                 summary = results.summaries[agent, protocol, name]
-                rows.append((name, summary.mean, summary.interval, summary.human_normalised))
+                rows.append((name, summary.mean, summary.interval, summary.human_normalized))
             if figure := results.aggregates[agent, protocol].get(results.headline()):
                 rows.append((headline_name(results), figure.value, figure.interval, figure.value))
-            for name, score, interval, normalised in rows:
-                figures = [score, *(interval or [None, None]), normalised]
+            for name, score, interval, normalized in rows:
+                figures = [score, *(interval or [None, None]), normalized]
                 cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
                 episodes = str(len(results.seeds) * results.agents[agent].runs)
                 lines.append("\t".join((agent, protocol, name, *cells, episodes)))
@@ -236,7 +236,7 @@ def markdown_of_agent(
     for name in results.games:
         summaries = [results.summaries[agent, protocol, name] for agent in names]
         cells = [with_interval(entry.mean, entry.interval, "{:,.1f}") for entry in summaries]
-        rows.append([name, *cells, _percent(summaries[0].human_normalised)])
+        rows.append([name, *cells, _percent(summaries[0].human_normalized)])
     figures = [results.aggregates[agent, protocol].get(results.headline()) for agent in names]
     if figures[0] is not None:
         blank = [""] * len(names)

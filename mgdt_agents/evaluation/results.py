@@ -30,7 +30,7 @@ from mgdt_envs.aggregates import (
 )
 from mgdt_envs.atari_subsets import MedianEstimate, estimate_atari57_median
 from mgdt_envs.errors import InvalidArgument, MGDTError
-from mgdt_envs.scoring import human_normalised_scores
+from mgdt_envs.scoring import human_normalized_scores
 
 FORMAT, VERSION = "mgdt-results", 2
 
@@ -86,7 +86,7 @@ class Summary:
     """Raw score, over all episodes of all runs."""
     interval: Interval | None
     """Of the mean; None where a single episode shows no noise."""
-    human_normalised: float | None
+    human_normalized: float | None
     """The mean, human-normalized; None where there is no reference."""
 
 
@@ -165,17 +165,17 @@ class Results:
             [[episode.score for episode in run] for run in self._rows[agent, protocol, game]]
         )
 
-    def human_normalised(
+    def human_normalized(
         self, agent: str, protocol: str = "default"
     ) -> dict[str, NDArray[np.float64]]:
         """Return the human-normalized scores by game, `(runs, episodes)`, where there are any."""
         scores = {game: self.scores(agent, game, protocol) for game in self.games}
-        return human_normalised_scores(scores, self.protocols[protocol]).scores
+        return human_normalized_scores(scores, self.protocols[protocol]).scores
 
     def left_out(self, protocol: str = "default") -> dict[str, str]:
         """Return why games have no human-normalized score, by game."""
         none = dict.fromkeys(self.games, 0.0)
-        return human_normalised_scores(none, self.protocols[protocol]).left_out
+        return human_normalized_scores(none, self.protocols[protocol]).left_out
 
     @cached_property
     def summaries(self) -> dict[tuple[str, str, str], Summary]:
@@ -183,14 +183,14 @@ class Results:
         summaries = {}
         for agent in self.agents:
             for protocol in self.protocols:
-                normalised = self.human_normalised(agent, protocol)
+                normalized = self.human_normalized(agent, protocol)
                 for game in self.games:
                     scores = self.scores(agent, game, protocol)
                     summaries[agent, protocol, game] = Summary(
                         mean=float(scores.mean()),
                         interval=_interval(mean, {game: scores}),
-                        human_normalised=(
-                            float(normalised[game].mean()) if game in normalised else None
+                        human_normalized=(
+                            float(normalized[game].mean()) if game in normalized else None
                         ),
                     )
         return summaries
@@ -204,12 +204,12 @@ class Results:
         aggregates: dict[tuple[str, str], dict[str, Aggregate]] = {}
         for agent in self.agents:
             for protocol in self.protocols:
-                normalised = self.human_normalised(agent, protocol)
+                normalized = self.human_normalized(agent, protocol)
                 aggregates[agent, protocol] = {
-                    name: _aggregate(metric, normalised)
+                    name: _aggregate(metric, normalized)
                     for name, metric in AGGREGATES.items()
-                    if normalised
-                    and (name != "iqm" or self._scores_of(normalised) >= FEWEST_SCORES_OF_IQM)
+                    if normalized
+                    and (name != "iqm" or self._scores_of(normalized) >= FEWEST_SCORES_OF_IQM)
                 }
         return aggregates
 
@@ -217,15 +217,15 @@ class Results:
     def atari57_medians(self) -> dict[tuple[str, str], MedianEstimate]:
         """Estimates of the Atari-57 median, where the games of a subset were played."""
         estimates = {
-            (agent, protocol): estimate_atari57_median(self.human_normalised(agent, protocol))
+            (agent, protocol): estimate_atari57_median(self.human_normalized(agent, protocol))
             for agent in self.agents
             for protocol in self.protocols
         }
         return {key: estimate for key, estimate in estimates.items() if estimate is not None}
 
     @staticmethod
-    def _scores_of(normalised: Mapping[str, NDArray[np.float64]]) -> int:
-        return sum(len(runs) for runs in normalised.values())
+    def _scores_of(normalized: Mapping[str, NDArray[np.float64]]) -> int:
+        return sum(len(runs) for runs in normalized.values())
 
     def headline(self) -> str:
         """Return the name of the main figure: "iqm", or "mean" where some agent has too few."""
@@ -355,11 +355,11 @@ class Results:
             raise InvalidArgument(f"{path}: {error}") from error
 
 
-def _aggregate(metric: Metric, normalised: Mapping[str, NDArray[np.float64]]) -> Aggregate:
-    means = np.stack([scores.mean(axis=1) for scores in normalised.values()], axis=1)
+def _aggregate(metric: Metric, normalized: Mapping[str, NDArray[np.float64]]) -> Aggregate:
+    means = np.stack([scores.mean(axis=1) for scores in normalized.values()], axis=1)
     return Aggregate(
         value=float(metric(means)),
-        interval=_interval(metric, normalised),
+        interval=_interval(metric, normalized),
         games=means.shape[1],
         scores=means.size,
     )

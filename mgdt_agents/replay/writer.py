@@ -1,4 +1,4 @@
-"""Writing stores: whole, or recognised as not whole and resumable.
+"""Writing stores: whole, or recognized as not whole and resumable.
 
 The store that will be at `<path>` is written in the folder `<path>.partial`:
 

@@ -21,7 +21,7 @@ class Augmentation:
     shift: int = 0
     """Frames are padded with this many pixels of zero and cropped at random (usually 4)."""
     rotation: float = 0.0
-    """Degrees by which frames are turned about their centre at most, either way."""
+    """Degrees by which frames are turned about their center at most, either way."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -51,10 +51,10 @@ class Augmentation:
         angles = (2 * draws[:, 2] - 1) * self.rotation
         frames = np.empty_like(batch.frames)
         height, width = frames.shape[2:]
-        centre = ((width - 1) / 2, (height - 1) / 2)
+        center = ((width - 1) / 2, (height - 1) / 2)
         for row, (shift, angle) in enumerate(zip(shifts, angles, strict=True)):
             # With no angle the map moves whole pixels, and cv2 copies them as they are.
-            move = cv2.getRotationMatrix2D(centre, angle, 1.0)
+            move = cv2.getRotationMatrix2D(center, angle, 1.0)
             move[:, 2] += shift
             for step, frame in enumerate(batch.frames[row]):
                 cv2.warpAffine(frame, move, (width, height), dst=frames[row, step])

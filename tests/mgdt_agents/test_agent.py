@@ -45,7 +45,7 @@ def make(kind: str) -> Agent:
         # Else greedy but for one action in a thousand, which no test would see.
         config = dataclasses.replace(config, exploration=0.5)
     agent = agent_class(config, games=["Pong"], device="cpu")
-    # At initialisation every action is as good as another: make the observation matter.
+    # At initialization every action is as good as another: make the observation matter.
     with torch.no_grad():
         for parameter in agent.model.parameters():
             parameter.mul_(3)

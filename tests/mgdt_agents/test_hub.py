@@ -138,7 +138,7 @@ def test_card(hub: Any, tmp_path: Path, results: Path) -> None:
         f"{breakout.mean:.2f} +/- {np.std(scores.scores('runs/mine', 'Breakout')):.2f}"
     )
     # One game is too few for an IQM.
-    assert evaluations["1 game"].metric_type == "mean_human_normalised_score"
+    assert evaluations["1 game"].metric_type == "mean_human_normalized_score"
     assert evaluations["1 game"].metric_value == pytest.approx(
         scores.aggregates["runs/mine", "default"]["mean"].value, abs=1e-4
     )

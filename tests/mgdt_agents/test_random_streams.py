@@ -59,6 +59,6 @@ def test_numbers_are_uniform() -> None:
     assert 0 <= drawn.min() < 1e-3 < 1 - 1e-3 < drawn.max() < 1
     # 40,000 in ten bins: the standard deviation of a share is 0.0015.
     np.testing.assert_allclose(np.histogram(drawn, 10, (0, 1))[0] / drawn.size, 0.1, atol=0.006)
-    # Neighbouring streams, and numbers that follow one another.
+    # Neighboring streams, and numbers that follow one another.
     assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 0.02
     assert abs(np.corrcoef(drawn[:, :-1].ravel(), drawn[:, 1:].ravel())[0, 1]) < 0.02

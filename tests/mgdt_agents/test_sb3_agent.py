@@ -86,7 +86,7 @@ def test_protocol_of_a_model_from_elsewhere_is_assumed(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C, DQN])
-def test_algorithm_is_recognised(tmp_path, observations, algorithm):
+def test_algorithm_is_recognized(tmp_path, observations, algorithm):
     model = make_model(algorithm)
     model.save(tmp_path / "model.zip")
     agent = load_agent(str(tmp_path / "model.zip"), env=BlackEnv(), device="cpu")

@@ -184,7 +184,7 @@ def test_termination_and_rewards_above_one():
     assert info["episode"]["r"] == sum(rewards)
 
 
-def test_no_human_normalised_score_without_a_reference():
+def test_no_human_normalized_score_without_a_reference():
     _, _, info = play(MultiGameAtariEnv("AirRaid", SHORT), [0] * 10)
     assert "hns" not in info["episode"]
     assert info["episode"]["hns_missing"] == "AirRaid has no published human score"

@@ -21,7 +21,7 @@ A store becomes a data set without loss:
 - Actions are full-set ids, rewards the store's.
 - The environment is `MultiGameAtari/<Game>-v0` under the store's protocol, so that
   `recover_environment` gives what was played, whose observations are stacks. The reference scores
-  are the table of games', so that `minari.get_normalized_score` is the human-normalised score.
+  are the table of games', so that `minari.get_normalized_score` is the human-normalized score.
 """
 
 import json

@@ -225,7 +225,7 @@ class Observations:
             return pictures
         frames = np.empty((len(pictures), self.side, self.side), np.uint8)
         for picture, frame in zip(pictures, frames, strict=True):
-            # For all colours of the console, the same as what the emulator calls gray.
+            # For all colors of the console, the same as what the emulator calls gray.
             gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) if self.channels == 3 else picture
             cv2.resize(gray, (self.side, self.side), dst=frame, interpolation=cv2.INTER_AREA)
         return frames

@@ -1,4 +1,4 @@
-"""The benchmark's results: what was played, summed and normalised."""
+"""The benchmark's results: what was played, summed and normalized."""
 
 import dataclasses
 from importlib.metadata import version
@@ -128,14 +128,14 @@ def test_several_protocols(results):
         )
 
 
-def test_episodes_that_end_with_a_life_are_not_normalised():
+def test_episodes_that_end_with_a_life_are_not_normalized():
     rules = {"default": AtariProtocol(life_loss_ends=True, max_frames=240)}
     config = BenchmarkConfig(games=("Breakout",), episodes=1, protocols=rules)
     results = run_benchmark({"fire": OneActionAgent(1)}, config)
     (episode,) = results.episodes
     assert episode.steps < 60
     assert episode.end == "terminated"
-    assert results.summaries["fire", "default", "Breakout"].human_normalised is None
+    assert results.summaries["fire", "default", "Breakout"].human_normalized is None
     assert results.aggregates["fire", "default"] == {}
     assert "lost life" in results.left_out()["Breakout"]
 

@@ -10,7 +10,7 @@ from mgdt_agents.evaluation.compare import NO_DIFFERENCE, compare
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_envs import AtariProtocol
 from mgdt_envs.aggregates import interval_over_episodes, iqm, mean, probability_of_improvement
-from mgdt_envs.scoring import human_normalised_score
+from mgdt_envs.scoring import human_normalized_score
 
 GAMES = ("Pong", "Breakout", "Freeway", "Boxing")
 EPISODES = 16
@@ -81,18 +81,18 @@ def test_pairs_of_episodes_share_the_noise_of_the_seed():
 
 def test_overall():
     a, b = make("dt", (5, 10, 20, 3)), make("bc", (2, 10, 15, 3))
-    probability, normalised = compare(a, b, "default").overall
+    probability, normalized = compare(a, b, "default").overall
     x, y = (np.stack([r.scores(n, g)[0] for g in GAMES], 1) for r, n in ((a, "dt"), (b, "bc")))
     assert probability.value == pytest.approx(probability_of_improvement(x, y))
     assert probability.interval[0] > 0.5
     assert probability.better == "dt"
     assert "an episode of A" in probability.what
     means = [
-        [human_normalised_score(g, v[:, n]).mean() for n, g in enumerate(GAMES)] for v in (x, y)
+        [human_normalized_score(g, v[:, n]).mean() for n, g in enumerate(GAMES)] for v in (x, y)
     ]
-    assert normalised.what == "IQM, human-normalized"
-    assert (normalised.a, normalised.b) == pytest.approx(tuple(iqm(m) for m in means))
-    assert normalised.value == pytest.approx(iqm(means[0]) - iqm(means[1]))
+    assert normalized.what == "IQM, human-normalized"
+    assert (normalized.a, normalized.b) == pytest.approx(tuple(iqm(m) for m in means))
+    assert normalized.value == pytest.approx(iqm(means[0]) - iqm(means[1]))
 
 
 def test_several_runs():

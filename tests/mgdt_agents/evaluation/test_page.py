@@ -161,7 +161,7 @@ def test_figures_say_what_the_results_say(tmp_path):
     assert {text.get_text() for text in improvement.texts} == {"0%", "100%"}
     (profile, other), human = figures["profile"].axes[0].lines[:2], 0.5
     thresholds, shares = profile.get_data()
-    scores = made_up().human_normalised("dt")
+    scores = made_up().human_normalized("dt")
     expected = np.mean([values.mean() > human for values in scores.values()])
     assert shares[np.searchsorted(thresholds, human)] == expected
     assert (other.get_data()[1] >= shares).all()

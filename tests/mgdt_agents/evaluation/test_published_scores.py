@@ -9,7 +9,7 @@ from mgdt_agents.evaluation.published_scores import load_published, published_ta
 from mgdt_envs import suite
 from mgdt_envs.aggregates import iqm
 from mgdt_envs.atari_subsets import SUBSETS, estimate_atari57_median
-from mgdt_envs.scoring import human_normalised_score, human_normalised_scores
+from mgdt_envs.scoring import human_normalized_score, human_normalized_scores
 
 # Medians in percent, as published in the papers.
 MEDIANS = {"MuZero": 2041.1, "IMPALA (deep)": 191.8, "Ape-X": 434.1}
@@ -30,11 +30,11 @@ def test_jowa_s_games_give_the_published_iqm():
     for name, expected in published.items():
         scores = agents[name].scores
         assert len(scores) == 15
-        normalised = human_normalised_scores(scores).scores
+        normalized = human_normalized_scores(scores).scores
         # JOWA's own reference where none is published.
         carnival = (scores["Carnival"] - 700.8) / (3800 - 700.8)
-        assert set(scores) - set(normalised) == {"Carnival"}
-        assert iqm([*normalised.values(), carnival]) == pytest.approx(expected, abs=5e-4)
+        assert set(scores) - set(normalized) == {"Carnival"}
+        assert iqm([*normalized.values(), carnival]) == pytest.approx(expected, abs=5e-4)
     assert "per game at test time" in agents["JOWA 150M with search"].note
 
 
@@ -43,17 +43,17 @@ def test_atari57_medians():
     for agent in agents.values():
         assert set(agent.scores) == set(suite("atari57"))
     for name, percent in MEDIANS.items():
-        normalised = human_normalised_scores(agents[name].scores).scores
-        assert 100 * np.median(list(normalised.values())) == pytest.approx(percent, rel=0.002)
+        normalized = human_normalized_scores(agents[name].scores).scores
+        assert 100 * np.median(list(normalized.values())) == pytest.approx(percent, rel=0.002)
 
 
 @pytest.mark.parametrize("name", ["atari5", "atari10"])
 def test_estimates_agree_with_published_medians_to_the_stated_error(name):
     errors, inside = [], []
     for agent in load_published("atari57"):
-        normalised = human_normalised_scores(agent.scores).scores
-        median = np.median(list(normalised.values()))
-        estimate = estimate_atari57_median({game: normalised[game] for game in suite(name)})
+        normalized = human_normalized_scores(agent.scores).scores
+        median = np.median(list(normalized.values()))
+        estimate = estimate_atari57_median({game: normalized[game] for game in suite(name)})
         assert estimate.subset == name
         errors.append(np.log10(1 + 100 * estimate.value) - np.log10(1 + 100 * median))
         inside.append(estimate.interval[0] <= median <= estimate.interval[1])
@@ -71,7 +71,7 @@ def test_own_tables(tmp_path):
     path.write_text(json.dumps(content))
     (agent,) = load_published(path)
     assert (agent.name, agent.source, agent.note) == ("A", "a paper", "")
-    assert human_normalised_score("Pong", agent.scores["Pong"]) == 1
+    assert human_normalized_score("Pong", agent.scores["Pong"]) == 1
     with pytest.raises(ValueError, match=r"Unknown table of scores 'jowa'.*Did you mean 'jowa15'"):
         load_published("jowa")
     for damaged in ({"agents": []}, {**content, "agents": [{"name": "A"}]}, []):

@@ -17,7 +17,7 @@ from mgdt_agents.evaluation.report import (
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_envs import AtariProtocol
 
-COLUMNS = [*("agent", "protocol", "game", "mean", "low", "high", "human_normalised", "episodes")]
+COLUMNS = [*("agent", "protocol", "game", "mean", "low", "high", "human_normalized", "episodes")]
 SCORES = {
     "dt": {"Pong": (-20.7, -6.7), "AirRaid": (1234.0, 1234.5)},
     "runs/my[run]": {"Pong": (14.6, 14.6), "AirRaid": (1e6, 1e6)},
@@ -105,11 +105,11 @@ def test_lines(results):
             expected = [figure.value, *figure.interval, figure.value]
         else:
             summary = results.summaries[agent, "default", game]
-            expected = [summary.mean, *summary.interval, summary.human_normalised]
+            expected = [summary.mean, *summary.interval, summary.human_normalized]
         found = [row[name] for name in COLUMNS[3:7]]
         assert found == ["" if value is None else f"{value:.6g}" for value in expected]
     assert float(rows[0]["mean"]) == -13.7
-    assert rows[1]["human_normalised"] == ""
+    assert rows[1]["human_normalized"] == ""
 
 
 def test_lines_of_a_single_episode(single):

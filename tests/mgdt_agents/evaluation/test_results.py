@@ -14,7 +14,7 @@ from mgdt_envs.aggregates import (
     interval_over_runs,
     mean,
 )
-from mgdt_envs.scoring import human_normalised_score
+from mgdt_envs.scoring import human_normalized_score
 
 GAMES = ("Pong", "Breakout", "Carnival", "Freeway", "Boxing")
 WITH_REFERENCE = tuple(game for game in GAMES if game != "Carnival")
@@ -68,20 +68,20 @@ def test_one_run_has_intervals_over_episodes():
         assert summary.mean == pytest.approx(scores.mean())
         assert summary.interval == tuple(interval_over_episodes(mean, {game: scores}))
         if game == "Carnival":
-            assert summary.human_normalised is None
+            assert summary.human_normalized is None
         else:
-            assert summary.human_normalised == pytest.approx(
-                human_normalised_score(game, scores.mean())
+            assert summary.human_normalized == pytest.approx(
+                human_normalized_score(game, scores.mean())
             )
-    normalised = {
-        game: human_normalised_score(game, results.scores("dt", game)[0]) for game in WITH_REFERENCE
+    normalized = {
+        game: human_normalized_score(game, results.scores("dt", game)[0]) for game in WITH_REFERENCE
     }
     figures = results.aggregates["dt", "default"]
     assert set(figures) == set(AGGREGATES)
     for name, metric in AGGREGATES.items():
-        value = metric([scores.mean() for scores in normalised.values()])
+        value = metric([scores.mean() for scores in normalized.values()])
         assert figures[name].value == pytest.approx(value)
-        assert figures[name].interval == tuple(interval_over_episodes(metric, normalised))
+        assert figures[name].interval == tuple(interval_over_episodes(metric, normalized))
         assert (figures[name].games, figures[name].scores) == (4, 4)
     assert results.left_out() == {"Carnival": "Carnival has no published human score"}
 
@@ -90,7 +90,7 @@ def test_several_runs_have_intervals_over_runs():
     results = make(runs=3)
     means = np.stack(
         [
-            human_normalised_score(game, results.scores("dt", game)).mean(axis=1)
+            human_normalized_score(game, results.scores("dt", game)).mean(axis=1)
             for game in WITH_REFERENCE
         ],
         axis=1,

@@ -236,9 +236,9 @@ def test_append_to_a_store_with_chunks_of_another_size(episodes, path, tmp_path,
     assert_equal_stores(path, write(tmp_path / "expected", episodes))
 
 
-@pytest.mark.parametrize("colour", [0, 87])
-def test_frames_of_one_colour(path, colour, episodes):
-    plain = np.full((2500, SIDE, SIDE), colour, np.uint8)
+@pytest.mark.parametrize("color", [0, 87])
+def test_frames_of_one_color(path, color, episodes):
+    plain = np.full((2500, SIDE, SIDE), color, np.uint8)
     with writer(path) as opened:
         for frames in (plain, episodes[4].frames, plain):
             steps = len(frames)

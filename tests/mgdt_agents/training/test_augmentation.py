@@ -45,7 +45,7 @@ def test_shift_is_a_crop_of_the_padded_window(batch):
         assert getattr(found, name) is getattr(batch, name)
 
 
-def test_rotation_is_small_and_about_the_centre(batch):
+def test_rotation_is_small_and_about_the_center(batch):
     frames = np.zeros_like(batch.frames)
     frames[..., 36:48, 36:48] = 255
     frames[..., :4, 40:44] = 255
