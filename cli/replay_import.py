@@ -39,7 +39,7 @@ class RunsArguments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DQNReplayArguments(RunsArguments):
-    """Import DQN Replay's logged buffers; a killed import goes on when it is run again."""
+    """Import DQN Replay's logged buffers; a killed import resumes when it is run again."""
 
     source: tyro.conf.Positional[str]
     """Folder of all games, a game, a run or its files; gs://atari-replay-datasets/dqn reads the
@@ -50,7 +50,7 @@ class DQNReplayArguments(RunsArguments):
 class RLUArguments(RunsArguments):
     """Import runs of RLU Atari that TensorFlow Datasets prepared (pip install 'mgdt[tfds]').
 
-    A killed import goes on when it is run again.
+    A killed import resumes when it is run again.
     """
 
     source: tyro.conf.Positional[str]
@@ -62,7 +62,7 @@ class RLUArguments(RunsArguments):
 class MinariArguments:
     """Import a Minari data set of Atari play (pip install 'mgdt[minari]').
 
-    A killed import goes on when it is run again.
+    A killed import resumes when it is run again.
     """
 
     dataset: tyro.conf.Positional[str]

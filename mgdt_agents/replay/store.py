@@ -315,7 +315,7 @@ def _read_whole_meta(folder: Path) -> dict[str, Any]:
         raise ReplayError(
             f"{folder} is not whole: it is being written, or the writing was cut off. "
             f"{partial['episodes']:,} episodes of {partial['steps']:,} steps are safe. Repeat the "
-            f"command that wrote it, and it goes on from there; or `mgdt-replay trim {folder}` "
+            f"command that wrote it, and it resumes from there; or `mgdt-replay trim {folder}` "
             "makes a store of what is safe."
         )
     path = folder / "meta.json"
