@@ -44,7 +44,7 @@ def record_episode(
             assert screen is not None, "render_mode is rgb_array"
             yield screen
             action, state = agent.predict(
-                observation, state, deterministic=deterministic, reward=reward
+                observation, state, deterministic=deterministic, reward=reward, game=game
             )
             observation, reward, terminated, truncated, _ = env.step(int(action))
             on_step()
