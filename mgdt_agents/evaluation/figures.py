@@ -110,6 +110,8 @@ def _leaderboard(results: Results, protocol: str, agents: list[str]) -> "Figure"
 
 def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     """Draw every agent's mean in every game, the best games first, on a logarithmic axis."""
+    from matplotlib.ticker import NullFormatter
+
     means = {
         agent: {game: float(scores.mean()) for game, scores in games.items()}
         for agent, games in normalized.items()
@@ -126,13 +128,15 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
             rows, values - LEAST_SHOWN, height, LEAST_SHOWN, color=_color(number), label=agent
         )
     axes.set_xscale("log")
-    axes.set_xlim(LEAST_SHOWN)
+    axes.set_xlim(LEAST_SHOWN, max(1.2, 1.1 * max(best.values())))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(f"human-normalized score; {LEAST_SHOWN:.0%} and less at the left")
     _in_percent(axes.xaxis)
     _mark_human(axes.axvline)
-    axes.legend(loc="lower right")
+    # Above the bars, which leave no corner free.
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(means)))
     return figure
 
 
