@@ -215,10 +215,11 @@ def test_interval_over_episodes_covers(metric):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_games", [8, 57])
+@pytest.mark.parametrize(("num_games", "trials"), [(8, 2000), (57, 400)])
 @pytest.mark.parametrize("metric", [iqm, mean, optimality_gap])
-def test_interval_over_episodes_covers_exactly(metric, num_games):
-    assert coverage(metric, num_games, num_episodes=16, trials=400, resamples=1000) >= 0.93
+def test_interval_over_episodes_covers_exactly(metric, num_games, trials):
+    # Of 2,000 trials the share has a standard error of 0.005.
+    assert coverage(metric, num_games, num_episodes=16, trials=trials, resamples=1000) >= 0.93
 
 
 def test_interval_of_rare_scores():
