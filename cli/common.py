@@ -36,7 +36,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from mgdt_envs.errors import InvalidArgument, MGDTError
+from mgdt_envs.errors import InvalidArgument, MGDTError, MissingExtra, OutputExists
 
 T = TypeVar("T")
 
@@ -221,6 +221,18 @@ def parse(kind: Any, description: str | None) -> Any:
         config=(tyro.conf.FlagCreatePairsOff,),
         registry=_REGISTRY,
     )
+
+
+def check_plot(path: Path) -> None:
+    """Raise before anything is read if the picture cannot be drawn."""
+    if path.exists():
+        raise OutputExists(f"{path} exists; choose another --plot or remove it first.")
+    if path.suffix != ".png":
+        raise InvalidArgument(f"Expected --plot to name a .png file, got {path}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
 
 
 class ProgressBar(Progress):

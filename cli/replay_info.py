@@ -12,8 +12,8 @@ from rich.table import Table
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.store import find_stores
-from mgdt_cli.common import Paths
-from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
+from mgdt_cli.common import Paths, check_plot
+from mgdt_envs.errors import InvalidArgument
 
 # Of the curve: short enough to show how a short run went, long enough to be read.
 MAX_EPISODES_PER_MEAN = 100
@@ -39,7 +39,7 @@ def show_info(arguments: InfoArguments) -> None:
         ValueError: if there is no matplotlib to draw it with.
     """
     if arguments.plot:
-        _check_plot(arguments.plot)
+        check_plot(arguments.plot)
     stores, errors = [], []
     for path in named_stores(arguments.stores):
         try:
@@ -124,17 +124,6 @@ def plot_returns(stores: list[ReplayStore], path: Path) -> None:
 def _mark(store: ReplayStore) -> str:
     """Return what is said beside returns that are no scores."""
     return "\n(clipped rewards)" if store.meta["source"].get("rewards_clipped") else ""
-
-
-def _check_plot(path: Path) -> None:
-    if path.exists():
-        raise OutputExists(f"{path} exists; choose another --plot or remove it first.")
-    if path.suffix != ".png":
-        raise InvalidArgument(f"Expected --plot to name a .png file, got {path}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
 
 
 def _origins(stores: list[ReplayStore]) -> list[str]:

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mgdt_cli.common import Names, Paths, say
-from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
+from mgdt_cli.common import Names, Paths, check_plot, say
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -114,18 +114,6 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int = 24)
         share = (mean - low) / (high - low) if high > low else 0.5
         bars += BARS[min(len(BARS) - 1, int(share * len(BARS)))]
     return bars
-
-
-def check_plot(path: Path) -> None:
-    """Raise before anything is read if the picture cannot be drawn."""
-    if path.exists():
-        raise OutputExists(f"{path} exists; choose another --plot or remove it first.")
-    if path.suffix != ".png":
-        raise InvalidArgument(f"Expected --plot to name a .png file, got {path}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
 
 
 def plot_figures(figures: Sequence[str], runs: dict[str, dict[str, Curve]], path: Path) -> None:

@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,44 +13,13 @@ from mgdt_agents.action_sets import effective_actions
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.q_learning.cql import CQLAgent
-from mgdt_agents.q_learning.networks import ImpalaNetwork
+from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConvolutionalCloningConfig:
-    """The Impala ResNet; `CQLConfig` explains the fields."""
-
-    stages: tuple[int, ...] = (128, 128, 128)
-    """Channels of the stages; each halves the picture."""
-    blocks: int = 5
-    """Residual blocks of a stage."""
-    stem_stride: int = 1
-    """Stride of the first convolution."""
-    layer_norm: bool = False
-    """Normalize after the first convolution of each stage."""
-    changes: bool = False
-    """See the newest frame and the changes between frames, instead of the frames."""
-    pooling: Literal["flatten", "spatial"] = "flatten"
-    """Flatten the last picture, or sum it with learned weights."""
-    spatial_features: int = 8
-    """Such sums of each channel."""
-    hidden: int = 512
-    """Units of the layer between the pictures and the policy."""
-    normalize_features: bool = False
-    """Scale that layer's output to length 1."""
-    frame_stack: int = 4
-    """Frames that the network sees."""
-    frame_size: int = 84
-    """Height and width of a frame in pixels."""
-    actions: int = 18
-    """Number of actions."""
-
-
-_FIELDS = [field.name for field in dataclasses.fields(ConvolutionalCloningConfig)]
+_FIELDS = [field.name for field in dataclasses.fields(ImpalaConfig)]
 
 
 class ConvolutionalCloningAgent(NetworkAgent):
@@ -64,15 +32,15 @@ class ConvolutionalCloningAgent(NetworkAgent):
 
     model: ImpalaNetwork
     kind = "bc_conv"
-    config_class = ConvolutionalCloningConfig
+    config_class = ImpalaConfig
     presets: ClassVar[dict[str, Any]] = {
-        size: ConvolutionalCloningConfig(**{name: getattr(config, name) for name in _FIELDS})
+        size: ImpalaConfig(**{name: getattr(config, name) for name in _FIELDS})
         for size, config in CQLAgent.presets.items()
     }
 
     def __init__(
         self,
-        config: ConvolutionalCloningConfig | str = "5m",
+        config: ImpalaConfig | str = "5m",
         *,
         games: Sequence[str] = (),
         protocol: AtariProtocol | None = None,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mgdt_agents.action_sets import allowed_actions, effective_actions
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.q_learning import losses
-from mgdt_agents.q_learning.networks import ImpalaNetwork
+from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
@@ -26,27 +26,9 @@ from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CQLConfig:
-    """The network and the loss; the default is the paper's smallest, of about 5M parameters."""
+class CQLConfig(ImpalaConfig):
+    """The network and the loss."""
 
-    stages: tuple[int, ...] = (128, 128, 128)
-    """Channels of the stages; each halves the picture."""
-    blocks: int = 5
-    """Residual blocks of a stage."""
-    stem_stride: int = 1
-    """Stride of the first convolution; 1 in Espeholt et al. 2018."""
-    layer_norm: bool = False
-    """Normalize after the first convolution of each stage."""
-    changes: bool = False
-    """See the newest frame and the changes between frames, instead of the frames."""
-    pooling: Literal["flatten", "spatial"] = "flatten"
-    """Flatten the last picture, or sum it with learned weights (Scaled Q-learning)."""
-    spatial_features: int = 8
-    """Such sums of each channel."""
-    hidden: int = 512
-    """Units of the layer between the pictures and the values."""
-    normalize_features: bool = False
-    """Scale that layer's output to length 1 (Scaled Q-learning)."""
     heads: Literal["shared", "per-game"] = "shared"
     """One head over 18 actions for all games, or one a game (Scaled Q-learning), which must then
     be told at play."""
@@ -71,12 +53,6 @@ class CQLConfig:
     """Gradient steps between copies to the target network (Lee et al. 2022, C51)."""
     exploration: float = 0.001
     """Share of uniformly random actions when acting (Dopamine's evaluation)."""
-    frame_stack: int = 4
-    """Frames that the network sees."""
-    frame_size: int = 84
-    """Height and width of a frame in pixels."""
-    actions: int = 18
-    """Number of actions."""
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -84,19 +60,10 @@ class CQLConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        choices = {
-            "pooling": ("flatten", "spatial"),
-            "heads": ("shared", "per-game"),
-            "loss": ("c51", "hl_gauss"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InvalidArgument(
-                    f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
-                )
-        for name in ("blocks", "stem_stride", "spatial_features", "hidden", "n_steps"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be at least 1, got {getattr(self, name)}")
+        ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
+        self.check_choice("heads", ("shared", "per-game"))
+        self.check_choice("loss", ("c51", "hl_gauss"))
+        self.check_positive("n_steps")
         if not 0 < self.discount <= 1:
             raise InvalidArgument(f"discount must be in (0, 1], got {self.discount}")
         if self.atoms < 2 or not self.max_value > 0:

@@ -4,7 +4,8 @@ Shape suffixes: B states, A actions, Z atoms, D features; Y and X places of the 
 """
 
 import math
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +14,57 @@ from torch import Tensor, nn
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import CHANGE_SCALE
 from mgdt_agents.linear import Linear, linear
+from mgdt_envs.errors import InvalidArgument
 
 
-class ImpalaSizes(Protocol):
-    """What an `ImpalaNetwork` needs to know; `CQLConfig` explains the fields."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImpalaConfig:
+    """An `ImpalaNetwork`; the default is the smallest of Lee et al. 2022, of 5M parameters."""
 
-    stages: tuple[int, ...]
-    blocks: int
-    stem_stride: int
-    layer_norm: bool
-    changes: bool
-    pooling: Literal["flatten", "spatial"]
-    spatial_features: int
-    hidden: int
-    normalize_features: bool
-    frame_stack: int
-    frame_size: int
+    stages: tuple[int, ...] = (128, 128, 128)
+    """Channels of the stages; each halves the picture."""
+    blocks: int = 5
+    """Residual blocks of a stage."""
+    stem_stride: int = 1
+    """Stride of the first convolution; 1 in Espeholt et al. 2018."""
+    layer_norm: bool = False
+    """Normalize after the first convolution of each stage."""
+    changes: bool = False
+    """See the newest frame and the changes between frames, instead of the frames."""
+    pooling: Literal["flatten", "spatial"] = "flatten"
+    """Flatten the last picture, or sum it with learned weights (Scaled Q-learning)."""
+    spatial_features: int = 8
+    """Such sums of each channel."""
+    hidden: int = 512
+    """Units of the layer between the pictures and the output."""
+    normalize_features: bool = False
+    """Scale that layer's output to length 1 (Scaled Q-learning)."""
+    frame_stack: int = 4
+    """Frames that the network sees."""
+    frame_size: int = 84
+    """Height and width of a frame in pixels."""
+    actions: int = 18
+    """Number of actions."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: naming the one that cannot be.
+        """
+        self.check_choice("pooling", ("flatten", "spatial"))
+        self.check_positive("blocks", "stem_stride", "spatial_features", "hidden")
+
+    def check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        """Raise `InvalidArgument` if a field is none of `allowed`."""
+        if getattr(self, name) not in allowed:
+            raise InvalidArgument(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+
+    def check_positive(self, *names: str) -> None:
+        """Raise `InvalidArgument` that names a field below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InvalidArgument(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class ResidualBlock(nn.Module):
@@ -73,7 +109,7 @@ class ImpalaNetwork(nn.Module):
     differ by less than bf16 resolves.
     """
 
-    def __init__(self, config: ImpalaSizes, actions: int, outputs: int, heads: int = 1) -> None:
+    def __init__(self, config: ImpalaConfig, actions: int, outputs: int, heads: int = 1) -> None:
         """Make the network, randomly initialized.
 
         Args:

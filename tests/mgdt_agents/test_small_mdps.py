@@ -12,7 +12,6 @@ from mgdt_agents import NetworkAgent
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
 from mgdt_agents.convolutional_cloning import (
     ConvolutionalCloningAgent,
-    ConvolutionalCloningConfig,
 )
 from mgdt_agents.decision_transformer import (
     DecisionTransformerAgent,
@@ -22,6 +21,7 @@ from mgdt_agents.decision_transformer import (
     ValueTransformerConfig,
 )
 from mgdt_agents.q_learning import CQLAgent, CQLConfig, losses
+from mgdt_agents.q_learning.networks import ImpalaConfig
 from tests.mgdt_agents.small_mdps import (
     ACTIONS,
     CHAIN,
@@ -169,7 +169,7 @@ def test_conservative_values_lie_below(agent_class, config, record):
             BehavioralCloningAgent,
             DecisionTransformerConfig(**TRANSFORMER, return_tokens="none"),
         ),
-        (ConvolutionalCloningAgent, ConvolutionalCloningConfig(**IMPALA)),
+        (ConvolutionalCloningAgent, ImpalaConfig(**IMPALA)),
     ],
     ids=["bc", "bc_conv"],
 )
