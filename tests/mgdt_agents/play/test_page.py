@@ -20,9 +20,7 @@ def test_the_page_in_a_browser():
             page.goto(address)
             page.wait_for_selector("figure", timeout=60_000)
             assert page.locator("figure strong").all_inner_texts() == ["Pong", "Breakout"]
-            page.wait_for_function(
-                "document.querySelector('#status').textContent.includes('decisions/s')"
-            )
+            page.wait_for_selector("#status:has-text('decisions/s')")
             # Nothing is wider than a phone.
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
