@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.devices import without_autocast
-from mgdt_agents.frames import CHANGE_SCALE
+from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
 from mgdt_agents.linear import Linear, linear
 from mgdt_envs.errors import InvalidArgument
 
@@ -119,7 +119,7 @@ class ImpalaNetwork(nn.Module):
             heads: linear maps, of which each state is read by one.
         """
         super().__init__()
-        self.changes, self.normalize_features = config.changes, config.normalize_features
+        self.normalize_features = config.normalize_features
         self.shape = (actions, outputs)
         layers: list[nn.Module] = []
         channels, side = config.frame_stack, config.frame_size
@@ -139,6 +139,9 @@ class ImpalaNetwork(nn.Module):
         else:
             self.pooling, pooled = nn.Flatten(), channels * side * side
         self.hidden = Linear(pooled, config.hidden)
+        makeup_SC = channel_makeup(config.frame_stack, config.frame_stack)[-1]
+        self.makeup_SC: Tensor | None
+        self.register_buffer("makeup_SC", makeup_SC if config.changes else None, persistent=False)
         self.output = Linear(config.hidden, heads * actions * outputs)
 
     def forward(self, frames: Tensor, heads_B: Tensor | None = None) -> Tensor:
@@ -167,8 +170,23 @@ class ImpalaNetwork(nn.Module):
 
     def features(self, frames: Tensor) -> Tensor:
         """Return the `(B, D)` features that the heads read."""
-        pixels = frames.to(self.hidden.weight.dtype) / 255
-        if self.changes:
-            pixels = torch.cat([pixels[:, -1:], CHANGE_SCALE * pixels.diff(dim=1)], dim=1)
-        picture = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
-        return F.relu(self.hidden(self.pooling(picture)))
+        first, *others = self.trunk
+        assert isinstance(first, nn.Conv2d)
+        dtype = computing_dtype(first.weight)
+        # What is done to the pixels before it is linear, and takes less time done to the weights.
+        weight = first.weight.float() / 255
+        pixels = frames.to(dtype)
+        if self.makeup_SC is not None:
+            with without_autocast(frames.device):
+                weight = torch.einsum("sc,fcyx->fsyx", self.makeup_SC.float(), weight)
+            pixels = first_and_changes(frames, dtype)
+        x = F.conv2d(
+            pixels.contiguous(memory_format=torch.channels_last),
+            weight.to(dtype),
+            first.bias,
+            first.stride,
+            first.padding,
+        )
+        for layer in others:
+            x = layer(x)
+        return F.relu(self.hidden(self.pooling(x)))

@@ -224,12 +224,14 @@ def test_bad_configs(options: dict[str, Any], message: str) -> None:
 def test_changes_are_what_the_small_network_sees() -> None:
     model = CQLAgent("small", device="cpu").model
     frames = torch.from_numpy(make_batch().frames[:2, :4])
+    first = model.trunk[0]
+    assert isinstance(first, torch.nn.Conv2d)
     seen: list[torch.Tensor] = []
-    model.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.trunk[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(frames)
     pixels = frames / 255
-    expected = [pixels[:, 3], *(4 * (pixels[:, k + 1] - pixels[:, k]) for k in range(3))]
-    torch.testing.assert_close(seen[0], torch.stack(expected, 1))
+    channels = [pixels[:, 3], *(4 * (pixels[:, k + 1] - pixels[:, k]) for k in range(3))]
+    torch.testing.assert_close(seen[0], first(torch.stack(channels, 1)))
 
 
 @pytest.mark.parametrize(
