@@ -14,13 +14,17 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mgdt_agents.training import parallel, train
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.training import TrainingConfig, parallel, train
+from mgdt_agents.training.loop import computing_dtype
+from mgdt_agents.training.plan import cost_of, peak_of
+from mgdt_agents.training.tracking import WandbTracker
 from mgdt_cli.common import parse, progress_bar, run, say
 from mgdt_cli.train_arguments import DQNArguments, OfflineArguments, make, parse_arguments
 from mgdt_cli.train_curves import CurvesArguments, draw_curves
@@ -94,8 +98,14 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
     if parallel.rank() == 0:
         make_room(output, arguments.overwrite, resumable=True)
     parallel.wait()
-    steps = arguments.training.steps
-    with stopping_at_signals(), progress_bar() as progress:
+    steps, speaks = arguments.training.steps, parallel.rank() == 0
+    tracking = speaks and arguments.track == "wandb"
+    share_of_peak = share_of_peak_at(agent, arguments.training)
+    with (
+        WandbTracker(output) if tracking else nullcontext() as tracker,
+        stopping_at_signals(),
+        progress_bar() as progress,
+    ):
         tasks: list[Any] = []
 
         def count(done: int) -> None:
@@ -104,10 +114,11 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
             progress.update(tasks[0], completed=done)
 
         def show(figures: dict[str, Any]) -> None:
-            if note := describe(figures):
+            if note := describe(figures, share_of_peak):
                 progress.update(tasks[0], note=note)
+            if tracker is not None:
+                tracker(figures)
 
-        speaks = parallel.rank() == 0
         done = train(
             agent,
             arguments.training,
@@ -124,13 +135,21 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
         say(f"Trained; `mgdt-bench --agents {output}` scores it.")
 
 
-def describe(figures: dict[str, Any]) -> str:
+def share_of_peak_at(agent: NetworkAgent, config: TrainingConfig) -> Callable[[float], float]:
+    """Return what gives, for windows/s, the share of what a product of matrices reaches here."""
+    flop = cost_of(type(agent), agent.config, config).flop
+    peak = parallel.count() * peak_of(agent.device, computing_dtype(agent.device, config))
+    return lambda windows_per_second: windows_per_second * flop / peak
+
+
+def describe(figures: dict[str, Any], share_of_peak: Callable[[float], float]) -> str:
     """Return a line of the log as a note."""
     if "windows_per_second" in figures:
+        speed = figures["windows_per_second"]
         return (
-            f"{figures['windows_per_second']:,.0f} windows/s, loss {figures['loss']:.3f}, accuracy "
-            f"{figures['accuracy']:.2f}, data wait {figures['data_wait']:.0%}, memory "
-            f"{figures['memory'] / 2**30:.1f} GiB"
+            f"{speed:,.0f} windows/s, {share_of_peak(speed):.0%} of peak, loss "
+            f"{figures['loss']:.3f}, accuracy {figures['accuracy']:.2f}, data wait "
+            f"{figures['data_wait']:.0%}, memory {figures['memory'] / 2**30:.1f} GiB"
         )
     if "heldout_loss" in figures:
         loss, accuracy = figures["heldout_loss"], figures["heldout_accuracy"]

@@ -68,6 +68,8 @@ class OfflineArguments(CommonArguments):
     dry_run: bool = False
     """Say what the training would take, in memory and time, and do not train."""
     plan: PlanArguments = field(default_factory=PlanArguments)
+    track: Literal["none", "wandb"] = "none"
+    """Send the log to Weights & Biases, too."""
     training: Any = None
     """Replaced by the config of `preset`."""
     size: str = "small"

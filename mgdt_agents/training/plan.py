@@ -104,3 +104,16 @@ def seconds_of_step(agent: NetworkAgent, config: TrainingConfig, steps: int = 3)
             torch.cuda.synchronize(agent.device)
         times.append(time.perf_counter() - started)
     return float(np.median(times[1:]))
+
+
+def peak_of(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOP/s that a large product of matrices reaches here: the fastest of five."""
+    matrix = torch.ones(1024, 1024, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * len(matrix) ** 3 / min(seconds[1:])

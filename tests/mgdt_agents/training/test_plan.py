@@ -1,15 +1,17 @@
 """What a training takes, against what is known."""
 
 import dataclasses
+import time
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mgdt_agents import make_agent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.training import TrainingConfig
-from mgdt_agents.training.plan import cost_of, seconds_of_step
+from mgdt_agents.training.plan import cost_of, peak_of, seconds_of_step
 
 CONFIG = TrainingConfig(steps=1)
 
@@ -46,3 +48,13 @@ def test_seconds_of_step(readable_store):
     config = dataclasses.replace(CONFIG, replay=(readable_store,), batch_size=4)
     torch.manual_seed(0)
     assert 0 < seconds_of_step(make_agent("dt", "tiny", device="cpu"), config) < 60
+
+
+def test_peak_is_what_a_product_of_matrices_reaches():
+    matrix = torch.ones(1024, 1024)
+    with FlopCounterMode(display=False) as counter:
+        torch.mm(matrix, matrix)
+    started = time.perf_counter()
+    peak = peak_of(torch.device("cpu"), torch.float32)
+    # Six such products were computed, one of them to warm up, in less time than has passed.
+    assert peak >= 5 * counter.get_total_flops() / (time.perf_counter() - started)

@@ -1,0 +1,65 @@
+"""Figures of a training for a service that gathers runs: Weights & Biases (extra `wandb`)."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mgdt_agents.training.run_folder import DESCRIPTION
+from mgdt_envs.errors import MissingExtra
+
+RUN_ID = "wandb_run_id"
+"""File of a run's folder: its name at the service, under which a resumed run goes on."""
+
+
+class WandbTracker:
+    """Sends the lines of a training's log to Weights & Biases.
+
+    Account, project (else "mgdt") and whether there is a network are wandb's own settings: `wandb
+    login`, `WANDB_PROJECT`, `WANDB_MODE=offline`.
+
+    It is a context manager, whose end marks the run as finished or failed.
+
+    Args:
+        output: the run's folder, whose name is the run's, and which gets wandb's files.
+
+    Raises:
+        MissingExtra: if there is no wandb.
+    """
+
+    def __init__(self, output: Path) -> None:
+        """Find wandb; a run begins with its first line, when `training.json` is there."""
+        try:
+            import wandb
+        except ImportError:
+            raise MissingExtra(
+                "--track wandb needs Weights & Biases, the extra wandb: pip install 'mgdt[wandb]'"
+            ) from None
+        self._wandb, self._output = wandb, output
+        self._run: Any = None
+
+    def __enter__(self) -> "WandbTracker":
+        """Return the tracker."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Send what is left."""
+        if self._run is not None:
+            self._run.finish(0 if kind is None else 1)
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Send a line, which has a "step"."""
+        if self._run is None:
+            name = self._output / RUN_ID
+            if not name.exists():
+                name.write_text(secrets.token_hex(4))
+            self._run = self._wandb.init(
+                project=self._wandb.setup().settings.project or "mgdt",
+                name=self._output.name,
+                id=name.read_text(),
+                resume="allow",
+                dir=self._output,
+                config=json.loads((self._output / DESCRIPTION).read_text()),
+            )
+        self._run.log(dict(line), step=line["step"])
