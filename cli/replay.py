@@ -49,7 +49,8 @@ class VerifyArguments:
     """Compare every file of replay stores with its checksum."""
 
     stores: tyro.conf.Positional[Paths]
-    """Folders of replay stores, or folders that hold some."""
+    """Folders of replay stores, or folders that hold some; that a store gives a split is compared
+    where one is named, as in replay/Pong:medium."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ class ExportArguments:
     format: tyro.conf.Positional[Literal["minari"]]
     """What to make."""
     store: tyro.conf.Positional[Path]
-    """Folder of the replay store."""
+    """Folder of the replay store; replay/Pong:medium exports a split of it."""
     id: str
     """Id of the new data set, such as mgdt/pong-v0. It goes to MINARI_DATASETS_PATH."""
     limit_steps: Steps | None = None

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
+from mgdt_agents.replay.splits import ALL, split_ranges
 from mgdt_agents.replay.store import find_stores
 from mgdt_cli.common import Paths, check_plot
 from mgdt_envs.errors import InvalidArgument
@@ -25,7 +26,7 @@ class InfoArguments:
     """Print what replay stores hold, and draw how their returns grew."""
 
     stores: tyro.conf.Positional[Paths]
-    """Folders of replay stores, or folders that hold some."""
+    """Folders of replay stores, or folders that hold some; replay/Pong:medium is a split of one."""
     plot: Path | None = None
     """Picture to draw, such as returns.png: returns over steps (pip install 'mgdt[plot]')."""
 
@@ -84,14 +85,14 @@ def info_table(stores: list[ReplayStore]) -> Table:
     for store in stores:
         returns = store.episode_returns
         quartiles = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]) if len(returns) else []
-        size = (store.path / "frames.b2nd").stat().st_size
+        size = (store.folder / "frames.b2nd").stat().st_size / max(1, store.meta["steps"])
         table.add_row(
             str(store.path),
             store.game,
             f"{len(store):,}",
             f"{len(returns):,}",
             ", ".join(f"{value:.6g}" for value in quartiles) + _mark(store),
-            f"{size / len(store):.1f}" if len(store) else "",
+            f"{size:.1f}",
         )
     return table
 
@@ -134,7 +135,25 @@ def _origins(stores: list[ReplayStore]) -> list[str]:
         names = [str(s.path) for s, other in zip(stores, sheets, strict=True) if other == sheet]
         whose = f" of {', '.join(names)}" if len(names) < len(stores) else ""
         lines.append(f"protocol{whose}: {sheet}")
-    return lines + [f"source of {store.path}: {_text(store.meta['source'])}" for store in stores]
+    for store in stores:
+        lines.append(f"source of {store.path}: {_text(store.meta['source'])}")
+        if splits := _splits(store):
+            lines.append(f"splits of {store.path}: {splits}")
+    return lines
+
+
+def _splits(store: ReplayStore) -> str:
+    """Return which episodes the splits of a store are, but for all, and how well they are."""
+    returns, lengths = store.episode_returns, store.episode_lengths
+    ranges = {}
+    if store.split is None:
+        ranges = split_ranges(store.game, store.protocol, store.meta["source"], returns)
+    return ", ".join(
+        f"{name} {it.start}-{it.stop - 1} ({lengths[it.start : it.stop].sum():,} steps, mean "
+        f"return {returns[it.start : it.stop].mean():.6g})"
+        for name, it in ranges.items()
+        if name != ALL
+    )
 
 
 def _text(source: dict[str, Any]) -> str:

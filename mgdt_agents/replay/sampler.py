@@ -60,8 +60,8 @@ class WindowSampler:
     A pickled sampler holds the stores' paths, so handing one to another process costs little.
 
     Args:
-        stores: stores, or their folders. The stores of one game are drawn in proportion to their
-            steps.
+        stores: stores, or their folders, such as `replay/Pong` or `replay/Pong:medium`. The stores
+            of one game are drawn in proportion to their steps.
         steps: rows up to and including the drawn step.
         future: rows after the drawn step.
         weights: how often each game is drawn: "uniform", "size" (in proportion to its steps), or

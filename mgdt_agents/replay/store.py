@@ -13,6 +13,8 @@ A store is a folder:
 
 The folder gets its name when it is whole, so a folder of that name is a whole store. Until then it
 is `<name>.partial`; see `mgdt_agents.replay.writer`.
+
+`<folder>:medium` names the episodes of a split alone; see `mgdt_agents.replay.splits`.
 """
 
 import json
@@ -26,6 +28,7 @@ import numpy as np
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
+from mgdt_agents.replay.splits import find_split, split_range
 from mgdt_envs import AtariProtocol, game
 
 FORMAT = "mgdt-replay"
@@ -49,25 +52,34 @@ class ReplayStore:
     A pickled store is its path, so handing one to another process costs nothing.
 
     Args:
-        path: the store's folder.
+        path: the store's folder; `replay/Pong:medium` reads the episodes of a split alone.
 
     Attributes:
-        meta: the content of `meta.json`.
+        path: as given.
+        folder: where the files are.
+        split: name of the split, or None.
+        meta: the content of `meta.json`, which is of the whole store.
         frames: `(steps, height, width)` uint8, sliced like an array; decompresses what it returns.
         actions, rewards, terminated, truncated, episode_starts: see the module's text.
 
     Raises:
-        ReplayError: if the folder is not a whole store of a known version.
+        ReplayError: if the folder is not a whole store of a known version, or does not give the
+            split.
+        ValueError: if there is no split of that name.
     """
+
+    frames: "blosc2.NDArray | _Frames"
 
     def __init__(self, path: str | Path) -> None:
         """Open the store at `path`."""
         self.path = Path(path)
-        self.meta = _read_whole_meta(self.path)
-        self.game, self.protocol = game_and_protocol(self.meta, self.path / "meta.json")
-        self.frames = self._open_frames()
+        self.folder, self.split = find_split(path)
+        self.meta = _read_whole_meta(self.folder)
+        self.game, self.protocol = game_and_protocol(self.meta, self.folder / "meta.json")
+        self.frames = self._array = self._open_frames()
         self._frame_size = int(np.prod(self.frames.shape[1:]))  # bytes
         self._frames_per_block: int = self.frames.blocks[0]
+        self._first_row = 0
         self.actions = self._column("actions")
         self.rewards = self._column("rewards")
         self.terminated = self._column("terminated")
@@ -96,13 +108,34 @@ class ReplayStore:
                 f"Expected episode_starts.npy of {self.path} to grow from 0 to below {len(self)}, "
                 "it does not: the store is damaged. Expand or import it anew."
             )
+        if self.split is not None:
+            self._keep(self.split)
+
+    def _keep(self, split: str) -> None:
+        """Keep the episodes of a split alone."""
+        episodes = split_range(
+            split,
+            self.game,
+            self.protocol,
+            self.meta["source"],
+            self.episode_returns,
+            what=str(self.folder),
+        )
+        starts = np.append(self.episode_starts, len(self))[episodes.start : episodes.stop + 1]
+        rows = range(int(starts[0]), int(starts[-1]))
+        self._first_row = rows.start
+        self.frames = _Frames(self._array, rows)
+        for name in STEP_COLUMNS:
+            setattr(self, name, getattr(self, name)[rows.start : rows.stop])
+        self.episode_starts = starts[:-1] - rows.start
+        del self.episode_returns
 
     def __reduce__(self) -> tuple[type["ReplayStore"], tuple[Path]]:
         """Return what opens the store in another process."""
         return ReplayStore, (self.path,)
 
     def _open_frames(self) -> blosc2.NDArray:
-        path = self.path / "frames.b2nd"
+        path = self.folder / "frames.b2nd"
         try:
             # A window is one or two blocks: threads would cost more than they bring.
             frames = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
@@ -118,7 +151,7 @@ class ReplayStore:
         return frames
 
     def _column(self, name: str) -> np.ndarray:
-        path = self.path / f"{name}.npy"
+        path = self.folder / f"{name}.npy"
         try:
             column = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -171,13 +204,14 @@ class ReplayStore:
             ReplayError: if they are damaged so that they cannot be decompressed.
         """
         # A chunk holds its frames one after another, so rows are a range of bytes.
-        size, first = self._frame_size, start
+        size, chunks = self._frame_size, self._array.schunk
+        first, last = start + self._first_row, stop + self._first_row
         try:
-            if stop - start == self._frames_per_block:
+            if last - first == self._frames_per_block:
                 # Of a range as long as a block, blosc2 3.3 to 4.14 may give the block that follows.
-                self.frames.schunk.get_slice(start * size, (start + 1) * size, out=out[:1])
-                first, out = start + 1, out[1:]
-            self.frames.schunk.get_slice(first * size, stop * size, out=out)
+                chunks.get_slice(first * size, (first + 1) * size, out=out[:1])
+                first, out = first + 1, out[1:]
+            chunks.get_slice(first * size, last * size, out=out)
         except (RuntimeError, ValueError) as error:
             raise ReplayError(
                 f"Cannot read the frames of rows {start} to {stop - 1} of {self.path}: it is "
@@ -189,12 +223,32 @@ class ReplayStore:
         verify(self.path)
 
 
-def verify(folder: Path) -> None:
+class _Frames:
+    """Some of a blosc2 array's frames, on end, sliced like the array."""
+
+    def __init__(self, array: blosc2.NDArray, rows: range) -> None:
+        self._array, self._rows = array, rows
+        self.shape, self.dtype = (len(rows), *array.shape[1:]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        rows = self._rows[first]
+        if isinstance(rows, range):
+            rows = slice(rows.start, rows.stop, rows.step)
+        place = (rows, *rest)
+        return self._array[place]
+
+
+def verify(path: Path) -> None:
     """Compare every file of a store with its checksum, then open the store.
 
     Raises:
         ReplayError: naming the first file that is missing, has no checksum or differs from it.
     """
+    folder, _ = find_split(path)
     meta = _read_whole_meta(folder)
     checksums = meta["checksums"]
     names = ["meta.json", "frames.b2nd", *(f"{name}.npy" for name in COLUMNS)]
@@ -204,15 +258,15 @@ def verify(folder: Path) -> None:
             "whole cannot be told. Expand or import the store anew."
         )
     for name in names:
-        path = folder / name
-        if not path.exists():
-            raise ReplayError(f"{path} is missing.")
-        found = meta_checksum(meta) if name == "meta.json" else files.file_checksum(path)
+        file = folder / name
+        if not file.exists():
+            raise ReplayError(f"{file} is missing.")
+        found = meta_checksum(meta) if name == "meta.json" else files.file_checksum(file)
         if found != checksums[name]:
             raise ReplayError(
-                f"{path} is damaged: CRC-32 {found:08x}, expected {checksums[name]:08x}."
+                f"{file} is damaged: CRC-32 {found:08x}, expected {checksums[name]:08x}."
             )
-    ReplayStore(folder)
+    ReplayStore(path)
 
 
 def meta_checksum(meta: dict[str, Any]) -> int:
@@ -222,15 +276,17 @@ def meta_checksum(meta: dict[str, Any]) -> int:
 
 
 def find_stores(path: Path) -> list[Path]:
-    """Return the folders of the stores that `path` means: itself, or those in it, by name.
+    """Return the stores that `path` means: itself, or those in it, by name, each with its split.
 
     Stores that are not whole count, so that opening them says what is wrong.
     """
-    if (path / "meta.json").exists() or partial_folder(path).exists():
+    folder, split = find_split(path)
+    if (folder / "meta.json").exists() or partial_folder(folder).exists():
         return [path]
-    names = {it.parent.name for it in path.glob("*/meta.json")}
+    names = {it.parent.name for it in folder.glob("*/meta.json")}
     stores = {name.removesuffix(PARTIAL) for name in names if not name.endswith(REPLACED)}
-    return [path / name for name in sorted(stores)] or [path]
+    suffix = "" if folder == path else f":{split}"
+    return [folder / (name + suffix) for name in sorted(stores)] or [path]
 
 
 def partial_folder(path: Path) -> Path:

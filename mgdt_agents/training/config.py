@@ -51,7 +51,8 @@ class TrainingConfig:
     steps: int
     """Gradient steps."""
     replay: tuple[Path, ...] = ()
-    """Folders of replay stores."""
+    """Folders of replay stores; replay/Pong:medium takes a split of one alone (random, medium,
+    expert, mixed)."""
     weights: tuple[str, ...] = ("uniform",)
     """How often each game is drawn: uniform, size (in proportion to its steps), or a weight for
     each game, such as Pong=2,Breakout=1."""

@@ -162,7 +162,7 @@ def card(description: Mapping[str, Any]) -> str:
     """Return the text of `card.md`: what was trained on what."""
     training = description["training"]
     stores = [
-        f"| {store['game']} | {store['steps']:,} | {store['episodes']:,} | {store['checksum']} |"
+        f"| {_split_of(store)} | {store['steps']:,} | {store['episodes']:,} | {store['checksum']} |"
         for store in description["data"]
     ]
     settings = [f"| {name} | {value} |" for name, value in training.items() if name != "replay"]
@@ -186,10 +186,11 @@ def card(description: Mapping[str, Any]) -> str:
 
 
 def fingerprint(store: ReplayStore) -> dict[str, Any]:
-    """Return what tells a store from others, wherever it is."""
+    """Return what tells a store, or a split of it, from others, wherever it is."""
     checksums = json.dumps(store.meta["checksums"], sort_keys=True)
     return {
         "game": store.game,
+        **({} if store.split is None else {"split": store.split}),
         "steps": len(store),
         "episodes": len(store.episode_starts),
         "checksum": f"{zlib.crc32(checksums.encode()):08x}",
@@ -237,6 +238,10 @@ def _data_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 def _size(store: Mapping[str, Any]) -> str:
     return (
-        f"{store['steps']:,} steps of {store['game']} in {store['episodes']:,} episodes "
+        f"{store['steps']:,} steps of {_split_of(store)} in {store['episodes']:,} episodes "
         f"(checksum {store['checksum']})"
     )
+
+
+def _split_of(store: Mapping[str, Any]) -> str:
+    return f"{store['game']}:{store['split']}" if "split" in store else store["game"]

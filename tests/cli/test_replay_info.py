@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mgdt_agents.replay import ReplayStore
+from mgdt_agents.replay import ReplayStore, splits
 from mgdt_cli import replay
 
 
@@ -46,6 +46,25 @@ def test_returns_that_are_no_scores_are_marked(run, breakout_store, clipped_stor
     assert capsys.readouterr().out.count("(clipped rewards)") == 1
     run(breakout_store)
     assert "(clipped rewards)" not in capsys.readouterr().out
+
+
+def test_splits(
+    run, refused, clipped_store, make_random_episodes, write_store, tmp_path, capsys, monkeypatch
+):
+    episodes = make_random_episodes([5, 7, 6], 8)
+    for episode, total in zip(episodes, (-21, -20, 3), strict=True):
+        episode.rewards[:] = [0] * (len(episode.rewards) - 1) + [total]
+    path = write_store(tmp_path / "store", "Pong", episodes, screen_size=8)
+    run(path)
+    assert "splits of" not in capsys.readouterr().out
+    monkeypatch.setattr(splits, "WINDOW", 1)
+    run(path, clipped_store, f"{path}:random")
+    printed = capsys.readouterr().out
+    ranges = "random 0-1 (12 steps, mean return -20.5), medium 2-2 (6 steps, mean return 3)"
+    assert f"splits of {path}: {ranges}\n" in printed
+    assert printed.count("splits of") == 1
+    assert f"source of {path}:random: kind test" in printed
+    assert "no split expert" in refused(f"{path}:expert")
 
 
 def test_plot(run, breakout_store, clipped_store, tmp_path):

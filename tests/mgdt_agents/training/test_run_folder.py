@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mgdt_agents import make_agent
+from mgdt_agents.replay import splits
 from mgdt_agents.training import TrainingConfig, train
 from mgdt_envs import AtariProtocol
 
@@ -90,6 +91,20 @@ def test_other_data_in_the_same_folder_are_refused(
     longer = dataclasses.replace(config, steps=4)
     with pytest.raises(ValueError, match="store was extended or replaced: it had 11 steps of Pong"):
         run(longer, tmp_path / "run")
+
+
+def test_a_split_is_named(config, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "WINDOW", 1)
+    named = dataclasses.replace(config, replay=(f"{store}:mixed",))
+    run(named, tmp_path / "run")
+    description = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert description["training"]["replay"] == [f"{store}:mixed"]
+    assert description["data"][0]["split"] == "mixed"
+    assert "| Pong:mixed | 11 | 2 |" in (tmp_path / "run" / "card.md").read_text()
+    with pytest.raises(
+        ValueError, match=r"had 11 steps of Pong:mixed in .*, has . steps of Pong:ex"
+    ):
+        run(dataclasses.replace(config, replay=(f"{store}:expert",)), tmp_path / "run")
 
 
 def test_more_stores_are_refused(config, store, tmp_path):
