@@ -3,8 +3,9 @@
 They searched for the few games whose scores tell most of the median over 57: a linear regression
 from log10(1 + 100 h), h the human-normalized score and at least 0, to the same of the median,
 without intercept. Their repository (github.com/maitchison/Atari-5, commit 118cad54) has the method
-and the data (`dataset.csv`); the coefficients here are the fit to it of each subset, which the
-repository's search finds again, and the errors those of leaving out one agent at a time.
+and the data (`dataset.csv`); the coefficients here are the fit to it of each subset, and the errors
+those of leaving out one agent at a time. The subsets are the paper's: their search was repeated for
+`atari3_val` alone, which it found.
 """
 
 from collections.abc import Mapping
