@@ -1,21 +1,20 @@
 """Stores from traces: what was played is played again."""
 
-import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import ale_py
 import blosc2
 import numpy as np
 
 from mgdt_agents.errors import TraceDivergedError
+from mgdt_agents.replay.parts import Part
 from mgdt_agents.replay.store import partial_folder, read_meta
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.writer import ReplayWriter, settle
 from mgdt_envs.emulator import check_num_threads
-from mgdt_envs.errors import InvalidArgument, OutputExists
+from mgdt_envs.errors import OutputExists
 
 
 class _EpisodeBuffer:
@@ -48,8 +47,8 @@ class _EpisodeBuffer:
 def expand(
     trace: Trace,
     output: str | Path,
+    part: Part | None = None,
     *,
-    limit_steps: int | None = None,
     num_threads: int = 0,
     on_step: Callable[[], object] = lambda: None,
 ) -> None:
@@ -61,66 +60,72 @@ def expand(
     Args:
         trace: what to regenerate.
         output: the store's folder.
-        limit_steps: regenerate the first episodes that have no more steps than that together; the
-            play ends at the first checksum after the last of them.
+        part: what of the trace; None is all. The play ends at the first checksum after the last
+            episode that is kept.
         num_threads: emulator threads; 0 takes one a core. The store does not depend on it.
         on_step: called after each step of the trace, for a progress bar.
 
     Raises:
         TraceDivergedError: if frames, ends or returns are not those recorded. No store is left
             then.
-        ReplayError: if the first episode has more than `limit_steps`.
+        ReplayError, ValueError: if the trace does not hold the part; see `Part`.
         FileExistsError: if `output` is anything else than that store.
     """
     check_num_threads(num_threads)
-    if not len(trace.episode_return):
-        raise InvalidArgument(
-            f"Expected a trace with whole episodes, none of this one of {trace.game} ended within "
-            f"its {trace.actions.size:,} steps; record more steps."
-        )
-    num_episodes = len(trace.episode_return)
-    if limit_steps is not None:
-        num_episodes = trace.episodes_within(limit_steps)
-    if is_expanded(trace, output, limit_steps=limit_steps):
+    part = part or Part()
+    kept = part.episodes(trace)
+    if is_expanded(trace, output, part):
         return
-    num_steps = trace.steps_within(limit_steps)
+    num_envs, num_rows = part.count_environments(trace), part.count_rows(trace)
     recorded: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    ends = zip(trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True)
-    for number, env, total in ends:
-        recorded[int(number)][int(env)] = float(total)
+    plans: list[deque[bool]] = [deque() for _ in range(num_envs)]
+    is_kept = np.isin(np.arange(len(trace.episode_return)), kept).tolist()
+    ends = (trace.episode_end_step, trace.episode_env, trace.episode_return)
+    for number, env, total, keeps in zip(
+        *(column.tolist() for column in ends), is_kept, strict=True
+    ):
+        if env < num_envs:
+            recorded[number][env] = total
+            plans[env].append(keeps)
+
+    def begin(env: int) -> _EpisodeBuffer | None:
+        """Return what keeps the next episode of an environment, if that is kept."""
+        return _EpisodeBuffer((side, side)) if plans[env] and plans[env].popleft() else None
+
     side = trace.protocol.screen_size
-    source = _source(trace, limit_steps)
-    with ReplayWriter(output, trace.game, trace.protocol, source) as writer:
-        episodes = [_EpisodeBuffer((side, side)) for _ in trace.seeds]
-        for number, step in enumerate(trace.play(num_threads)):
+    with ReplayWriter(output, trace.game, trace.protocol, part.source(trace)) as writer:
+        episodes, returns = [begin(env) for env in range(num_envs)], np.zeros(num_envs)
+        for number, step in enumerate(trace.play(num_threads, environments=num_envs)):
+            returns += step.rewards * step.is_transition
             for env in np.flatnonzero(step.is_transition):
-                episodes[env].add(step.frames[env], step.actions[env], step.rewards[env])
+                if episode := episodes[env]:
+                    episode.add(step.frames[env], step.actions[env], step.rewards[env])
             ended = np.flatnonzero(step.terminated | step.truncated).tolist()
-            returns = {env: float(sum(episodes[env].rewards)) for env in ended}
-            _compare_ends(trace, number, returns, recorded[number])
+            _compare_ends(trace, number, {env: returns[env] for env in ended}, recorded[number])
             for env in ended:
-                if writer.num_episodes < num_episodes:
+                if episode := episodes[env]:
                     writer.add_episode(
-                        episodes[env].frames(),
-                        np.array(episodes[env].actions),
-                        np.array(episodes[env].rewards),
+                        episode.frames(),
+                        np.array(episode.actions),
+                        np.array(episode.rewards),
                         truncated=not step.terminated[env],
                     )
-                episodes[env] = _EpisodeBuffer((side, side))
+                episodes[env], returns[env] = begin(env), 0
             on_step()
-            if number + 1 == num_steps < len(trace.actions):
+            if number + 1 == num_rows < len(trace.actions):
                 break
 
 
-def is_expanded(trace: Trace, output: str | Path, *, limit_steps: int | None = None) -> bool:
+def is_expanded(trace: Trace, output: str | Path, part: Part | None = None) -> bool:
     """Return whether `output` is a store that `expand` made of the trace.
 
     Raises:
         FileExistsError: if it is anything else, or the rest of anything else.
+        ReplayError, ValueError: if the trace does not hold the part.
     """
     output = Path(output)
     settle(output)
-    source = _source(trace, limit_steps)
+    source = (part or Part()).source(trace)
     for folder in (output, partial_folder(output)):
         meta = read_meta(folder)
         if meta is None and folder == output and folder.exists():
@@ -131,14 +136,6 @@ def is_expanded(trace: Trace, output: str | Path, *, limit_steps: int | None = N
                 f"{folder} exists and holds other play; choose another folder or remove it first."
             )
     return output.exists()
-
-
-def _source(trace: Trace, limit_steps: int | None) -> dict[str, Any]:
-    """Return what a store says of the trace, as JSON gives it back."""
-    limit = {} if limit_steps is None else {"limit_steps": limit_steps}
-    checksum = f"{trace.checksum:08x}"
-    source = {"kind": "trace", "ale_py": trace.ale_py, "trace_checksum": checksum}
-    return json.loads(json.dumps({**source, **trace.source, **limit}))
 
 
 def _compare_ends(

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mgdt_agents.replay import ReplayStore, expand
-from mgdt_cli import replay
+from mgdt_agents.replay import ReplayStore, expand, splits
+from mgdt_cli import replay, replay_expand
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_expand(run, truncated_recording, traces, tmp_path, capsys):
 def test_expand_takes_several_traces_and_the_collection(run, monkeypatch, traces, tmp_path):
     both = [traces / "first.npz", traces / "second.npz"]
     run("expand", *both, "--output", tmp_path / "several")
-    monkeypatch.setattr(replay, "BUNDLED", traces)
+    monkeypatch.setattr(replay_expand, "BUNDLED", traces)
     monkeypatch.chdir(tmp_path)
     run("expand")
     run("expand", "collection", "--output", tmp_path / "named")
@@ -77,6 +77,51 @@ def test_expand_some_games_and_steps(
     assert ReplayStore(tmp_path / "replay" / "first").episode_lengths.tolist() == steps[:4]
     error = refused(*arguments, "--games", "Qbert,Boxing")
     assert "No trace is of Qbert, Boxing; there are traces of Pong, Breakout." in error
+
+
+def test_expand_a_part(run, refused, truncated_recording, traces, tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "WINDOW", 1)
+    arguments = ["expand", traces / "first.npz", "--output", tmp_path / "replay"]
+    run(*arguments, "--environments", 1, "--split", "mixed")
+    store = ReplayStore(tmp_path / "replay" / "first-mixed")
+    lengths = [len(episode.actions) for episode in truncated_recording.episodes[::2]]
+    assert store.episode_lengths.tolist() == lengths
+    error = refused(*arguments, "--split", "expert")
+    assert "no split expert" in error
+    assert "the highest is -0.02" in error
+    assert "Expected 1 to 2 environments" in refused(*arguments, "--environments", 3)
+    assert [path.name for path in (tmp_path / "replay").iterdir()] == ["first-mixed"]
+
+
+def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path):
+    """Stores are as one after the other, with one bar; a trace that diverges disturbs no other."""
+    both = [traces / "first.npz", traces / "second.npz"]
+    run("expand", *both, "--output", tmp_path / "turn", "--jobs", 1)
+    (tmp_path / "replay" / "second").parent.mkdir()
+    shutil.copytree(tmp_path / "turn" / "second", tmp_path / "replay" / "second")
+    checksums = truncated_recording.trace.checksums + 1
+    damaged = dataclasses.replace(truncated_recording.trace, checksums=checksums)
+    damaged.save(traces / "damaged.npz")
+    arguments = ["expand", *both, traces / "damaged.npz", "--output", tmp_path / "replay"]
+    error = refused(*arguments, "--jobs", 2)
+    assert "Breakout diverged at the reset" in error
+    assert sorted(path.name for path in (tmp_path / "replay").iterdir()) == ["first", "second"]
+    for path in (tmp_path / "turn").rglob("*"):
+        if path.is_file():
+            same = tmp_path / "replay" / path.relative_to(tmp_path / "turn")
+            assert same.read_bytes() == path.read_bytes()
+    assert "Expected a number of jobs, or 0 for one a core, got -1" in refused(
+        *arguments, "--jobs", -1
+    )
+
+
+def test_one_bar_over_all(run, truncated_recording, traces, tmp_path, capsys):
+    both = [traces / "first.npz", traces / "second.npz"]
+    for jobs in (1, 2):
+        run("expand", *both, "--output", tmp_path / str(jobs), "--jobs", jobs)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "2 traces:" in line]
+        steps = 2 * truncated_recording.trace.actions.size
+        assert f"2 traces: {steps:,} of {steps:,}" in lines[-1]
 
 
 def test_expand_of_what_is_no_trace(refused, traces, tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from ale_py import AtariVectorEnv
 
-from mgdt_agents.replay import ReplayStore, Trace, WindowSampler, expand
+from mgdt_agents.replay import Part, ReplayStore, Trace, WindowSampler, expand
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_envs import game
 from mgdt_envs.emulator import emulator_arguments, minimal_action_index
@@ -66,9 +66,9 @@ def _expand_all(folder: Path) -> tuple[list[ReplayStore], Figure]:
     stores, seconds = [], np.zeros(2)
     for number, path in enumerate(sorted(BUNDLED.glob("*.npz"))):
         trace, store = Trace.load(path), folder / path.stem
-        steps = trace.steps_within(LIMIT_STEPS)
+        steps = Part(limit_steps=LIMIT_STEPS).count_rows(trace)
         sides: list[Callable[[], object]] = [
-            partial(expand, trace, store, limit_steps=LIMIT_STEPS, num_threads=1),
+            partial(expand, trace, store, Part(limit_steps=LIMIT_STEPS), num_threads=1),
             partial(_play_bare, trace, steps),
         ]
         taken = np.zeros(2)

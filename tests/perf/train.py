@@ -20,7 +20,7 @@ import torch
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.registry import NETWORK_AGENTS
-from mgdt_agents.replay import Trace, expand
+from mgdt_agents.replay import Part, Trace, expand
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_agents.training import TrainingConfig, train
 from mgdt_agents.training.loop import autocast
@@ -132,7 +132,7 @@ def measure() -> dict[str, Figure]:
         for trace in map(Trace.load, sorted(BUNDLED.glob("*.npz"))):
             if trace.game in GAMES:
                 replay.append(Path(name) / trace.game)
-                expand(trace, replay[-1], limit_steps=LIMIT_STEPS, num_threads=1)
+                expand(trace, replay[-1], Part(limit_steps=LIMIT_STEPS), num_threads=1)
         for kind, figure in (("dt", "train.small"), ("cql", "train.cql_small")):
             for precision in ("fp32", "bf16"):
                 speed, ratio = _compare(_make_before, kind, replay, precision == "bf16")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
-from mgdt_agents.replay import ReplayStore, Trace, expand
+from mgdt_agents.replay import Part, ReplayStore, Trace, expand
 from mgdt_agents.replay import trace as replay_trace
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_envs import AtariProtocol, game
@@ -136,7 +136,7 @@ def test_limit(truncated_recording, tmp_path):
         expand(
             trace,
             tmp_path / str(limit),
-            limit_steps=limit,
+            Part(limit_steps=limit),
             num_threads=1,
             on_step=lambda calls=calls: calls.append(None),
         )
@@ -147,9 +147,9 @@ def test_limit(truncated_recording, tmp_path):
         all_wanted = expected == len(episodes)
         last = trace.episode_end_step[expected - 1] + 1
         played = len(trace.actions) if all_wanted else -(-last // 20) * 20 + 1
-        assert len(calls) == trace.steps_within(limit) == played
+        assert len(calls) == Part(limit_steps=limit).count_rows(trace) == played
     with pytest.raises(ReplayError, match=f"at least {steps[0]} steps, .* first episode of Break"):
-        expand(trace, tmp_path / "none", limit_steps=steps[0] - 1)
+        expand(trace, tmp_path / "none", Part(limit_steps=steps[0] - 1))
     assert not (tmp_path / "none").exists()
 
 
@@ -157,15 +157,15 @@ def test_limited_play_is_checked_as_far_as_it_goes(recording, tmp_path):
     limit = 10**6
     trace = with_changed(recording.trace, "checksums", 0, 5)
     with pytest.raises(TraceDivergedError, match="at the reset"):
-        expand(trace, tmp_path / "store", limit_steps=limit)
+        expand(trace, tmp_path / "store", Part(limit_steps=limit))
     whole = len(recording.trace.episode_return)
     limit = sum(len(episode.actions) for episode in recording.episodes[: whole - 1])
     trace = with_changed(recording.trace, "episode_return", 0, 99)
     with pytest.raises(TraceDivergedError, match="recorded is 99"):
-        expand(trace, tmp_path / "store", limit_steps=limit)
+        expand(trace, tmp_path / "store", Part(limit_steps=limit))
     # What differs behind its end is not seen.
     trace = with_changed(recording.trace, "checksums", -1, 5)
-    expand(trace, tmp_path / "store", limit_steps=limit)
+    expand(trace, tmp_path / "store", Part(limit_steps=limit))
 
 
 def change_actions(trace, step, env):
@@ -202,7 +202,7 @@ def test_changed_action_is_found_whatever_the_limit(truncated_recording, tmp_pat
         action = (trace.actions[step, env] + 1) % 5
         changed = with_changed(trace, "actions", (step, env), action)
         with pytest.raises(TraceDivergedError, match="not the recorded one"):
-            expand(changed, tmp_path / "store", limit_steps=limit)
+            expand(changed, tmp_path / "store", Part(limit_steps=limit))
         assert list(tmp_path.iterdir()) == []
 
 
