@@ -5,7 +5,9 @@ frame of a window and the changes after it, each once, if its weights are combin
 `first_and_changes` and `channel_makeup`.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 CHANGE_SCALE = 4.0
@@ -60,3 +62,25 @@ def computing_dtype(weight: Tensor) -> torch.dtype:
     if device == "meta":  # autocast does not know it
         return weight.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def to_pixels(observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what the network sees of observations: halves of the frames, the stack last.
+
+    CPUs convolve fastest so, and a quarter of the pixels shows no less of the games.
+
+    Args:
+        observations: `(N, stack, height, width)`, height and width even.
+
+    Returns:
+        `(N, height / 2, width / 2, stack)`, each pixel about the mean of four.
+    """
+    # Halved before they are added, bytes stay bytes, of which a CPU adds 64 at once.
+    pairs = (observations[:, :, 0::2] >> 1) + (observations[:, :, 1::2] >> 1)
+    neighbors = pairs.view(np.uint16)
+    means = ((neighbors & 255) + (neighbors >> 8)) >> 1
+    count, stack, height, width = means.shape
+    pixels = np.empty((count, height, width, stack), np.uint8)
+    for place in range(stack):  # three times faster than all at once
+        pixels[..., place] = means[:, place]
+    return pixels

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
+from mgdt_agents.actor_critic import ImpalaAgent
 from mgdt_agents.agent import Agent, NetworkAgent
 from mgdt_agents.agent_files import check_options, read_config
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
@@ -32,7 +33,9 @@ NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
     )
 }
 """Agents that learn from replay."""
-ONLINE_AGENTS: dict[str, type[NetworkAgent]] = {PQNAgent.kind: PQNAgent}
+ONLINE_AGENTS: dict[str, type[NetworkAgent]] = {
+    agent.kind: agent for agent in (ImpalaAgent, PQNAgent)
+}
 """Agents that learn by playing: see `mgdt_agents.online`."""
 
 

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mgdt_agents.frames import to_pixels
 from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
-from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig, to_pixels
+from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument

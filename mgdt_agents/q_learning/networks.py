@@ -1,4 +1,4 @@
-"""The network of the agents that learn values: an Impala ResNet with a categorical head.
+"""An Impala ResNet, and the network of the agents that learn values: it with a categorical head.
 
 Shape suffixes: B states, A actions, Z atoms, D features; Y and X places of the last picture.
 """
@@ -102,25 +102,12 @@ class SpatialEmbedding(nn.Module):
         return torch.einsum("bcyx,cfyx->bcf", x, self.weight.to(x.dtype)).flatten(1)
 
 
-class ImpalaNetwork(nn.Module):
-    """An Impala ResNet (Espeholt et al. 2018) whose head has `outputs` numbers an action.
+class ImpalaBody(nn.Module):
+    """An Impala ResNet (Espeholt et al. 2018) up to the features that heads read."""
 
-    The head's linear map is computed in fp32 whatever the rest is: values of good and bad actions
-    differ by less than bf16 resolves.
-    """
-
-    def __init__(self, config: ImpalaConfig, actions: int, outputs: int, heads: int = 1) -> None:
-        """Make the network, randomly initialized.
-
-        Args:
-            config: its sizes.
-            actions: A.
-            outputs: numbers an action, Z.
-            heads: linear maps, of which each state is read by one.
-        """
+    def __init__(self, config: ImpalaConfig) -> None:
+        """Make the body, randomly initialized."""
         super().__init__()
-        self.normalize_features = config.normalize_features
-        self.shape = (actions, outputs)
         layers: list[nn.Module] = []
         channels, side = config.frame_stack, config.frame_size
         for number, width in enumerate(config.stages):
@@ -142,6 +129,50 @@ class ImpalaNetwork(nn.Module):
         makeup_SC = channel_makeup(config.frame_stack, config.frame_stack)[-1]
         self.makeup_SC: Tensor | None
         self.register_buffer("makeup_SC", makeup_SC if config.changes else None, persistent=False)
+
+    def features(self, frames: Tensor) -> Tensor:
+        """Return the `(B, D)` features of `(B, frame_stack, height, width)` uint8 frames."""
+        first, *others = self.trunk
+        assert isinstance(first, nn.Conv2d)
+        dtype = computing_dtype(first.weight)
+        # What is done to the pixels before it is linear, and takes less time done to the weights.
+        weight = first.weight.float() / 255
+        pixels = frames.to(dtype)
+        if self.makeup_SC is not None:
+            with without_autocast(frames.device):
+                weight = torch.einsum("sc,fcyx->fsyx", self.makeup_SC.float(), weight)
+            pixels = first_and_changes(frames, dtype)
+        x = F.conv2d(
+            pixels.contiguous(memory_format=torch.channels_last),
+            weight.to(dtype),
+            first.bias,
+            first.stride,
+            first.padding,
+        )
+        for layer in others:
+            x = layer(x)
+        return F.relu(self.hidden(self.pooling(x)))
+
+
+class ImpalaNetwork(ImpalaBody):
+    """An Impala ResNet whose head has `outputs` numbers an action.
+
+    The head's linear map is computed in fp32 whatever the rest is: values of good and bad actions
+    differ by less than bf16 resolves.
+    """
+
+    def __init__(self, config: ImpalaConfig, actions: int, outputs: int, heads: int = 1) -> None:
+        """Make the network, randomly initialized.
+
+        Args:
+            config: its sizes.
+            actions: A.
+            outputs: numbers an action, Z.
+            heads: linear maps, of which each state is read by one.
+        """
+        super().__init__(config)
+        self.normalize_features = config.normalize_features
+        self.shape = (actions, outputs)
         self.output = Linear(config.hidden, heads * actions * outputs)
 
     def forward(self, frames: Tensor, heads_B: Tensor | None = None) -> Tensor:
@@ -167,26 +198,3 @@ class ImpalaNetwork(nn.Module):
                     0, rows, linear(features_BD[rows], weights[head], biases[head])
                 )
             return logits.unflatten(-1, self.shape)
-
-    def features(self, frames: Tensor) -> Tensor:
-        """Return the `(B, D)` features that the heads read."""
-        first, *others = self.trunk
-        assert isinstance(first, nn.Conv2d)
-        dtype = computing_dtype(first.weight)
-        # What is done to the pixels before it is linear, and takes less time done to the weights.
-        weight = first.weight.float() / 255
-        pixels = frames.to(dtype)
-        if self.makeup_SC is not None:
-            with without_autocast(frames.device):
-                weight = torch.einsum("sc,fcyx->fsyx", self.makeup_SC.float(), weight)
-            pixels = first_and_changes(frames, dtype)
-        x = F.conv2d(
-            pixels.contiguous(memory_format=torch.channels_last),
-            weight.to(dtype),
-            first.bias,
-            first.stride,
-            first.padding,
-        )
-        for layer in others:
-            x = layer(x)
-        return F.relu(self.hidden(self.pooling(x)))

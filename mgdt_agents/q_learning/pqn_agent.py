@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.frames import to_pixels
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs.errors import InvalidArgument
 
@@ -30,28 +30,6 @@ class PQNNetworkConfig:
     """Frames that the network sees."""
     frame_size: int = 84
     """Height and width of a frame in pixels; the network sees halves."""
-
-
-def to_pixels(observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return what the network sees of observations: halves of the frames, the stack last.
-
-    CPUs convolve fastest so, and a quarter of the pixels shows no less of the games.
-
-    Args:
-        observations: `(N, stack, height, width)`, height and width even.
-
-    Returns:
-        `(N, height / 2, width / 2, stack)`, each pixel about the mean of four.
-    """
-    # Halved before they are added, bytes stay bytes, of which a CPU adds 64 at once.
-    pairs = (observations[:, :, 0::2] >> 1) + (observations[:, :, 1::2] >> 1)
-    neighbors = pairs.view(np.uint16)
-    means = ((neighbors & 255) + (neighbors >> 8)) >> 1
-    count, stack, height, width = means.shape
-    pixels = np.empty((count, height, width, stack), np.uint8)
-    for place in range(stack):  # three times faster than all at once
-        pixels[..., place] = means[:, place]
-    return pixels
 
 
 class QNetwork(nn.Module):
@@ -83,7 +61,7 @@ class QNetwork(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the Q-values, `(batch, actions)` fp32, of uint8 `(batch, height, width, stack)`.
 
-        See `to_pixels`. Their scale does not matter to the first layer norm.
+        See `mgdt_agents.frames.to_pixels`. Their scale does not matter to the first layer norm.
         """
         kind, dtype = pixels.device.type, next(self.parameters()).dtype
         if torch.is_autocast_enabled(kind):

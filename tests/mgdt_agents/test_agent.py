@@ -40,7 +40,7 @@ def make(kind: str) -> Agent:
         model = PPO("MlpPolicy", NoEnv(), policy_kwargs={"net_arch": [4]}, device="cpu", seed=0)
         return SB3Agent(model, games=["Pong"], protocol=mgdt_envs.AtariProtocol())
     agent_class = (NETWORK_AGENTS | ONLINE_AGENTS)[kind]
-    config = agent_class.presets["small" if kind == "pqn" else "tiny"]
+    config = agent_class.presets["small" if kind in ONLINE_AGENTS else "tiny"]
     if kind in ("cql", "pqn"):
         # Else greedy but for one action in a thousand, which no test would see.
         config = dataclasses.replace(config, exploration=0.5)

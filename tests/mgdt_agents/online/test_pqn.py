@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from mgdt_agents.frames import to_pixels
 from mgdt_agents.online.learner import PlayedStep
 from mgdt_agents.online.pqn import PQN, PQNConfig, Rollout, lambda_returns
-from mgdt_agents.q_learning.pqn_agent import to_pixels
 from mgdt_envs import AtariProtocol
 
 SMALL = PQNConfig(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig, QNetwork, to_pixels
+from mgdt_agents.frames import to_pixels
+from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig, QNetwork
 from mgdt_envs import AtariProtocol
 
 

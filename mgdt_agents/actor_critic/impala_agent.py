@@ -1,0 +1,121 @@
+"""The policy that IMPALA learns, as an agent; the learner is in `online/impala.py`."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mgdt_agents.action_sets import allowed_actions
+from mgdt_agents.actor_critic.policy_network import (
+    NO_ACTION,
+    ImpalaAgentConfig,
+    Memory,
+    PolicyNetwork,
+    masked_logits,
+)
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.decision_transformer.rules import sample
+from mgdt_agents.frames import to_pixels
+from mgdt_agents.step_inputs import State, StepInputs
+from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
+
+
+class ImpalaAgent(NetworkAgent):
+    """Draws actions from the policy, or takes the likeliest, of those that the game has.
+
+    Args:
+        config: the sizes, or the name of a preset.
+        games, protocol, device: see `NetworkAgent`. With PopArt, the games of the values.
+
+    Example:
+        >>> agent = ImpalaAgent("small", games=["Freeway"], device="cpu")
+        >>> action, state = agent.predict(np.zeros((4, 84, 84), np.uint8))
+        >>> int(action) in (0, 2, 5)
+        True
+    """
+
+    model: PolicyNetwork
+    kind = "impala"
+    config_class = ImpalaAgentConfig
+    presets: ClassVar[dict[str, Any]] = {
+        # For two cores.
+        "small": ImpalaAgentConfig(blocks=1, stem_stride=2, stages=(16, 32), halve_frames=True),
+        # Espeholt et al. 2018, figure 3, with the 18 actions of Atari.
+        "deep": ImpalaAgentConfig(),
+        "deep_lstm": ImpalaAgentConfig(lstm=256),
+    }
+
+    def __init__(
+        self,
+        config: ImpalaAgentConfig | str = "deep",
+        *,
+        games: Sequence[str] = (),
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Make the agent, randomly initialized."""
+        super().__init__(config, games=games, protocol=protocol, device=device)
+        if (self.config.frame_stack, self.config.frame_size) != self.observation_space.shape[:2]:
+            raise InvalidArgument(
+                f"The network reads {self.config.frame_stack} frames of {self.config.frame_size} "
+                f"pixels, the protocol gives {self.protocol.stack} of "
+                f"{self.protocol.screen_size}."
+            )
+        if self.config.value_games not in (0, len(self.games)):
+            raise InvalidArgument(
+                f"value_games must be 0 or the number of games, {len(self.games)}, "
+                f"got {self.config.value_games}"
+            )
+
+    def _make_model(self) -> PolicyNetwork:
+        return PolicyNetwork(self.config)
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """The LSTM's hidden state and cell, and the last action; nothing without one."""
+        units = self.config.lstm
+        return (units, units, 1) if units else ()
+
+    def with_actions(self, state: State | None, actions: np.ndarray) -> State | None:
+        """Return the state as if other `(n,)` actions had been chosen."""
+        return None if state is None else (*state[:2], np.asarray(actions, np.int64)[:, None])
+
+    def pixels(self, observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what the network sees of `(n, stack, height, width)`: the stack last."""
+        if self.config.halve_frames:
+            return to_pixels(observations)
+        return np.ascontiguousarray(np.moveaxis(observations, 1, -1))
+
+    def allowed(self, games: Sequence[str] | None, rows: int) -> np.ndarray:
+        """Return `(rows, 18)` bool: the actions of each row's game, or of any of the agent's."""
+        if games is not None:
+            return allowed_actions(games, self.protocol)
+        if not self.games:
+            return np.ones((rows, self.config.actions), bool)
+        return allowed_actions(self.games, self.protocol).any(0, keepdims=True).repeat(rows, 0)
+
+    @torch.no_grad()
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        self.model.eval()
+        rows = len(inputs.observations)
+        memory, last_actions = None, np.full((rows, 1), NO_ACTION)
+        if inputs.state is not None and self.config.lstm:
+            hidden, cell, last_actions = inputs.state
+            memory = Memory(self._to_device(hidden), self._to_device(cell))
+        outputs = self.model(
+            self._to_device(self.pixels(inputs.observations))[None],
+            memory,
+            self._to_device(inputs.starts)[None],
+            self._to_device(last_actions[:, 0])[None],
+            self._to_device(np.clip(inputs.rewards, -1, 1).astype(np.float32))[None],
+        )
+        allowed = self._to_device(self.allowed(inputs.games, rows))
+        logits = masked_logits(outputs.logits[0], allowed).cpu()
+        actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
+        if not self.config.lstm:
+            return actions, None
+        hidden, cell = (part.cpu().numpy() for part in outputs.memory)
+        return actions, (hidden, cell, actions[:, None])
