@@ -43,3 +43,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     The "meta" device, on which costs are counted, knows no autocast.
     """
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Return whether a device computes faster in bf16 than in fp32."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -45,7 +45,6 @@ class ImpalaAgent(NetworkAgent):
         "small": ImpalaAgentConfig(blocks=1, stem_stride=2, stages=(16, 32), halve_frames=True),
         # Espeholt et al. 2018, figure 3, with the 18 actions of Atari.
         "deep": ImpalaAgentConfig(),
-        "deep_lstm": ImpalaAgentConfig(lstm=256),
     }
 
     def __init__(

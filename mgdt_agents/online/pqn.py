@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mgdt_agents.devices import bf16_pays
 from mgdt_agents.frames import to_pixels
 from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
 from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
@@ -102,14 +103,6 @@ class Rollout(NamedTuple):
     """`(T, N)`; false where the step only began a new episode."""
     values: NDArray[np.float32]
     """`(T + 1, N)`: the highest Q-value at each step and after the last."""
-
-
-def bf16_pays(device: torch.device) -> bool:
-    """Return whether a device computes faster in bf16 than in fp32."""
-    if device.type != "cpu":
-        return device.type == "cuda"
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def lambda_returns(rollout: Rollout, discount: float, trace_decay: float) -> NDArray[np.float32]:
