@@ -24,7 +24,7 @@ from mgdt_agents.online.collection import LEARNERS, check_folder, collect, descr
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
-from mgdt_cli.common import Games, Steps, fail, parse, progress_bar, run, say
+from mgdt_cli.common import Games, Steps, describe_play, fail, parse, progress_bar, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
@@ -102,7 +102,7 @@ def collect_in_turn(arguments: CollectArguments, names: tuple[str, ...]) -> None
             task = progress.add_task(name, total=arguments.steps, note="")
 
             def show(figures: dict[str, Any], task: Any = task) -> None:
-                progress.update(task, completed=figures["step"], note=_note(figures))
+                progress.update(task, completed=figures["step"], note=describe_play(figures))
 
             collect_game(arguments, name, arguments.threads, show)
             if STOPPING.is_set():
@@ -176,7 +176,7 @@ def collect_in_worker(arguments: CollectArguments, name: str) -> None:
     torch.set_num_threads(threads)
 
     def show(figures: dict[str, Any]) -> None:
-        say(f"{name}: {figures['step']:,} of {arguments.steps:,} steps, {_note(figures)}")
+        say(f"{name}: {figures['step']:,} of {arguments.steps:,} steps, {describe_play(figures)}")
 
     collect_game(arguments, name, arguments.threads or threads, show)
 
@@ -227,12 +227,6 @@ def stop(number: int, frame: Any) -> None:
 def config_of(arguments: CollectArguments) -> PQNConfig | DQNLearnerConfig | PPOLearnerConfig:
     """Return how the chosen learner learns."""
     return getattr(arguments, arguments.algo)
-
-
-def _note(figures: dict[str, Any]) -> str:
-    mean = figures["mean_return"]
-    note = f"{figures['steps_per_second']:,} steps/s"
-    return note if mean is None else f"{note}, mean return {mean:.1f}"
 
 
 if __name__ == "__main__":

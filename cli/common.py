@@ -9,7 +9,7 @@ import select
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -313,6 +313,16 @@ def _duration(seconds: float | None) -> str:
 def progress_bar() -> ProgressBar:
     """Return a progress bar on stderr whose tasks have a field `note`."""
     return ProgressBar()
+
+
+def describe_play(figures: Mapping[str, Any]) -> str:
+    """Return a line of the log of an agent that plays and learns as a note."""
+    notes = [f"{figures['steps_per_second']:,} steps/s"]
+    for name, mean in figures.items():
+        kind, _, game = name.partition("/")
+        if kind == "mean_return" and mean is not None:
+            notes.append(f"{game or 'mean return'} {mean:,.1f}")
+    return ", ".join(notes)
 
 
 def say(message: str) -> None:

@@ -1,9 +1,9 @@
-"""Train an agent on recorded play; `mgdt-train --agent NAME --help` lists what it reads.
+"""Train an agent, on recorded play or by playing; `mgdt-train --agent NAME --help` says more.
 
 Examples:
     mgdt-train --agent dt --replay replay/Pong,replay/Breakout --steps 10k
     mgdt-train --agent cql --size 5m --replay replay/Pong --steps 100k --output runs/pong
-    mgdt-train --agent dqn --games Pong --steps 1m
+    mgdt-train --agent impala --games Pong,Breakout,SpaceInvaders --steps 6m
 
 Several processes: torchrun --nproc_per_node 8 -m mgdt_cli.train --agent dt ...
 Runs beside each other: mgdt-train --sweep FILE; their curves: mgdt-train curves RUN...
@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from mgdt_agents.training import TrainingConfig, parallel, train
 from mgdt_agents.training.loop import computing_dtype
 from mgdt_agents.training.plan import cost_of, peak_of
 from mgdt_agents.training.tracking import WandbTracker
-from mgdt_cli.common import parse, progress_bar, run, say
-from mgdt_cli.train_arguments import DQNArguments, OfflineArguments, make, parse_arguments
+from mgdt_cli.common import describe_play, parse, progress_bar, run, say
+from mgdt_cli.train_arguments import OfflineArguments, OnlineArguments, make, parse_arguments
 from mgdt_cli.train_curves import CurvesArguments, draw_curves
 from mgdt_cli.train_plan import print_plan
 from mgdt_cli.train_sweep import SweepArguments, start_sweep
@@ -52,7 +51,7 @@ def choose() -> None:
         start(parse_arguments(sys.argv[1:], __doc__))
 
 
-def start(arguments: OfflineArguments | DQNArguments) -> None:
+def start(arguments: OfflineArguments | OnlineArguments) -> None:
     """Train what the arguments say.
 
     Raises:
@@ -67,22 +66,26 @@ def start(arguments: OfflineArguments | DQNArguments) -> None:
         finally:
             parallel.leave()
     else:
-        make_room(output, arguments.overwrite, resumable=False)
-        start_dqn(arguments, output)
+        start_online(arguments, output)
 
 
-def make_room(output: Path, overwrite: bool, *, resumable: bool) -> None:
+def make_room(output: Path, overwrite: bool, description: str) -> None:
     """Make sure that nothing is lost in the output folder.
+
+    Args:
+        output: the folder.
+        overwrite: remove a training that it holds.
+        description: the file that says what a training like this one is.
 
     Raises:
         FileExistsError: if it holds something else than a training that can be resumed.
     """
-    holds_training = (output / "training.json").exists()
+    holds_training = (output / description).exists()
     if output.exists() and overwrite:
         if not holds_training and not any(output.glob("model.*")):
             raise OutputExists(f"{output} holds no training, so it is not overwritten.")
         shutil.rmtree(output)
-    if output.exists() and not (resumable and holds_training):
+    if output.exists() and not holds_training:
         raise OutputExists(
             f"{output} exists and holds no training to resume; choose another --output "
             "or add --overwrite."
@@ -96,7 +99,7 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
         print_plan(agent, arguments.training, arguments.plan)
         return
     if parallel.rank() == 0:
-        make_room(output, arguments.overwrite, resumable=True)
+        make_room(output, arguments.overwrite, "training.json")
     parallel.wait()
     steps, speaks = arguments.training.steps, parallel.rank() == 0
     tracking = speaks and arguments.track == "wandb"
@@ -183,21 +186,36 @@ def stop(number: int, frame: Any) -> None:
     STOPPING.set()
 
 
-def start_dqn(arguments: DQNArguments, output: Path) -> None:
-    """Train stable-baselines3's DQN by playing."""
+def start_online(arguments: OnlineArguments, output: Path) -> None:
+    """Train an agent by playing, until it is done or Ctrl-C or SIGTERM stop it."""
     # Imported only when needed: it takes seconds.
-    from mgdt_agents.online.dqn import train_dqn
+    from mgdt_agents.online.collection import LEARNERS, collect
 
-    config = replace(arguments.dqn, games=resolve_games(arguments.dqn.games))
-    with progress_bar() as progress:
-        task = progress.add_task("dqn", total=config.steps, note="")
+    games = resolve_games(arguments.games)
+    make_room(output, arguments.overwrite, "collection.json")
+    with stopping_at_signals(), progress_bar() as progress:
+        task = progress.add_task(arguments.agent, total=arguments.steps)
 
-        def show(taken: int, mean_return: float | None) -> None:
-            note = "" if mean_return is None else f"mean return {mean_return:.1f}"
-            progress.update(task, completed=taken, note=note)
+        def show(figures: dict[str, Any]) -> None:
+            progress.update(task, completed=figures["step"], note=describe_play(figures))
 
-        train_dqn(config, output, device=arguments.device, on_step=show)
-    say(f"Trained; `mgdt-bench --agents {output / 'model.zip'}` scores it.")
+        finished = collect(
+            arguments.agent,
+            games,
+            arguments.steps,
+            arguments.learner,
+            output,
+            device=arguments.device,
+            num_threads=arguments.threads,
+            on_log=show,
+            should_stop=STOPPING.is_set,
+        )
+    if finished:
+        say(f"Trained; `mgdt-bench --agents {output}` scores it.")
+    elif LEARNERS[arguments.agent].can_resume:
+        say(f"Stopped; the same command resumes from {output}.")
+    else:
+        say(f"Stopped; {output} holds what was learned. It cannot resume.")
 
 
 if __name__ == "__main__":

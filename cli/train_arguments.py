@@ -14,7 +14,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.training import FineTuningConfig, TrainingConfig
-from mgdt_cli.common import parse
+from mgdt_cli.common import Games, Steps, parse
 from mgdt_cli.train_plan import PlanArguments
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
@@ -22,7 +22,9 @@ from mgdt_envs.games import did_you_mean
 from mgdt_envs.protocol import as_protocol
 
 T = TypeVar("T")
-KINDS = (*NETWORK_AGENTS, "dqn")
+ONLINE_KINDS = ("impala", "pqn", "dqn", "ppo")
+"""Names of the learners in `mgdt_agents.online.collection`, whose import takes seconds."""
+KINDS = (*NETWORK_AGENTS, *ONLINE_KINDS)
 CONFIGS: dict[str, Any] = {"train": TrainingConfig, "fine-tune": FineTuningConfig}
 
 
@@ -31,7 +33,7 @@ class AgentArgument:
     """Choose the agent; `mgdt-train --agent NAME --help` lists what it reads."""
 
     agent: str
-    """dt, dtq, bc, bc_conv or cql, trained on replay; or dqn, which plays itself."""
+    """dt, dtq, bc, bc_conv or cql, trained on replay; or impala, pqn, dqn or ppo, which play."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +41,8 @@ class CommonArguments:
     """What every training reads."""
 
     agent: str
-    """dt, dtq, bc, bc_conv or cql, trained on replay; or dqn, which plays itself. --help after it
-    lists what the agent reads."""
+    """dt, dtq, bc, bc_conv or cql, trained on replay; or impala, pqn, dqn or ppo, which play.
+    --help after it lists what the agent reads."""
     output: Path | None = None
     """Folder of the run; by default runs/<agent>-<size>."""
     overwrite: bool = False
@@ -90,16 +92,27 @@ class OfflineArguments(CommonArguments):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DQNArguments(CommonArguments):
-    """Train stable-baselines3's DQN by playing; it cannot be stopped and resumed."""
+class OnlineArguments(CommonArguments):
+    """Train an agent by playing: impala learns several games with one set of weights, pqn one game.
 
-    dqn: Any
-    """Replaced by `DQNConfig`, whose import takes seconds."""
+    The output folder is a collection, as `mgdt-collect` makes them: the agent, which `mgdt-bench
+    --agents` takes, and a trace of each game. A training that was stopped resumes when the same
+    command runs again, from the last checkpoint and the traces; dqn and ppo cannot.
+    """
+
+    games: Games
+    """Games or suites to play, with equally many environments each; at least one a game."""
+    steps: Steps
+    """Agent steps of all games together."""
+    threads: int = 0
+    """Emulator threads; 0 takes one a core. The play does not depend on it."""
+    learner: Any = None
+    """Replaced by the config of the learner."""
 
 
 def parse_arguments(
     given: Sequence[str], description: str | None
-) -> OfflineArguments | DQNArguments:
+) -> OfflineArguments | OnlineArguments:
     """Return the arguments of the agent that they name, which has its own.
 
     Raises:
@@ -114,11 +127,11 @@ def parse_arguments(
     if known.agent is None:
         parse(AgentArgument, description)
         raise AssertionError("--agent is required")
-    if known.agent == "dqn":
-        from mgdt_agents.online.dqn import DQNConfig
+    if known.agent in ONLINE_KINDS:
+        from mgdt_agents.online.collection import LEARNERS
 
-        dqn = ("dqn", Annotated[DQNConfig, tyro.conf.arg(name="")])
-        return parse(_with_fields(DQNArguments, dqn), description)
+        learner: Any = Annotated[LEARNERS[known.agent].config_class, tyro.conf.arg(name="")]
+        return parse(_with_fields(OnlineArguments, ("learner", learner, field())), description)
     if known.agent not in NETWORK_AGENTS:
         raise InvalidArgument(
             f"Unknown kind of agent {known.agent!r}. {did_you_mean(known.agent, KINDS)}"

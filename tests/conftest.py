@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from ale_py import AtariVectorEnv
 
-from mgdt_agents.online.dqn import DQNConfig, train_dqn
+from mgdt_agents.online.collection import collect
+from mgdt_agents.online.sb3_learner import DQNLearnerConfig
 from mgdt_agents.replay import ReplayWriter, Trace, expand
 from mgdt_envs import AtariProtocol
 
@@ -216,10 +217,8 @@ def readable_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dqn_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a DQN that was trained on Breakout for a moment."""
     output = tmp_path_factory.mktemp("dqn") / "run"
-    config = DQNConfig(
-        games=("Breakout",), steps=120, num_envs=2, buffer_size=200, learning_starts=60
-    )
-    train_dqn(config, output, device="cpu")
+    config = DQNLearnerConfig(num_envs=2, buffer_size=200, learning_starts=60)
+    collect("dqn", ["Breakout"], 120, config, output, device="cpu", num_threads=1)
     return output / "model.zip"
 
 

@@ -5,7 +5,7 @@ A collection is a folder:
 - `collection.json`: games, steps, learner and its configuration;
 - `<Game>.npz`: the trace of a game's play so far, renewed at each checkpoint;
 - the agent as of the last checkpoint, which `load_agent` takes by the folder's name;
-- `metrics.jsonl`: the learning curve;
+- `metrics.jsonl`: the learning curve, and TensorBoard's files beside it;
 - `checkpoint.pt`: the learner, as of the trace's last step or of an earlier one.
 
 A collection that was stopped resumes from its checkpoint, if its learner can. Emulators cannot be
@@ -17,20 +17,23 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import Learner, Play, updates
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
 from mgdt_agents.replay.files import replace
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
-from mgdt_agents.training.metrics import open_log
+from mgdt_agents.training.metrics import Log
 from mgdt_envs import MultiGameAtariVectorEnv, resolve_games
 from mgdt_envs.errors import OutputExists
 
@@ -39,7 +42,7 @@ LOG_INTERVAL = 10_000  # agent steps
 PARTIAL = (".new", ".partial")
 """Suffixes of files that a killed process has not finished."""
 LEARNERS: dict[str, type[Learner]] = {
-    learner.name: learner for learner in (PQN, DQNLearner, PPOLearner)
+    learner.name: learner for learner in (Impala, PQN, DQNLearner, PPOLearner)
 }
 
 
@@ -207,7 +210,7 @@ class _Collection:
         learning = updates(learner, self.play)
         saved = logged = time.monotonic()
         steps_logged, figures = learner.steps_played, []
-        with open_log(self.output / "metrics.jsonl", learner.steps_played) as log:
+        with closing(Log(self.output, learner.steps_played)) as log:
             while learner.steps_played < learner.steps and not should_stop():
                 figures.append(next(learning))
                 now = time.monotonic()
@@ -220,8 +223,7 @@ class _Collection:
                         **_means(figures),
                         "steps_per_second": round(steps / (now - logged)),
                     }
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
+                    log.write(line)
                     on_log(line)
                     logged, steps_logged, figures = now, learner.steps_played, []
                 if now - saved >= CHECKPOINT_INTERVAL:
@@ -234,7 +236,7 @@ class _Collection:
         """Write the traces and the agent, and then a checkpoint that needs the traces."""
         for name in self.recorder.games:
             self.recorder.trace(name).save(self._path(name), overwrite=True)
-        self.learner.agent.save(self.output)
+        self._save_agent()
         state = {
             "steps_played": self.learner.steps_played,
             "learner": self.learner.state_dict(),
@@ -242,9 +244,39 @@ class _Collection:
         torch.save(state, self.output / "checkpoint.pt.partial")
         os.replace(self.output / "checkpoint.pt.partial", self.output / "checkpoint.pt")
 
+    def _save_agent(self) -> None:
+        agent, has_card = self.learner.agent, (self.output / "card.md").exists()
+        if isinstance(agent, NetworkAgent):
+            agent.save(self.output, None if has_card else card(self.learner))
+        else:
+            agent.save(self.output)
+
     def _path(self, name: str) -> Path:
         """Return the file of a game's trace."""
         return self.output / f"{name}.npz"
+
+
+def card(learner: Learner) -> str:
+    """Return the text of `card.md`: what was learned, by what play."""
+    games, settings = learner.games, dataclasses.asdict(learner.config)
+    together = f", {len(games)} games with one set of weights" if len(games) > 1 else ""
+    return "\n".join(
+        [
+            f"# {learner.name}",
+            "",
+            f"Learned by playing {', '.join(games)}{together}: {learner.steps:,} agent steps in "
+            "all when it is done; `metrics.jsonl` says how far it came. Not benchmarked; "
+            "`mgdt-bench` does that.",
+            *(("", learner.card_note) if learner.card_note else ()),
+            "",
+            f"Protocol: {learner.protocol.sheet()}.",
+            "",
+            "| Setting | Value |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in settings.items()),
+            "",
+        ]
+    )
 
 
 def _means(figures: list[dict[str, float]]) -> dict[str, float]:

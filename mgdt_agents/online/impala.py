@@ -141,6 +141,10 @@ class Impala(Learner):
 
     name = "impala"
     config_class = ImpalaLearnerConfig
+    card_note = (
+        "The method is that of Espeholt et al. 2018, the training is not: theirs was of 57 games, "
+        "200 million frames (50 million agent steps) each."
+    )
     agent: ImpalaAgent
 
     def __init__(
@@ -356,9 +360,18 @@ class Impala(Learner):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from what `state_dict` returned."""
+        """Resume from what `state_dict` returned.
+
+        Raises:
+            ValueError: if it is of another network.
+        """
         super().load_state_dict(state)
-        self.network.load_state_dict(state["network"])
+        try:
+            self.network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise InvalidArgument(
+                f"The state is of another network; expected that of {self.agent.config}: {error}"
+            ) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.player.load_state_dict(state["player"])
         self.waiting = deque(

@@ -63,6 +63,8 @@ class Learner(ABC):
     config_class: ClassVar[type]
     can_resume: ClassVar[bool] = True
     """Whether `state_dict` is enough to resume as if nothing had happened."""
+    card_note: ClassVar[str] = ""
+    """What the card of the agent says of the method."""
     agent: NetworkAgent | SB3Agent
 
     def __init__(

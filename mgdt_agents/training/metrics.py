@@ -56,7 +56,7 @@ class Log:
             self._file.flush()
         if self._board:
             for name, value in line.items():
-                if name != "step":
+                if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:

@@ -9,12 +9,17 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import DQN
 
 from mgdt_agents import load_agent
+from mgdt_agents.online.collection import LEARNERS
+from mgdt_agents.online.impala import Impala
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.registry import NETWORK_AGENTS
+from mgdt_agents.replay import Trace
 from mgdt_cli import train
+from mgdt_cli.train_arguments import ONLINE_KINDS
 from mgdt_envs import AtariProtocol
 
 
@@ -219,8 +224,64 @@ def test_train_dqn(run, refused, tmp_path, capsys):
     # What the message says is what mgdt-bench takes.
     named = capsys.readouterr().err.split("mgdt-bench --agents ")[1].split("`")[0]
     assert load_agent(named, device="cpu").predict(np.zeros((4, 84, 84), np.uint8))[0] < 18
-    # It cannot go on, so it must not be lost.
-    assert "my-dqn exists" in refused(*arguments)
+    assert Trace.load(output / "Breakout.npz").actions.shape == (8, 8)
+    # Another training must not take its place.
+    assert "seed was 3, is 0" in refused(*arguments)
+
+
+@pytest.fixture
+def impala(tmp_path):
+    pytest.importorskip("torchrl")
+    small = ["--num-envs", 4, "--unroll-length", 5, "--batch-size", 2, "--threads", 1]
+    games = ["--games", "Pong,Breakout", "--steps", 60]
+    return ["--agent", "impala", *games, *small, "--output", tmp_path / "run"]
+
+
+def test_train_impala(run, impala, tmp_path, capsys):
+    run(*impala, "--rewards", "popart", "--lstm", 8)
+    agent = load_agent(tmp_path / "run", device="cpu")
+    assert (agent.kind, agent.games) == ("impala", ("Pong", "Breakout"))
+    assert (agent.config.lstm, agent.config.value_games) == (8, 2)
+    assert "mgdt-bench --agents" in capsys.readouterr().err
+    for name in agent.games:
+        assert Trace.load(tmp_path / "run" / f"{name}.npz").actions.shape == (15, 2)
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "Pong, Breakout, 2 games with one set of weights: 60 agent steps" in card
+    assert "theirs was of 57 games" in card
+    assert "| rewards | popart |" in card
+
+
+def test_stopped_impala_resumes_to_the_same_end(run, monkeypatch, impala, tmp_path, capsys):
+    run(*impala)
+    expected = load_agent(tmp_path / "run", device="cpu").model.state_dict()
+    shutil.move(tmp_path / "run", tmp_path / "whole")
+
+    def stop_after_one(self, unroll, memory):
+        signal.raise_signal(signal.SIGTERM)
+        return update(self, unroll, memory)
+
+    update = Impala.update
+    with monkeypatch.context() as patch:
+        patch.setattr(Impala, "update", stop_after_one)
+        run(*impala)
+    assert f"Stopped; the same command resumes from {tmp_path / 'run'}." in capsys.readouterr().err
+    run(*impala)
+    weights = load_agent(tmp_path / "run", device="cpu").model.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
+
+
+def test_impala_s_mistakes(run, refused, impala, monkeypatch):
+    assert "lstm must be at least 0, got -1" in refused(*impala, "--lstm", -1)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchrl.objectives.value.functional", None)
+        assert "pip install 'mgdt[online]'" in refused(*impala)
+    assert not impala[-1].exists()
+    run(*impala)
+    assert "lstm was 0, is 4" in refused(*impala, "--lstm", 4)
+
+
+def test_names_of_learners():
+    assert set(ONLINE_KINDS) == set(LEARNERS)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +291,13 @@ def test_train_dqn(run, refused, tmp_path, capsys):
         (["--agent", "dt", "--size", "tinny"], "Unknown size 'tinny' of dt. Did you mean 'tiny'"),
         (["--agent", "dt", "--size", "tiny"], "at least one replay store"),
         (["--agent", "dt", "--size", "tiny", "--replay", "x"], "Expected a replay store at x"),
-        (["--agent", "dqn", "--games", "Pang"], "Did you mean 'Pong'"),
+        (["--agent", "dqn", "--games", "Pang", "--steps", 9], "Did you mean 'Pong'"),
         # What an agent does not read is no option of it.
-        (["--agent", "dqn", "--games", "Pong", "--batch-size", 8], "options: --batch-size"),
-        (["--agent", "dqn", "--games", "Pong", "--size", "tiny"], "options: --size"),
+        (
+            ["--agent", "dqn", "--games", "Pong", "--steps", 9, "--batch-size", 8],
+            "options: --batch-size",
+        ),
+        (["--agent", "dqn", "--games", "Pong", "--steps", 9, "--size", "tiny"], "options: --size"),
         (["--agent", "dt", "--games", "Pong"], "options: --games"),
         (["--agent", "dt", "--network.n-steps", 8], "options: --network.n-steps"),
         (["--agent", "dt", "--protocol", "nurture"], "Unknown protocol 'nurture'. Did you mean"),
