@@ -1,6 +1,5 @@
 """Behavioral cloning: the same transformer without return tokens (Lee et al. 2022, section 4.2)."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from mgdt_agents.decision_transformer import (
     DecisionTransformerConfig,
     PredictedReturn,
 )
+from mgdt_agents.decision_transformer.config import without_returns
 from mgdt_agents.decision_transformer.rules import ActingRule
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
@@ -28,7 +28,7 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
 
     kind = "bc"
     presets: ClassVar[dict[str, Any]] = {
-        name: dataclasses.replace(config, return_tokens="none") for name, config in PRESETS.items()
+        name: without_returns(config) for name, config in PRESETS.items()
     }
 
     def __init__(

@@ -1,5 +1,6 @@
 """Sizes of the model, and the published ones by name."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -169,8 +170,14 @@ PRESETS = {
         stem="conv",
         stem_channels=(16, 32, 32),
         return_tokens="every",
+        return_definition="episode_rank",  # docs/results.md has what decided it
         dropout=0.0,
     ),
     # For tests.
     "tiny": DecisionTransformerConfig(layers=1, width=64, stem="conv", stem_channels=(8, 8, 8)),
 }
+
+
+def without_returns(config: DecisionTransformerConfig) -> DecisionTransformerConfig:
+    """Return the config for agents that read no return."""
+    return dataclasses.replace(config, return_tokens="none", return_definition="to_go")

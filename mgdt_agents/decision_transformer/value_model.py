@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
-from mgdt_agents.decision_transformer.config import DecisionTransformerConfig
+from mgdt_agents.decision_transformer.config import DecisionTransformerConfig, without_returns
 from mgdt_agents.decision_transformer.model import DecisionTransformer
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.linear import Linear, linear
@@ -119,6 +119,6 @@ class ValueTransformer(DecisionTransformer):
 
 
 PRESETS = {
-    name: ValueTransformerConfig(**{**dataclasses.asdict(config), "return_tokens": "none"})
+    name: ValueTransformerConfig(**dataclasses.asdict(without_returns(config)))
     for name, config in DT_PRESETS.items()
 }
