@@ -35,13 +35,28 @@ class ActingRule:
         tensor([[0., -inf, -inf]])
     """
 
+    action_temperature: float = 1.0
+    """What the logits of actions are divided by; below 1, likely actions become likelier."""
+
+    def __post_init__(self) -> None:
+        """Check the temperature.
+
+        Raises:
+            ValueError: if it is not above 0.
+        """
+        if not self.action_temperature > 0:
+            raise InvalidArgument(
+                f"action_temperature must be above 0, got {self.action_temperature}; "
+                "deterministic=True, or the rule Greedy, takes the likeliest action."
+            )
+
     def return_logits(self, logits_BR: Tensor) -> Tensor:
         """Return the `(B, R)` logits that the return is drawn from, of the model's."""
         return logits_BR
 
     def action_logits(self, logits_BA: Tensor) -> Tensor:
         """Return the `(B, A)` logits that the action is drawn from, of the model's."""
-        return logits_BA
+        return logits_BA / self.action_temperature
 
     def memory(self, steps: int) -> tuple[int, ...]:
         """Return the columns of each array that the rule remembers, for windows of `steps`."""
@@ -70,7 +85,7 @@ class PredictedReturn(ActingRule):
 
     Example:
         >>> PredictedReturn()
-        PredictedReturn()
+        PredictedReturn(action_temperature=1.0)
     """
 
 
@@ -121,6 +136,7 @@ class BestOfSamples(ActingRule):
         Raises:
             ValueError: naming the one that cannot be.
         """
+        ActingRule.__post_init__(self)  # super() does not know a class with slots
         if self.samples < 1 or not 0 < self.action_share <= 1:
             raise InvalidArgument(
                 "Expected samples of at least 1 and action_share in (0, 1], "
@@ -137,6 +153,7 @@ class BestOfSamples(ActingRule):
 
     def action_logits(self, logits_BA: Tensor) -> Tensor:
         """Return the logits without those of the less likely actions."""
+        logits_BA = ActingRule.action_logits(self, logits_BA)
         kept = max(1, int(self.action_share * logits_BA.shape[-1]))
         return _without_others(logits_BA, logits_BA.topk(kept, -1).indices)
 
@@ -169,7 +186,7 @@ class TargetReturn(ActingRule):
 
     Example:
         >>> TargetReturn(target=20)
-        TargetReturn(target=20)
+        TargetReturn(action_temperature=1.0, target=20)
     """
 
     target: float

@@ -85,9 +85,21 @@ def test_other_rules_leave_the_logits(rule) -> None:
     assert torch.equal(rule.action_logits(logits(9)), logits(9))
 
 
+def test_low_temperatures_make_likely_actions_likelier() -> None:
+    for rule in (PredictedReturn(action_temperature=0.5), ExpertReturn(action_temperature=0.5)):
+        probabilities = rule.action_logits(logits(9)).softmax(-1)
+        squares = logits(9).softmax(-1) ** 2  # p^(1 / temperature), normalized
+        torch.testing.assert_close(probabilities, squares / squares.sum(-1, keepdim=True))
+    cold = BestOfSamples(action_temperature=0.01).action_logits(logits(9)).softmax(-1)
+    assert cold[0, logits(9)[0].argmax()] > 0.99
+    for rule_class in (PredictedReturn, ExpertReturn, BestOfSamples):
+        with pytest.raises(ValueError, match="action_temperature must be above 0, got 0; determ"):
+            rule_class(action_temperature=0)
+
+
 @pytest.mark.parametrize(
     "rule",
-    [ExpertReturn(kappa=3.0), TargetReturn(target=20), *(BestOfSamples(), Greedy())],
+    [ExpertReturn(kappa=3.0, action_temperature=0.5), TargetReturn(target=20), *(BestOfSamples(), Greedy())],
     ids=str,
 )
 def test_rules_as_json(rule) -> None:
