@@ -36,6 +36,8 @@ def settings(
             else:
                 field = "kappa" if name == "kappa" else "action_temperature"
                 agent.rule = dataclasses.replace(agent.rule, **{field: number})
+        if arguments.bf16:
+            agent.model.bfloat16()
         named = [f"{name} {number:g}" for name, number in zip(varied, numbers, strict=True)]
         yield ", ".join(named) or "as saved", agent
 
@@ -47,6 +49,7 @@ def main() -> None:
     for name in NAMES:
         parser.add_argument(f"--{name}", type=listed, default=[])
     parser.add_argument("--episodes", type=int, default=8)
+    parser.add_argument("--bf16", action="store_true", help="play faster where the CPU has AMX")
     arguments = parser.parse_args()
     for name, agent in settings(arguments.run, arguments):
         games = agent.games
