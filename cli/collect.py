@@ -1,9 +1,10 @@
-"""Play a game, learn it online, and keep every step.
+"""Play games, learn them online, and keep every step.
 
 Examples:
     mgdt-collect --games Pong --steps 2m
     mgdt-collect --games Pong,Boxing,Qbert --steps 1.5m --processes 3 --store
     mgdt-collect --games Breakout --algo ppo --output collection-ppo
+    mgdt-collect --games Pong,Breakout --algo impala   # both with one set of weights
 """
 
 import multiprocessing
@@ -11,16 +12,17 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
 
 from mgdt_agents.online.collection import LEARNERS, check_folder, collect, describe
+from mgdt_agents.online.impala import ImpalaLearnerConfig
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
@@ -28,6 +30,8 @@ from mgdt_cli.common import Games, Steps, describe_play, fail, parse, progress_b
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
+TOGETHER = ("impala",)
+"""Learners of which one learns all games."""
 STOPPING = threading.Event()
 """Set when collections are to stop after what they are at."""
 
@@ -36,22 +40,26 @@ STOPPING = threading.Event()
 class CollectArguments:
     """Learn games online and keep every step of them as traces, from random play to skill.
 
-    Each game gets a folder in the output folder, which holds the trace and the trained agent. A
-    collection of PQN that was stopped (Ctrl-C) resumes when the same command runs again.
+    Each game gets a folder in the output folder, which holds the trace and the trained agent;
+    impala learns all games together, in the folder impala, with a trace of each. A collection of
+    impala or pqn that was stopped (Ctrl-C) resumes when the same command runs again.
     """
 
     games: Annotated[Games, tyro.conf.arg(aliases=["--game"])]
     """Games or suites to collect."""
     steps: Steps = 2_000_000
     """Agent steps of each game."""
-    algo: Literal["pqn", "dqn", "ppo"] = "pqn"
-    """PQN, or stable-baselines3's DQN or PPO, which are slower on a CPU and cannot resume."""
+    algo: Literal["pqn", "impala", "dqn", "ppo"] = "pqn"
+    """PQN; IMPALA; or stable-baselines3's DQN or PPO, which are slower on a CPU and cannot
+    resume."""
     output: Path = Path("collection")
     """Folder in which each game gets a folder of its name."""
     store: bool = False
-    """Expand each finished trace into the store <output>/<game>/store, too."""
+    """Expand each finished trace into the store <output>/<game>/store, too; of impala
+    <output>/impala/store/<game>."""
     processes: int | None = None
-    """Games collected at once, each in a process; by default one, with Ray one a CPU."""
+    """Games collected at once, each in a process; by default one, with Ray one a CPU. It is one
+    process for all games of impala."""
     ray: str | None = None
     """Address of a Ray cluster over which the games are shared out, such as "auto" or
     ray://HOST:10001. Its machines must share the output folder."""
@@ -61,8 +69,19 @@ class CollectArguments:
     """Emulator threads; 0 takes one a core, shared among processes, and one with Ray. The play
     does not depend on it."""
     pqn: PQNConfig = field(default_factory=PQNConfig)
+    impala: ImpalaLearnerConfig = field(default_factory=ImpalaLearnerConfig)
     dqn: DQNLearnerConfig = field(default_factory=DQNLearnerConfig)
     ppo: PPOLearnerConfig = field(default_factory=PPOLearnerConfig)
+
+
+class Collection(NamedTuple):
+    """A folder to be filled by one learner."""
+
+    name: str
+    """Of the folder: the game's, or the learner's where it learns all games."""
+    games: tuple[str, ...]
+    steps: int
+    """Agent steps of all its games."""
 
 
 def main() -> None:
@@ -70,57 +89,74 @@ def main() -> None:
     run(lambda: collect_all(parse(CollectArguments, __doc__)))
 
 
+def collections_of(arguments: CollectArguments) -> list[Collection]:
+    """Return what is to be collected."""
+    games = resolve_games(arguments.games)
+    if arguments.algo in TOGETHER:
+        return [Collection(arguments.algo, games, arguments.steps * len(games))]
+    return [Collection(name, (name,), arguments.steps) for name in games]
+
+
 def collect_all(arguments: CollectArguments) -> None:
     """Collect what the arguments say.
 
     Raises:
-        ValueError: for an unknown game, or a number of processes below 1.
-        FileExistsError: if the folder of a game holds something else; nothing is collected then.
+        ValueError: for an unknown game, or a number of processes below 1 or without use.
+        FileExistsError: if a folder to be filled holds something else; nothing is collected then.
     """
-    names = resolve_games(arguments.games)
+    collections = collections_of(arguments)
     if arguments.processes is not None and arguments.processes < 1:
         raise InvalidArgument(f"--processes must be at least 1, got {arguments.processes}")
-    for name in names:
-        description = describe((name,), arguments.steps, arguments.algo, config_of(arguments))
+    if arguments.algo in TOGETHER and arguments.processes not in (None, 1):
+        raise InvalidArgument(
+            f"{arguments.algo} learns all games in one process, got --processes "
+            f"{arguments.processes}. Leave it out, or choose --algo pqn, which learns each game "
+            "by itself."
+        )
+    for name, games, steps in collections:
+        description = describe(games, steps, arguments.algo, config_of(arguments))
         check_folder(arguments.output / name, description)
     STOPPING.clear()
     if arguments.ray is not None:
-        collect_in_cluster(arguments, names)
+        collect_in_cluster(arguments, collections)
         return
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     if arguments.processes in (None, 1):
-        collect_in_turn(arguments, names)
+        collect_in_turn(arguments, collections)
     else:
-        collect_in_processes(arguments, names)
+        collect_in_processes(arguments, collections)
 
 
-def collect_in_turn(arguments: CollectArguments, names: tuple[str, ...]) -> None:
-    """Collect one game after the other, with a progress bar."""
+def collect_in_turn(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
+    """Collect one after the other, with a progress bar."""
     with progress_bar() as progress:
-        for name in names:
-            task = progress.add_task(name, total=arguments.steps, note="")
+        for collection in collections:
+            task = progress.add_task(collection.name, total=collection.steps, note="")
 
             def show(figures: dict[str, Any], task: Any = task) -> None:
                 progress.update(task, completed=figures["step"], note=describe_play(figures))
 
-            collect_game(arguments, name, arguments.threads, show)
+            collect_one(arguments, collection, arguments.threads, show)
             if STOPPING.is_set():
                 return
 
 
-def collect_in_processes(arguments: CollectArguments, names: tuple[str, ...]) -> None:
-    """Collect several games at once, each in a process of its own, so that one may be killed."""
+def collect_in_processes(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
+    """Collect several at once, each in a process of its own, so that one may be killed."""
     context = multiprocessing.get_context("spawn")
-    waiting = deque(names)
+    waiting = deque(collections)
     running: list[Any] = []
     failures = []
     while running or (waiting and not STOPPING.is_set()):
         while waiting and len(running) < (arguments.processes or 1) and not STOPPING.is_set():
-            name = waiting.popleft()
+            collection = waiting.popleft()
             running.append(
                 context.Process(
-                    target=collect_in_own_process, args=(arguments, name), name=name, daemon=True
+                    target=collect_in_own_process,
+                    args=(arguments, collection),
+                    name=collection.name,
+                    daemon=True,
                 )
             )
             running[-1].start()
@@ -144,16 +180,16 @@ def _reason(exit_status: int) -> str:
     return f"was killed by {name}, perhaps by the system for want of memory"
 
 
-def collect_in_own_process(arguments: CollectArguments, name: str) -> None:
-    """Collect a game in a process that was started for it."""
+def collect_in_own_process(arguments: CollectArguments, collection: Collection) -> None:
+    """Collect in a process that was started for it."""
     # The first process alone answers the keyboard, and says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
-    run(lambda: collect_in_worker(arguments, name))
+    run(lambda: collect_in_worker(arguments, collection))
 
 
-def collect_in_cluster(arguments: CollectArguments, names: tuple[str, ...]) -> None:
-    """Collect several games at once on a Ray cluster."""
+def collect_in_cluster(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
+    """Collect several at once on a Ray cluster."""
     try:
         from ray.util.multiprocessing import Pool
     except ImportError:
@@ -161,38 +197,40 @@ def collect_in_cluster(arguments: CollectArguments, names: tuple[str, ...]) -> N
     # Ray's workers are in other folders.
     arguments = replace(arguments, output=arguments.output.resolve())
     with Pool(arguments.processes, ray_address=arguments.ray) as pool:
-        results = [pool.apply_async(collect_in_worker, (arguments, name)) for name in names]
+        results = [pool.apply_async(collect_in_worker, (arguments, each)) for each in collections]
         pool.close()
         pool.join()
     for result in results:
-        result.get()  # raises what the game's collection raised
+        result.get()  # raises what the collection raised
 
 
-def collect_in_worker(arguments: CollectArguments, name: str) -> None:
-    """Collect a game in a process that shares the cores with others."""
+def collect_in_worker(arguments: CollectArguments, collection: Collection) -> None:
+    """Collect in a process that shares the cores with others."""
     threads = 1
     if arguments.processes is not None and arguments.ray is None:
         threads = max(1, (os.cpu_count() or 1) // arguments.processes)
     torch.set_num_threads(threads)
 
     def show(figures: dict[str, Any]) -> None:
-        say(f"{name}: {figures['step']:,} of {arguments.steps:,} steps, {describe_play(figures)}")
+        steps = f"{figures['step']:,} of {collection.steps:,} steps"
+        say(f"{collection.name}: {steps}, {describe_play(figures)}")
 
-    collect_game(arguments, name, arguments.threads or threads, show)
+    collect_one(arguments, collection, arguments.threads or threads, show)
 
 
-def collect_game(
+def collect_one(
     arguments: CollectArguments,
-    name: str,
+    collection: Collection,
     threads: int,
     on_log: Callable[[dict[str, Any]], object],
 ) -> None:
-    """Collect one game, and say what came of it."""
+    """Fill one folder, and say what came of it."""
+    name, games, steps = collection
     output = arguments.output / name
     finished = collect(
         arguments.algo,
-        (name,),
-        arguments.steps,
+        games,
+        steps,
         config_of(arguments),
         output,
         device=arguments.device,
@@ -200,17 +238,22 @@ def collect_game(
         on_log=on_log,
         should_stop=STOPPING.is_set,
     )
-    trace = output / f"{name}.npz"
+    traces = [output / f"{game}.npz" for game in games]
     if not finished and LEARNERS[arguments.algo].can_resume:
         say(f"Stopped {name}; the same command resumes.")
     elif not finished:
         say(f"Stopped {name}; {output} holds what was played and learned. It cannot resume.")
     elif not arguments.store:
-        say(f"Collected {name}; `mgdt-replay expand {trace}` makes a store of it.")
+        paths = " ".join(map(str, traces))
+        say(f"Collected {name}; `mgdt-replay expand {paths}` makes a store of each trace.")
     else:
-        if not (output / "store").exists():
-            expand(Trace.load(trace), output / "store", num_threads=threads)
-        say(f"Collected {name}; its store is {output / 'store'}.")
+        stores = [output / "store"]
+        if arguments.algo in TOGETHER:
+            stores = [output / "store" / game for game in games]
+        for trace, store in zip(traces, stores, strict=True):
+            if not store.exists():
+                expand(Trace.load(trace), store, num_threads=threads)
+        say(f"Collected {name}; what was played is in {', '.join(map(str, stores))}.")
 
 
 def stop(number: int, frame: Any) -> None:
@@ -224,8 +267,8 @@ def stop(number: int, frame: Any) -> None:
         process.terminate()
 
 
-def config_of(arguments: CollectArguments) -> PQNConfig | DQNLearnerConfig | PPOLearnerConfig:
-    """Return how the chosen learner learns."""
+def config_of(arguments: CollectArguments) -> Any:
+    """Return how the chosen learner learns, of its `config_class`."""
     return getattr(arguments, arguments.algo)
 
 

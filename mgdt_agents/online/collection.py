@@ -182,6 +182,12 @@ class _Collection:
                     f"Expected {rows} steps in {self._path(name)}, as its checkpoint says, "
                     f"found {len(old.actions)}."
                 )
+            if old.protocol != self.recorder.protocol:
+                raise ReplayError(
+                    f"{self._path(name)} was recorded under another protocol than the collection: "
+                    f"{old.protocol.sheet()}; expected {self.recorder.protocol.sheet()}. Collect "
+                    "into another folder."
+                )
             actions[:, np.array(self.play.games_of_envs) == name] = old.actions[:rows]
         for row in actions:
             if should_stop():

@@ -3,7 +3,7 @@
 Espeholt et al. 2018 (arXiv 1802.01561) let hundreds of actors play with weights that are some
 updates old, and correct what that does by V-trace. Here all environments are stepped in one
 process, and the lag is stated. Numbers are those of the paper's table G.1, for Atari, but where a
-setting says otherwise; `docs/agents.md` has what decided it.
+setting says otherwise; `docs/agents.md` has them beside each other.
 """
 
 import copy
@@ -63,7 +63,7 @@ class ImpalaLearnerConfig:
     rmsprop_decay: float = 0.99
     """Of RMSProp's mean of squares."""
     rmsprop_epsilon: float = 0.01
-    """Added to RMSProp's root of it."""
+    """Added to RMSProp's root of it. In the paper it was added to the mean, as TensorFlow does."""
     max_gradient_norm: float = 40.0
     """Larger gradients are scaled to this norm."""
     size: str = "small"

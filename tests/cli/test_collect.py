@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from mgdt_agents import load_agent
+from mgdt_agents.online.impala import Impala
 from mgdt_agents.replay import ReplayStore, Trace
-from mgdt_cli import collect
+from mgdt_cli import bench, collect
 
 SMALL = ["--pqn.num-envs", 2, "--pqn.rollout-steps", 8, "--pqn.epochs", 1, "--pqn.minibatches", 1]
 SMALL += ["--pqn.channels", 2, 2, 2, "--pqn.hidden", 8, "--threads", 1, "--device", "cpu"]
+SMALL += ["--impala.num-envs", 4, "--impala.unroll-length", 5, "--impala.batch-size", 2]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def test_games_in_turn(run, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     path = tmp_path / "new" / "Breakout" / "Breakout.npz"
-    assert f"Collected Breakout; `mgdt-replay expand {path}` makes a store of it.\n" in printed.err
+    assert f"Collected Breakout; `mgdt-replay expand {path}` makes a store of" in printed.err
 
 
 def test_store(run, tmp_path, capsys):
@@ -59,7 +61,7 @@ def test_store(run, tmp_path, capsys):
     trace = Trace.load(tmp_path / "Breakout" / "Breakout.npz")
     store = ReplayStore(tmp_path / "Breakout" / "store")
     assert store.episode_returns.tolist() == trace.episode_return.tolist() != []
-    assert f"its store is {store.path}." in capsys.readouterr().err
+    assert f"what was played is in {store.path}.\n" in capsys.readouterr().err
     run(*arguments)  # nothing is left to do
 
 
@@ -101,6 +103,64 @@ def test_stable_baselines3(run, refused, tmp_path):
     run(*arguments)  # nothing is left to do
     arguments += ["--dqn.seed", 1, "--dqn.buffer-size", 200]
     assert ": buffer_size was 100, is 200; seed was 0, is 1." in refused(*arguments)
+
+
+def test_impala_learns_all_games_in_one_run(run, tmp_path, capsys):
+    pytest.importorskip("torchrl")
+    arguments = ["--games", "Pong,Breakout", "--algo", "impala", "--steps", 600]
+    arguments += ["--output", tmp_path, "--store"]
+    run(*arguments)
+    output = tmp_path / "impala"
+    assert [path.name for path in tmp_path.iterdir()] == ["impala"]
+    agent = load_agent(output, device="cpu")  # as mgdt-bench does
+    assert (agent.kind, agent.games) == ("impala", ("Pong", "Breakout"))
+    for name in agent.games:
+        trace = Trace.load(output / f"{name}.npz")
+        # The steps are those of each game.
+        assert (trace.game, trace.actions.shape) == (name, (300, 2))
+        assert trace.source["games"] == ["Pong", "Breakout"]
+        store = ReplayStore(output / "store" / name)
+        assert store.episode_returns.tolist() == trace.episode_return.tolist()
+    assert len(Trace.load(output / "Breakout.npz").episode_return) > 0
+    assert f"is in {output / 'store' / 'Pong'}, {store.path}.\n" in capsys.readouterr().err
+    run(*arguments)  # nothing is left to do
+
+
+def test_stopped_impala_resumes(run, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("torchrl")
+    arguments = ["--games", "Pong,Breakout", "--algo", "impala", "--steps", 40]
+    run(*arguments, "--output", tmp_path / "whole")
+
+    def stopped_by(self, step):
+        if self.steps_played == 40:
+            signal.raise_signal(signal.SIGTERM)
+        return learn(self, step)
+
+    learn = Impala.learn
+    arguments += ["--output", tmp_path / "new"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Impala, "learn", stopped_by)
+        run(*arguments)
+    assert "Stopped impala; the same command resumes.\n" in capsys.readouterr().err
+    assert len(Trace.load(tmp_path / "new" / "impala" / "Pong.npz").actions) == 15
+    run(*arguments)
+    for name in ("Pong.npz", "Breakout.npz", "model.safetensors"):
+        whole, resumed = (tmp_path / folder / "impala" / name for folder in ("whole", "new"))
+        if name.endswith("npz"):
+            assert Trace.load(whole).actions.tolist() == Trace.load(resumed).actions.tolist()
+        else:
+            assert whole.read_bytes() == resumed.read_bytes()
+
+
+def test_bench_scores_what_impala_leaves(run, monkeypatch, tmp_path):
+    pytest.importorskip("torchrl")
+    run("--games", "Pong,Breakout", "--algo", "impala", "--steps", 20, "--output", tmp_path)
+    command = ["mgdt-bench", "--agents", tmp_path / "impala", "--games", "Pong,Breakout"]
+    command += ["--episodes", 1, "--max-steps", 30, "--no-report", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*map(str, command), "--output", str(tmp_path / "results")])
+    bench.main()
+    episodes = (tmp_path / "results" / "episodes.jsonl").read_text().splitlines()
+    assert {json.loads(line)["game"] for line in episodes[1:]} == {"Pong", "Breakout"}
 
 
 @pytest.mark.slow
@@ -155,6 +215,14 @@ def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
     assert "discount must be 0 to 1, got 2.0" in refused(*wrong, *output)
     zero = ["--games", "Pong", "--processes", 0]
     assert "at least 1, got 0" in refused(*zero, *output)
+    several = ["--games", "Pong,Boxing", "--algo", "impala"]
+    error = refused(*several, "--processes", 2, *output)
+    assert "impala learns all games in one process, got --processes 2" in error
+    error = refused(*several, "--impala.batch-size", 33, *output)
+    assert "batch_size must be 1 to 32, got 33" in error
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torchrl.objectives.value.functional", None)
+        assert "pip install 'mgdt[online]'" in refused(*several, *output)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
     ray = ["--games", "Pong", "--ray", "auto"]
     assert "pip install 'mgdt[ray]'" in refused(*ray, *output)

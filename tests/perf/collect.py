@@ -1,7 +1,7 @@
-"""A collector on one core against the bare emulators that it plays, stepped with random actions."""
+"""Collectors on one core against the bare emulators that they play, with random actions."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -28,24 +28,26 @@ def _collector(name: str, config: PQNConfig) -> Callable[[], object]:
     return partial(next, updates(learner, Play(envs, games, seed=0)))
 
 
-def _bare(name: str, config: PQNConfig) -> Callable[[], object]:
-    """Return a function that steps emulators as often."""
-    envs = AtariVectorEnv(
-        game(name).rom, config.num_envs, num_threads=1, **emulator_arguments(AtariProtocol())
-    )
-    envs.reset(seed=0)
+def emulators(games: Sequence[str], num_envs: int, steps: int) -> Callable[[], object]:
+    """Return a function that takes `steps` steps of `num_envs` emulators, equally many a game."""
+    arguments = emulator_arguments(AtariProtocol())
+    count = num_envs // len(games)
+    pools = [AtariVectorEnv(game(name).rom, count, num_threads=1, **arguments) for name in games]
+    for pool in pools:
+        pool.reset(seed=0)
     random = np.random.default_rng(0)
-    count = len(game(name).minimal_actions)
+    choices = [len(game(name).minimal_actions) for name in games]
 
     def play() -> None:
-        for _ in range(config.rollout_steps):
-            envs.step(random.integers(count, size=config.num_envs))
+        for _ in range(steps):
+            for pool, actions in zip(pools, choices, strict=True):
+                pool.step(random.integers(actions, size=count))
 
     return play
 
 
 @contextmanager
-def _one_core() -> Iterator[None]:
+def one_core() -> Iterator[None]:
     """Keep this process, and the emulators that it starts, on one core."""
     threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
     torch.set_num_threads(1)
@@ -62,9 +64,12 @@ def measure() -> dict[str, Figure]:
     config = PQNConfig()
     steps = config.rollout_steps * config.num_envs
     seconds = np.zeros(2)
-    with _one_core():
+    with one_core():
         for name in GAMES:
-            sides = {"bare": _bare(name, config), "collector": _collector(name, config)}
+            sides = {
+                "bare": emulators([name], config.num_envs, config.rollout_steps),
+                "collector": _collector(name, config),
+            }
             taken = take_turns(sides, rounds=ROUNDS)
             bare, collector = (float(np.median(taken[side])) for side in sides)
             print(

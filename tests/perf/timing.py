@@ -18,7 +18,10 @@ class Figure(NamedTuple):
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], object]], rounds: int = 7, warm_ups: int = 1
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    warm_ups: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Return the seconds that each side takes, `(rounds,)`.
 
@@ -28,13 +31,15 @@ def take_turns(
         sides: functions that do the same amount of work, by name.
         rounds: times that each is measured.
         warm_ups: rounds before them that do not count.
+        clock: what tells the seconds; `time.process_time` tells those of this process on the
+            processors.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warm_ups + rounds):
         for name in sorted(sides, reverse=number % 2 == 1):
-            start = time.perf_counter()
+            start = clock()
             sides[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: np.array(taken[warm_ups:]) for name, taken in seconds.items()}
 
 

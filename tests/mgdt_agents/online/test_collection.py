@@ -17,6 +17,7 @@ from mgdt_agents.online.sb3_learner import DQNLearnerConfig
 from mgdt_agents.replay import Trace, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
 from mgdt_agents.replay.trace_recorder import software
+from mgdt_envs import AtariProtocol
 
 SMALL = PQNConfig(
     num_envs=2,
@@ -183,6 +184,11 @@ def test_trace_that_does_not_fit_its_checkpoint(tmp_path):
     )
     with pytest.raises(TraceDivergedError, match="does not play as it was recorded"):
         collect_small(output)
+    (output / "Breakout.npz").unlink()
+    other = dataclasses.replace(trace, protocol=AtariProtocol.machado())
+    other.save(output / "Breakout.npz")
+    with pytest.raises(ReplayError, match=r"Breakout\.npz was recorded under another protocol"):
+        collect_small(output)
 
 
 def test_folder_of_another_collection(collected):
@@ -249,7 +255,11 @@ def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
         except KeyboardInterrupt:
             assert collect_small(output, steps)
         assert_same_collection(tmp_path / "whole", output)
-        files = [sorted(path.name for path in it.iterdir()) for it in (tmp_path / "whole", output)]
+        # TensorBoard's have the time in their names.
+        files = [
+            {path.name for path in folder.iterdir() if ".tfevents." not in path.name}
+            for folder in (tmp_path / "whole", output)
+        ]
         assert files[0] == files[1]
         trace = "Breakout.npz"
         assert (tmp_path / "whole" / trace).read_bytes() == (output / trace).read_bytes()
