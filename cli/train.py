@@ -149,10 +149,12 @@ def describe(figures: dict[str, Any], share_of_peak: Callable[[float], float]) -
     """Return a line of the log as a note."""
     if "windows_per_second" in figures:
         speed = figures["windows_per_second"]
+        # A stage that learns no actions has no accuracy.
+        accuracy = f"accuracy {figures['accuracy']:.2f}, " if "accuracy" in figures else ""
         return (
             f"{speed:,.0f} windows/s, {share_of_peak(speed):.0%} of peak, loss "
-            f"{figures['loss']:.3f}, accuracy {figures['accuracy']:.2f}, data wait "
-            f"{figures['data_wait']:.0%}, memory {figures['memory'] / 2**30:.1f} GiB"
+            f"{figures['loss']:.3f}, {accuracy}data wait {figures['data_wait']:.0%}, memory "
+            f"{figures['memory'] / 2**30:.1f} GiB"
         )
     if "heldout_loss" in figures:
         loss, accuracy = figures["heldout_loss"], figures["heldout_accuracy"]

@@ -33,7 +33,7 @@ class AgentArgument:
     """Choose the agent; `mgdt-train --agent NAME --help` lists what it reads."""
 
     agent: str
-    """dt, dtq, bc, bc_conv or cql, trained on replay; or impala, pqn, dqn or ppo, which play."""
+    """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn or ppo, which play."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class CommonArguments:
     """What every training reads."""
 
     agent: str
-    """dt, dtq, bc, bc_conv or cql, trained on replay; or impala, pqn, dqn or ppo, which play.
+    """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn or ppo, which play.
     --help after it lists what the agent reads."""
     output: Path | None = None
     """Folder of the run; by default runs/<agent>-<size>."""

@@ -245,7 +245,10 @@ class NetworkAgent(Agent):
         self.games = sampler.games
 
     def after_step(self, step: int) -> None:
-        """Do what the agent does after `step` gradient steps; 0 is before the first."""
+        """Do what the agent does after `step` gradient steps; 0 is before the first.
+
+        Where training resumes, it is called once more.
+        """
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the networks that training must keep to be resumed."""

@@ -14,6 +14,7 @@ from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
 from mgdt_agents.convolutional_cloning import ConvolutionalCloningAgent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent, ValueTransformerAgent
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.q_learning.pqn_agent import PQNAgent
 from mgdt_agents.random_agent import RandomAgent
@@ -30,6 +31,7 @@ NETWORK_AGENTS: dict[str, type[NetworkAgent]] = {
         ConvolutionalCloningAgent,
         ValueTransformerAgent,
         CQLAgent,
+        TrajectoryTransformerAgent,
     )
 }
 """Agents that learn from replay."""
@@ -71,7 +73,7 @@ def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any)
     """Return an untrained agent.
 
     Args:
-        kind: "dt", "dtq", "bc", "bc_conv", "cql", or one that was registered.
+        kind: "dt", "dtq", "bc", "bc_conv", "cql", "tt", or one that was registered.
         size: the name of a preset of that kind, such as "10m" or "small".
         env: an environment that the agent shall fit; its spaces are compared.
         options: keyword arguments of the agent: games, protocol, device.

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.action_sets import allowed_actions, effective_actions
@@ -18,7 +17,7 @@ from mgdt_agents.decision_transformer.value_model import (
     ValueTransformer,
     ValueTransformerConfig,
 )
-from mgdt_agents.q_learning import losses
+from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
@@ -104,9 +103,8 @@ class ValueTransformerAgent(DecisionTransformerAgent):
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's and the reward's cross-entropy plus the value's.
 
-        All steps of the window are learned. A step's target is the target network's value
-        `n_steps` later, in the window that begins `n_steps` later. Steps followed by a time limit
-        within these have no value to go on from and do not count.
+        All steps of the window are learned, the values by `value_terms`. A step's target comes from
+        the window that begins `n_steps` later.
         """
         config = self.config
         T, N = config.steps, config.n_steps
@@ -128,49 +126,22 @@ class ValueTransformerAgent(DecisionTransformerAgent):
             "action_loss": cross_entropy(logits["action"], actions[:, :T], valid[:, :T]) / steps,
             "reward_loss": cross_entropy(logits["reward"], rewards[:, :T], valid[:, :T]) / steps,
         }
-        returns, discounts, known = losses.n_step_returns(
-            self._to_device(batch.rewards).unfold(1, N, 1)[:, :T].flatten(0, 1),
-            self._to_device(batch.terminated).unfold(1, N, 1)[:, :T].flatten(0, 1),
-            valid[:, N:].flatten(),
-            config.value_discount,
+        terms |= value_terms(
+            logits["value"],
+            self.target(*(part[:, N:] for part in inputs)),
+            actions[:, :T],
+            self._to_device(batch.rewards),
+            self._to_device(batch.terminated),
+            valid,
+            allowed_BA,
+            config,
         )
-        target = self._target([part[:, N:] for part in inputs], allowed_BA, returns, discounts)
-        values_BTAZ = logits["value"]
-        chosen = losses.of_actions(values_BTAZ.flatten(0, 1), actions[:, :T].flatten())
-        counts = known & valid[:, :T].flatten()
-        value_losses = F.cross_entropy(chosen, target, reduction="none")
-        terms["value_loss"] = (value_losses * counts).sum() / steps
         weights = [config.action_weight, config.reward_weight, config.value_weight]
         if config.conservative_weight:
-            conservative = losses.conservative_loss(
-                self.model.values(values_BTAZ).flatten(0, 1),
-                actions[:, :T].flatten(),
-                allowed_BA.repeat_interleave(T, 0),
-            )
-            terms["conservative_loss"] = (conservative * valid[:, :T].flatten()).sum() / steps
             weights.append(config.value_weight * config.conservative_weight)
         weighed = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
         hits = (logits["action"].argmax(-1) == actions[:, :T]) & valid[:, :T]
         return torch.stack(weighed).sum(), {**terms, "accuracy": hits.sum() / steps}
-
-    @torch.no_grad()
-    def _target(
-        self, inputs: Sequence[Tensor], allowed_BA: Tensor, returns: Tensor, discounts: Tensor
-    ) -> Tensor:
-        """Return `(B * T, Z)`: what the taken actions' distributions shall be."""
-        config = self.config
-        logits = self.target(*inputs)
-        policy = logits["action"].float().masked_fill(~allowed_BA[:, None], -torch.inf).softmax(-1)
-        likely = policy >= config.likely * policy.amax(-1, keepdim=True)
-        likely &= allowed_BA[:, None]
-        values = self.target.values(logits["value"])
-        best = losses.best_actions(values.flatten(0, 1), likely.flatten(0, 1))
-        atoms = losses.atoms(config.max_value, config.atoms, self.device)
-        if config.value_loss == "c51":
-            distributions = losses.of_actions(logits["value"].flatten(0, 1), best).softmax(-1)
-            return losses.c51_target(distributions, returns, discounts, atoms)
-        value = values.flatten(0, 1).gather(1, best[:, None])[:, 0]
-        return losses.hl_gauss_target(returns + discounts * value, atoms)
 
     @torch.no_grad()
     def action_values(self, observation: np.ndarray) -> np.ndarray:

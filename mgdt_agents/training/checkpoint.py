@@ -23,6 +23,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import TrainingError
 from mgdt_agents.training import parallel
 from mgdt_agents.training.metrics import Figures
+from mgdt_agents.training.optimizers import complete_state
 
 
 class TrainingState:
@@ -59,6 +60,7 @@ class TrainingState:
     def to_save(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         networks = {name: network.state_dict() for name, network in self.networks().items()}
+        complete_state(self.optimizer)
         optimizer = get_optimizer_state_dict(self.agent.model, self.optimizer)
         columns = parallel.gather(self.figures.values())
         figures = {

@@ -67,8 +67,7 @@ def train(
     run = Run(output, agent, config, sampler.stores)
     state = prepare(agent, config)
     done = run.enter(state)
-    if not done:
-        agent.after_step(0)
+    agent.after_step(done)
     on_step(done)
     log = Log(output if parallel.rank() == 0 else None, done)
     watch = Stopwatch(config.batch_size, agent.device)

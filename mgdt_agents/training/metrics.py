@@ -129,12 +129,12 @@ class Figures:
         self._new.append({name: figure.detach() for name, figure in figures.items()})
 
     def values(self) -> dict[str, list[float]]:
-        """Return the figures of all steps by name."""
+        """Return the figures by name, of the steps that have them."""
         if self._new:
-            rows = [torch.stack([row[name].float() for row in self._new]) for name in self._new[0]]
-            columns = torch.stack(rows).tolist()
-            for name, column in zip(self._new[0], columns, strict=True):
-                self._known.setdefault(name, []).extend(column)
+            pairs = [pair for row in self._new for pair in row.items()]
+            numbers = torch.stack([figure.float() for _, figure in pairs]).tolist()
+            for (name, _), number in zip(pairs, numbers, strict=True):
+                self._known.setdefault(name, []).append(number)
             self._new = []
         return self._known
 

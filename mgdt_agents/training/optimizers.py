@@ -109,3 +109,18 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
     return OPTIMIZERS[config.optimizer](groups, lr=config.learning_rate)
+
+
+def complete_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter that had no gradient yet the state of zeros that it would begin with.
+
+    What is trained in stages then has the same tensors in its checkpoints at every stage.
+    """
+    known = next(iter(optimizer.state.values()), {})
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if known and not optimizer.state[parameter]:
+                optimizer.state[parameter] = {
+                    name: torch.zeros_like(parameter if value.ndim else value)
+                    for name, value in known.items()
+                }

@@ -67,6 +67,18 @@ class Problem(NamedTuple):
         return played
 
 
+class Row:
+    """An episode as `write_store` takes it."""
+
+    def __init__(self, frames, actions, rewards, truncated) -> None:
+        self.frames, self.actions, self.rewards, self.truncated = (
+            frames,
+            actions,
+            rewards,
+            truncated,
+        )
+
+
 def pictures(states: Sequence[int]) -> np.ndarray:
     """Return `(n, 12, 12)` uint8: a white square, whose place is the state."""
     frames = np.zeros((len(states), SIDE, SIDE), np.uint8)

@@ -44,7 +44,7 @@ def make(kind: str) -> Agent:
     if kind in ("cql", "pqn"):
         # Else greedy but for one action in a thousand, which no test would see.
         config = dataclasses.replace(config, exploration=0.5)
-    agent = agent_class(config, games=["Pong"], device="cpu")
+    agent = agent_class(config, games=["Pong", "Breakout"], device="cpu")
     # At initialization every action is as good as another: make the observation matter.
     with torch.no_grad():
         for parameter in agent.model.parameters():

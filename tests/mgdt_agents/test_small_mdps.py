@@ -31,6 +31,7 @@ from tests.mgdt_agents.small_mdps import (
     TREE,
     WAIT,
     Problem,
+    Row,
     pictures,
     protocol,
 )
@@ -76,18 +77,6 @@ def record(write_store, tmp_path):
         return write_store(tmp_path / "store", GAME, rows, stack=1, screen_size=SIDE)
 
     return write
-
-
-class Row:
-    """An episode as `write_store` takes it."""
-
-    def __init__(self, frames, actions, rewards, truncated) -> None:
-        self.frames, self.actions, self.rewards, self.truncated = (
-            frames,
-            actions,
-            rewards,
-            truncated,
-        )
 
 
 def learned(

@@ -1,0 +1,181 @@
+"""Sizes of the planner's networks, and how they learn."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mgdt_agents.decision_transformer.config import HEAD_SIZE
+from mgdt_envs.errors import InvalidArgument
+
+AT_LEAST = {
+    "layers": 1,
+    "context": 1,
+    "horizon": 0,
+    "frame_size": 1,
+    "grid": 1,
+    "cells": 1,
+    "channels": 1,
+    "code_size": 1,
+    "levels": 2,
+    "tokenizer_steps": 0,
+    "actions": 1,
+    "rewards": 1,
+    "atoms": 2,
+    "n_steps": 1,
+    "target_period": 1,
+    "changed_weight": 0,
+    "frame_weight": 0,
+    "reward_weight": 0,
+    "end_weight": 0,
+    "action_weight": 0,
+    "value_weight": 0,
+    "conservative_weight": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrajectoryTransformerConfig:
+    """A `WorldModel` with its `Tokenizer`, and how both learn."""
+
+    layers: int = 6
+    """Transformer blocks."""
+    width: int = 512
+    """Size of a token; a multiple of 64, each head takes 64 of it."""
+    context: int = 4
+    """Real steps that a decision sees, the newest of the observation."""
+    horizon: int = 2
+    """Steps after them that the model learns to imagine: no search looks further."""
+    frame_size: int = 84
+    """Height and width of a frame in pixels."""
+    grid: int = 6
+    """A frame becomes this many tokens down and across."""
+    cells: int = 2
+    """A token covers this many cells down and across; each cell is encoded for itself."""
+    channels: int = 256
+    """Features of a cell in the tokenizer."""
+    code_size: int = 3
+    """Numbers that a cell is rounded to (finite scalar quantization, Mentzer et al. 2024)."""
+    levels: int = 5
+    """Values that each of these numbers can have."""
+    changed_weight: float = 1.0
+    """Of the error of the pixels that differ from the frame before, beside that of all pixels.
+    Without it, small things such as a ball vanish."""
+    tokenizer_steps: int = 20_000
+    """Gradient steps in which the tokenizer alone learns. Then it is frozen and the rest learns."""
+    actions: int = 18
+    """Number of actions."""
+    rewards: int = 4
+    """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
+    atoms: int = 51
+    """Points of the distributions of values."""
+    max_value: float = 10.0
+    """Their support is -max_value..max_value."""
+    value_loss: Literal["hl_gauss", "c51"] = "hl_gauss"
+    """What values' targets are; see `dtq`."""
+    value_discount: float = 0.99
+    """Of values and of imagined rewards, for each agent step."""
+    n_steps: int = 4
+    """Agent steps before the target network's value."""
+    likely: float = 0.1
+    """Targets look at the actions whose likelihood, by the policy head, is at least this share of
+    the likeliest one's."""
+    conservative_weight: float = 0.0
+    """Of the conservative term."""
+    target_period: int = 256
+    """Gradient steps between copies to the target network."""
+    frame_weight: float = 1.0
+    """Of the next frame's cross-entropy, a sum over a token's numbers and a mean over tokens."""
+    reward_weight: float = 1.0
+    """Of the reward's."""
+    end_weight: float = 1.0
+    """Of the end's."""
+    action_weight: float = 1.0
+    """Of the policy's."""
+    value_weight: float = 1.0
+    """Of the value's."""
+    dropout: float = 0.0
+    """On the outputs of attention and of the MLP."""
+
+    def __post_init__(self) -> None:
+        """Check that the sizes fit one another.
+
+        Raises:
+            ValueError: naming those that do not.
+        """
+        for name, lowest in AT_LEAST.items():
+            if not getattr(self, name) >= lowest:
+                raise InvalidArgument(
+                    f"{name} must be at least {lowest}, got {getattr(self, name)}"
+                )
+        if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
+            raise InvalidArgument(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
+        if self.frame_size % (self.grid * self.cells):
+            raise InvalidArgument(
+                "frame_size must be a multiple of grid times cells, got "
+                f"{self.frame_size}, {self.grid} and {self.cells}"
+            )
+        if not 0 < self.value_discount <= 1 or not 0 <= self.likely <= 1:
+            raise InvalidArgument(
+                "value_discount must be in (0, 1] and likely in [0, 1], got "
+                f"{self.value_discount} and {self.likely}"
+            )
+        if self.value_loss not in ("hl_gauss", "c51"):
+            raise InvalidArgument(
+                f"value_loss must be 'hl_gauss' or 'c51', got {self.value_loss!r}"
+            )
+        if not self.max_value > 0 or not 0 <= self.dropout < 1:
+            raise InvalidArgument(
+                "max_value must be above 0 and dropout in [0, 1), got "
+                f"{self.max_value} and {self.dropout}"
+            )
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+        return self.width // HEAD_SIZE
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens a frame becomes."""
+        return self.grid**2
+
+    @property
+    def token_numbers(self) -> int:
+        """Numbers of a frame's token, those of all its cells."""
+        return self.cells**2 * self.code_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of a sequence: the context's and the imagined ones."""
+        return self.context + self.horizon
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step: the frame's, the action, the reward."""
+        return self.frame_tokens + 2
+
+
+PRESETS = {
+    "base": TrajectoryTransformerConfig(),
+    # For two cores.
+    "small": TrajectoryTransformerConfig(
+        layers=3,
+        width=192,
+        context=2,
+        grid=4,
+        cells=3,
+        channels=64,
+        tokenizer_steps=9000,
+        target_period=128,
+    ),
+    # For tests.
+    "tiny": TrajectoryTransformerConfig(
+        layers=1,
+        width=64,
+        context=2,
+        grid=2,
+        cells=2,
+        channels=8,
+        code_size=2,
+        tokenizer_steps=2,
+    ),
+}

@@ -1,0 +1,332 @@
+"""The agent that looks ahead in a learned model: the Trajectory Transformer's idea on Atari."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgdt_agents.action_sets import allowed_actions, effective_actions
+from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.decision_transformer.agent import cross_entropy
+from mgdt_agents.decision_transformer.rules import moved_on, sample
+from mgdt_agents.decision_transformer.tokens import encode_rewards
+from mgdt_agents.planning.config import PRESETS, TrajectoryTransformerConfig
+from mgdt_agents.planning.imagination import Imagined, imagine
+from mgdt_agents.planning.search import Found, Search, search
+from mgdt_agents.planning.tokenizer import reconstruction_losses
+from mgdt_agents.planning.world_model import PlanningModel
+from mgdt_agents.q_learning.window_values import value_terms
+from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_agents.step_inputs import State, StepInputs, as_games
+from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
+
+
+class TrajectoryTransformerAgent(NetworkAgent):
+    """Imagines what its likely actions lead to, and prefers those with the best plans.
+
+    Planning by beam search over a sequence model is the Trajectory Transformer's (Janner et al.
+    2021); frames as tokens and values at the leaves are JOWA's (Cheng et al. 2025). Actions are
+    drawn by likelihood times exp(beta score).
+
+    It is trained in two stages: `config.tokenizer_steps` gradient steps for the tokenizer, which is
+    then frozen, and the others for the world model.
+
+    Attributes:
+        search: how far it looks ahead; it may be replaced at any time.
+        beta: how much scores count.
+
+    Args:
+        config: the model's sizes, or the name of a preset.
+        search: how far to look ahead; None looks as far as the model was trained to.
+        beta: how much scores count.
+        games, protocol, device: see `NetworkAgent`.
+
+    Example:
+        >>> import numpy as np
+        >>> agent = TrajectoryTransformerAgent("tiny", search=Search(horizon=1), device="cpu")
+        >>> action, state = agent.predict(np.zeros((4, 84, 84), np.uint8))
+    """
+
+    model: PlanningModel
+    kind = "tt"
+    config_class = TrajectoryTransformerConfig
+    presets: ClassVar[dict[str, Any]] = PRESETS
+
+    def __init__(
+        self,
+        config: TrajectoryTransformerConfig | str = "base",
+        *,
+        search: Search | None = None,
+        beta: float = 10.0,
+        games: Sequence[str] = (),
+        protocol: AtariProtocol | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Make the agent, randomly initialized."""
+        super().__init__(config, games=games, protocol=protocol, device=device)
+        config = self.config
+        self.search = Search(horizon=config.horizon) if search is None else search
+        if not isinstance(self.search, Search):
+            raise TypeError(f"Expected a search, such as {Search()}, got {search!r}.")
+        if not beta >= 0:
+            raise InvalidArgument(f"beta must not be negative, got {beta}")
+        self.beta = float(beta)
+        if config.context > self.protocol.stack or config.frame_size != self.protocol.screen_size:
+            raise InvalidArgument(
+                f"The tokenizer reads {config.context} frames of {config.frame_size} pixels, the "
+                f"protocol gives {self.protocol.stack} of {self.protocol.screen_size}. Fewer "
+                "frames than it gives may be read, but of its size."
+            )
+        self.target = copy.deepcopy(self.model.world).requires_grad_(False).eval()
+        self.learns_tokenizer = False
+
+    def _make_model(self) -> PlanningModel:
+        return PlanningModel(self.config)
+
+    def _options_to_save(self) -> dict[str, Any]:
+        return {"search": self.search.to_dict(), "beta": self.beta}
+
+    @classmethod
+    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
+        saved = {"beta": content["beta"]} if "beta" in content else {}
+        if "search" in content:
+            saved["search"] = Search(**content["search"])
+        return saved
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """Windows of the context up to the drawn step, what can be imagined, and the target's rows.
+
+        Every step of an episode, its last ones too, is thus learned where decisions are made.
+        """
+        config = self.config
+        return {"steps": config.context, "future": config.horizon + config.n_steps}
+
+    def training_modules(self) -> dict[str, nn.Module]:
+        """Return the network, and the target of its world model."""
+        return {"model": self.model, "target": self.target}
+
+    def after_step(self, step: int) -> None:
+        """Begin the stage that the next step is of, and copy the target network when it is time."""
+        self.learns_tokenizer = step < self.config.tokenizer_steps
+        if step % self.config.target_period == 0:
+            self.target.load_state_dict(self.model.world.state_dict())
+
+    def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the stage that training is at; when measured, of both together.
+
+        So held-out losses of the two stages can be compared.
+        """
+        if not self.model.training:
+            first, figures = self._tokenizer_loss(batch)
+            second, others = self._world_loss(batch)
+            return first + second, figures | others
+        return self._tokenizer_loss(batch) if self.learns_tokenizer else self._world_loss(batch)
+
+    def _tokenizer_loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the squared error of the windows' frames, and of what changed in them."""
+        # Not all rows: those of a window are alike.
+        rows = slice(self.config.context - 1, self.config.context + 1)
+        frames = self._to_device(batch.frames[:, rows])
+        valid = self._to_device(batch.valid[:, rows])
+        found = self.model(frames)["reconstruction"]
+        of_all, of_changed = reconstruction_losses(frames, found, valid)
+        return of_all + self.config.changed_weight * of_changed, {
+            "frame_error": of_all,
+            "changed_error": of_changed,
+        }
+
+    def _world_loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the weighted losses of all that the world model says."""
+        config = self.config
+        T, N = config.steps, config.n_steps
+        valid = self._to_device(batch.valid)
+        raw_actions = batch.actions
+        allowed = np.ones((len(raw_actions), config.actions), bool)
+        if self.games:
+            raw_actions = effective_actions(self.games, self.protocol)[
+                batch.games[:, None], raw_actions
+            ]
+            allowed = allowed_actions(self.games, self.protocol)[batch.games]
+        actions = self._to_device(raw_actions)
+        rewards = self._to_device(encode_rewards(batch.rewards))
+        terminated = self._to_device(batch.terminated)
+        said = self.model(self._to_device(batch.frames), actions[:, :T], rewards[:, :T])
+        tokens = said["tokens"]
+        # Of all steps, padded ones among them, so that parts of a batch average to the whole.
+        steps = valid[:, :T].numel()
+        next_tokens = tokens[:, 1 : T + 1]
+        frame_losses = F.cross_entropy(
+            said["frame"].float().flatten(0, -2), next_tokens.flatten(), reduction="none"
+        )
+        of_steps = frame_losses.unflatten(0, next_tokens.shape).sum(-1).mean(-1)
+        followed = valid[:, :T] & valid[:, 1 : T + 1]
+        ends = F.binary_cross_entropy_with_logits(
+            said["end"].float(), terminated[:, :T].float(), reduction="none"
+        )
+        terms = {
+            "frame_loss": (of_steps * followed).sum() / steps,
+            "reward_loss": cross_entropy(said["reward"], rewards[:, :T], valid[:, :T]) / steps,
+            "end_loss": (ends * valid[:, :T]).sum() / steps,
+            "action_loss": cross_entropy(said["action"], actions[:, :T], valid[:, :T]) / steps,
+        }
+        terms |= value_terms(
+            said["value"],
+            self.target(tokens[:, N : N + T], actions[:, N : N + T], rewards[:, N : N + T]),
+            actions[:, :T],
+            self._to_device(batch.rewards),
+            terminated,
+            valid,
+            self._to_device(allowed),
+            config,
+        )
+        weights = {
+            "frame_loss": config.frame_weight,
+            "reward_loss": config.reward_weight,
+            "end_loss": config.end_weight,
+            "action_loss": config.action_weight,
+            "value_loss": config.value_weight,
+            "conservative_loss": config.value_weight * config.conservative_weight,
+        }
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        hits = (said["action"].argmax(-1) == actions[:, :T]) & valid[:, :T]
+        return loss, {**terms, "accuracy": hits.sum() / steps}
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Past actions and reward tokens."""
+        return (self.config.context - 1,) * 2
+
+    def with_actions(self, state: State | None, actions: np.ndarray) -> State | None:
+        """Return the state as if `predict` had chosen other actions."""
+        if state is None:
+            return None
+        past_actions, past_rewards = state
+        changed = past_actions.copy()
+        changed[:, -1:] = actions[:, None]
+        return changed, past_rewards
+
+    def action_scores(
+        self,
+        observation: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        reward: np.ndarray | float | None = None,
+        game: str | Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Return the scores that the search gives to actions.
+
+        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
+        remembered.
+
+        Returns:
+            `(A,)` for one observation, `(n, A)` for a batch, float32: the score of the best plan
+            that begins with each action; minus infinity where there is none.
+
+        Raises:
+            ValueError: as `predict` does.
+        """
+        batch, past = self._before(observation, state, episode_start, reward)
+        names = None if game is None else as_games(game, len(batch))
+        scores = self._search(batch, past, self._allowed(len(batch), names)).scores.cpu().numpy()
+        return scores if observation.ndim == 4 else scores[0]
+
+    def imagine(
+        self,
+        observation: np.ndarray,
+        actions: np.ndarray,
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        *,
+        reward: np.ndarray | float | None = None,
+    ) -> Imagined:
+        """Return what the model imagines of the next actions.
+
+        The other arguments are those of the `predict` that the decision is up to.
+
+        Args:
+            observation: a batch of n observations.
+            actions: `(n, H)` int64 full-set ids, the next action and those after it.
+            state: what `predict` last returned.
+            episode_start: see `predict`.
+            reward: see `predict`.
+
+        Raises:
+            ValueError: as `predict` does, or for actions of another shape.
+        """
+        batch, past = self._before(observation, state, episode_start, reward)
+        if np.ndim(actions) != 2 or len(actions) != len(batch) or not np.size(actions):
+            raise InvalidArgument(
+                f"Expected actions of shape ({len(batch)}, H), H at least 1, got "
+                f"{np.shape(actions)}."
+            )
+        coming = self._to_device(np.asarray(actions, np.int64))
+        tokens, rewards, ends = imagine(self.model.world, *self._window(batch, past), coming)
+        frames = self.model.tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return Imagined(*(part.cpu().numpy() for part in (frames, rewards, ends)))
+
+    def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        past = self._past(inputs.state, inputs.starts, inputs.rewards)
+        allowed = self._allowed(len(inputs.observations), inputs.games)
+        found = self._search(inputs.observations, past, allowed)
+        logits = found.policy.cpu().double() + self.beta * found.scores.cpu().double()
+        actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
+        return actions, (moved_on(past[0], actions), past[1])
+
+    def _before(
+        self,
+        observation: np.ndarray,
+        state: State | None,
+        episode_start: np.ndarray | None,
+        reward: np.ndarray | float | None,
+    ) -> tuple[np.ndarray, State]:
+        """Return the checked batch, and what is remembered when its actions are chosen."""
+        batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
+        return batch, self._past(state, starts, rewards)
+
+    def _past(self, state: State | None, starts: np.ndarray, rewards: np.ndarray) -> State:
+        """Return the state with the last rewards in it, and forgotten in rows that begin."""
+        if state is None:
+            state = tuple(np.zeros((len(starts), columns), np.int64) for columns in self.memory)
+        past_actions, past_rewards = state
+        past_rewards = moved_on(past_rewards, encode_rewards(rewards))
+        goes_on = ~starts[:, None]
+        return past_actions * goes_on, past_rewards * goes_on
+
+    @torch.no_grad()
+    def _window(self, observations: np.ndarray, past: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return frames, actions and rewards, as tokens, of the real steps that the model sees."""
+        if self.model.training:
+            self.model.eval()
+        frames = self._to_device(observations[:, -self.config.context :])
+        tokens = self.model.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        # The current step's action and reward are not known yet; no token that is read sees them.
+        actions, rewards = (self._to_device(np.pad(part, ((0, 0), (0, 1)))) for part in past)
+        return tokens, actions, rewards
+
+    def _search(self, observations: np.ndarray, past: State, allowed: np.ndarray) -> Found:
+        window = self._window(observations, past)
+        return search(self.model.world, *window, self._to_device(allowed), self.search)
+
+    def _allowed(self, rows: int, games: Sequence[str] | None) -> np.ndarray:
+        """Return `(n, A)` bool: the actions of each row's game, or of any of the agent's games.
+
+        Raises:
+            ValueError: for a game that the agent was not trained on.
+        """
+        if games is None:
+            if not self.games:
+                return np.ones((rows, self.config.actions), bool)
+            return allowed_actions(self.games, self.protocol).any(0, keepdims=True).repeat(rows, 0)
+        if self.games and (unknown := set(games) - set(self.games)):
+            raise InvalidArgument(
+                f"This {self.kind} agent cannot imagine {sorted(unknown)}: it was trained on "
+                f"{list(self.games)}. mgdt-train --init fine-tunes it to others."
+            )
+        return allowed_actions(games, self.protocol)

@@ -1,0 +1,112 @@
+"""Frames as a few tokens each, and back: convolutions around finite scalar quantization.
+
+Shape suffixes: F frames, Y and X pixels, M tokens of a frame, C numbers of a token.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgdt_agents.planning.config import TrajectoryTransformerConfig
+from mgdt_agents.q_learning.networks import ResidualBlock
+
+
+def quantize(x: Tensor, levels: int) -> Tensor:
+    """Return `x`, squeezed between -1 and 1, at the nearest of `levels` equally spaced values.
+
+    Finite scalar quantization (Mentzer et al. 2024): no codebook, so none that collapses. The
+    gradient is that of the squeezed numbers before rounding.
+    """
+    squeezed = x.float().tanh()
+    steps = (levels - 1) / 2
+    rounded = ((squeezed + 1) * steps).round() / steps - 1
+    return squeezed + (rounded - squeezed).detach()
+
+
+class Tokenizer(nn.Module):
+    """An autoencoder of single frames whose code is a grid of tokens, each of a few small integers.
+
+    A frame is cut into cells of some pixels. Each cell becomes a few numbers, in view of its
+    neighbors, and a token is the numbers of a square of cells: small things keep a place of their
+    own in the code, and a sequence of tokens stays short.
+    """
+
+    def __init__(self, config: TrajectoryTransformerConfig) -> None:
+        """Make the networks, randomly initialized."""
+        super().__init__()
+        self.config = config
+        side = config.grid * config.cells
+        pixels, channels = config.frame_size // side, config.channels
+        self.input = nn.Conv2d(1, channels, pixels, pixels)
+        self.position_in = nn.Parameter(torch.zeros(channels, side, side))
+        self.encoder = nn.Sequential(
+            ResidualBlock(channels), nn.ReLU(), nn.Conv2d(channels, config.code_size, 1)
+        )
+        self.output = nn.Conv2d(config.code_size, channels, 1)
+        self.position_out = nn.Parameter(torch.zeros(channels, side, side))
+        self.decoder = nn.Sequential(
+            ResidualBlock(channels), nn.ReLU(), nn.ConvTranspose2d(channels, 1, pixels, pixels)
+        )
+
+    def forward(self, frames_FYX: Tensor) -> Tensor:
+        """Return the `(F, Y, X)` reconstructions, in 0..1, of uint8 frames; with gradients."""
+        return self._decoded(quantize(self._encoded(frames_FYX), self.config.levels))
+
+    @torch.no_grad()
+    def encode(self, frames_FYX: Tensor) -> Tensor:
+        """Return the `(F, M, C)` int64 tokens of uint8 frames, row by row.
+
+        Their integers are 0 to `levels - 1`.
+        """
+        cells = self.config.cells
+        integers = to_integers(quantize(self._encoded(frames_FYX), self.config.levels), self.config)
+        squares = integers.unflatten(3, (-1, cells)).unflatten(2, (-1, cells))
+        return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    @torch.no_grad()
+    def decode(self, tokens_FMC: Tensor) -> Tensor:
+        """Return the `(F, Y, X)` uint8 frames of tokens."""
+        grid, cells = self.config.grid, self.config.cells
+        squares = to_numbers(tokens_FMC, self.config).unflatten(2, (-1, cells, cells))
+        places = squares.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5)
+        pixels = self._decoded(places.flatten(4).flatten(2, 3))
+        return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def _encoded(self, frames_FYX: Tensor) -> Tensor:
+        pixels = (frames_FYX[:, None] / 255).contiguous(memory_format=torch.channels_last)
+        return self.encoder(self.input(pixels) + self.position_in)
+
+    def _decoded(self, numbers: Tensor) -> Tensor:
+        numbers = numbers.contiguous(memory_format=torch.channels_last)
+        return self.decoder(self.output(numbers) + self.position_out)[:, 0].float()
+
+
+def to_integers(numbers: Tensor, config: TrajectoryTransformerConfig) -> Tensor:
+    """Return numbers of -1..1 as integers of 0..levels - 1."""
+    return ((numbers + 1) * ((config.levels - 1) / 2)).round().long()
+
+
+def to_numbers(integers: Tensor, config: TrajectoryTransformerConfig) -> Tensor:
+    """Return integers of 0..levels - 1 as numbers of -1..1."""
+    return integers * (2 / (config.levels - 1)) - 1
+
+
+def reconstruction_losses(
+    frames_BTYX: Tensor, found_BTYX: Tensor, valid_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the mean squared error of all pixels, and that of the pixels that changed.
+
+    Args:
+        frames_BTYX: uint8, frames of windows in their order.
+        found_BTYX: their reconstructions, in 0..1.
+        valid_BT: bool, the frames that are of the episode.
+    """
+    errors = (found_BTYX - frames_BTYX / 255).square() * valid_BT[:, :, None, None]
+    changed = F.pad(frames_BTYX[:, 1:] != frames_BTYX[:, :-1], (0, 0, 0, 0, 1, 0))
+    changed &= valid_BT[:, :, None, None]
+    changed[:, 1:] &= valid_BT[:, :-1, None, None]
+    size = errors[0, 0].numel()
+    return (
+        errors.sum() / (valid_BT.sum() * size).clamp(min=1),
+        (errors * changed).sum() / changed.sum().clamp(min=1),
+    )
