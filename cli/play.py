@@ -48,7 +48,8 @@ class PlayArguments:
     stay: bool = False
     """Serve on when the last page has been closed."""
     explain: bool = False
-    """Show the predicted returns, and where in the frames the agent looks."""
+    """Show the predicted returns, where in the frames the agent looks, and beside each screen the
+    frame that it imagined, of agents that do."""
     protocol: Literal["default", "mgdt_release", "nature", "machado"] | None = None
     """Rules of play; by default those that the agent was trained under."""
     seed: int = 0

@@ -33,7 +33,7 @@ class AgentArgument:
     """Choose the agent; `mgdt-train --agent NAME --help` lists what it reads."""
 
     agent: str
-    """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn or ppo, which play."""
+    """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn, ppo, which play."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

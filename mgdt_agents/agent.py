@@ -197,6 +197,8 @@ class NetworkAgent(Agent):
 
     config_class: ClassVar[type]
     presets: ClassVar[dict[str, Any]]
+    learns_in_stages: ClassVar[bool] = False
+    """Whether a gradient step may leave a part of the network alone."""
 
     def __init__(
         self,

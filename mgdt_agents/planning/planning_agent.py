@@ -56,6 +56,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
     kind = "tt"
     config_class = TrajectoryTransformerConfig
     presets: ClassVar[dict[str, Any]] = PRESETS
+    learns_in_stages: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
         return self._tokenizer_loss(batch) if self.learns_tokenizer else self._world_loss(batch)
 
     def _tokenizer_loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the squared error of the windows' frames, and of what changed in them."""
+        """Return the squared error of two frames of each window, and of what changed in them."""
         # Not all rows: those of a window are alike.
         rows = slice(self.config.context - 1, self.config.context + 1)
         frames = self._to_device(batch.frames[:, rows])

@@ -4,7 +4,6 @@ Shape suffixes: F frames, Y and X pixels, M tokens of a frame, C numbers of a to
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.planning.config import TrajectoryTransformerConfig
@@ -96,17 +95,15 @@ def reconstruction_losses(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean squared error of all pixels, and that of the pixels that changed.
 
+    Means are of frames, padded ones among them, so that parts of a batch average to the whole.
+
     Args:
-        frames_BTYX: uint8, frames of windows in their order.
+        frames_BTYX: uint8, at least two frames of each window, in their order.
         found_BTYX: their reconstructions, in 0..1.
         valid_BT: bool, the frames that are of the episode.
     """
     errors = (found_BTYX - frames_BTYX / 255).square() * valid_BT[:, :, None, None]
-    changed = F.pad(frames_BTYX[:, 1:] != frames_BTYX[:, :-1], (0, 0, 0, 0, 1, 0))
-    changed &= valid_BT[:, :, None, None]
-    changed[:, 1:] &= valid_BT[:, :-1, None, None]
-    size = errors[0, 0].numel()
-    return (
-        errors.sum() / (valid_BT.sum() * size).clamp(min=1),
-        (errors * changed).sum() / changed.sum().clamp(min=1),
-    )
+    follows = valid_BT[:, 1:] & valid_BT[:, :-1]
+    changed = (frames_BTYX[:, 1:] != frames_BTYX[:, :-1]) & follows[:, :, None, None]
+    of_changed = (errors[:, 1:] * changed).sum((2, 3)) / changed.sum((2, 3)).clamp(min=1)
+    return errors.mean(), of_changed.mean()

@@ -36,9 +36,8 @@ def draw_wall(
         `(height, width, 3)` uint8 of even height and width, as video codecs want them.
     """
     tiles = []
-    for number, screen in enumerate(step.screens):
-        if step.attention is not None:
-            screen = with_attention(screen, step.attention[number, -1])
+    for number in range(len(step.screens)):
+        screen = explained(step, number)
         screen = screen.repeat(scale, 0).repeat(scale, 1)
         tile = np.full((CAPTION, screen.shape[1], 3), 20, np.uint8)
         score = f"{step.scores[number]:g}"
@@ -69,6 +68,21 @@ def arrange(tiles: Sequence[np.ndarray]) -> np.ndarray:
         left = number % columns * width + MARGIN
         wall[top : top + len(tile), left : left + tile.shape[1]] = tile
     return wall
+
+
+def explained(step: WallStep, number: int) -> np.ndarray:
+    """Return a game's screen with what the agent says of it, but for predicted returns.
+
+    It is darker where the agent did not look; beside it is the frame that the agent imagined.
+    """
+    screen = step.screens[number]
+    if step.attention is not None:
+        screen = with_attention(screen, step.attention[number, -1])
+    if step.imagined is not None:
+        height, width = screen.shape[:2]
+        frame = cv2.resize(step.imagined[number], (width, height), interpolation=cv2.INTER_LINEAR)
+        screen = np.concatenate([screen, frame[..., None].repeat(3, 2)], 1)
+    return screen
 
 
 def with_attention(screen: np.ndarray, attention: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from ale_py import Action
 from mgdt_agents.agent import Agent
 from mgdt_agents.decision_transformer.rules import RULES, TargetReturn
 from mgdt_agents.play.keys import action_of_keys
-from mgdt_agents.play.picture import with_attention
+from mgdt_agents.play.picture import explained
 from mgdt_agents.play.wall import Wall, WallStep
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
@@ -137,11 +137,7 @@ class WallServer:
             for browser, game in self.taken.copy().items()
         }
         step = self.wall.step(taken)
-        screens = list(step.screens)
-        if step.attention is not None:
-            screens = [
-                with_attention(s, a[-1]) for s, a in zip(screens, step.attention, strict=True)
-            ]
+        screens = [explained(step, number) for number in range(len(step.screens))]
         content = json.dumps(self._content(step, screens, taken)).encode()
         strip = beside(screens)
         jpeg = cv2.imencode(".jpg", strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]

@@ -27,6 +27,9 @@ class WallStep(NamedTuple):
     attention: np.ndarray | None
     """`(n, steps, rows, columns)`: where the agent looked, the mean over layers and heads, oldest
     frame first; None if it has no attention."""
+    imagined: np.ndarray | None = None
+    """`(n, side, side)` uint8: what the agent imagined that its actions, or people's, would show;
+    None if it imagines nothing."""
 
 
 class Wall:
@@ -37,7 +40,8 @@ class Wall:
         games: names, one environment each.
         protocol: the rules; None takes those the agent was trained under.
         seed: of the first game, the next has `seed + 1`, and of the agent's draws.
-        explain: ask the agent for predicted returns and attention, too, which takes longer.
+        explain: ask the agent for predicted returns, attention and imagined frames, too, which
+            takes longer.
         num_threads: emulator threads; 0 takes one a core.
 
     Raises:
@@ -117,6 +121,12 @@ class Wall:
             actions = actions.copy()
             actions[list(taken)] = list(taken.values())
             self._state = self._agent.with_actions(self._state, actions)
+        imagined = None
+        if self.explain and hasattr(self._agent, "imagine"):
+            observations, state, begins = asked
+            imagined = self._agent.imagine(
+                observations, actions[:, None], state, begins, reward=self._rewards
+            ).frames[:, 0]
         self._observations, self._rewards, terminated, truncated, _ = self.envs.step(actions)
         self._scores += self._rewards
         scores = self._scores.copy()
@@ -127,7 +137,9 @@ class Wall:
         assert screens is not None, "the environments were made with render_mode='rgb_array'"
         if attention is not None:
             attention = attention.mean((1, 2))
-        return WallStep(screens, actions, scores, self._last_scores.copy(), returns, attention)
+        return WallStep(
+            screens, actions, scores, self._last_scores.copy(), returns, attention, imagined
+        )
 
     def _explanation(self, name: str, asked: tuple[Any, ...]) -> np.ndarray | None:
         """Return what the agent's method `name` says of the coming decision, if it has it."""

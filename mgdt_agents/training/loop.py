@@ -118,7 +118,10 @@ def prepare(agent: NetworkAgent, config: TrainingConfig) -> TrainingState:
     if config.average_decay:
         average = copy.deepcopy(agent.model).requires_grad_(False).eval()
     for name, network in agent.training_modules().items():
-        parallel.spread(network, fsdp=config.fsdp, trained=name == "model")
+        trained = name == "model"
+        parallel.spread(
+            network, fsdp=config.fsdp, trained=trained, in_stages=agent.learns_in_stages
+        )
     if average is not None:
         parallel.spread(average, fsdp=config.fsdp, trained=False)
     if config.compile:

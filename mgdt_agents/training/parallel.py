@@ -109,13 +109,14 @@ def check_same(what: Mapping[str, Any]) -> None:
         )
 
 
-def spread(module: nn.Module, *, fsdp: bool, trained: bool) -> None:
+def spread(module: nn.Module, *, fsdp: bool, trained: bool, in_stages: bool = False) -> None:
     """Spread a network over the processes, in place; with one process there is nothing to do.
 
     Args:
         module: the network; its class and its methods stay what they are.
         fsdp: share out its weights instead of copying them.
         trained: it has gradients to average.
+        in_stages: a step may give a part of its weights no gradient.
     """
     if count() == 1:
         return
@@ -132,7 +133,7 @@ def spread(module: nn.Module, *, fsdp: bool, trained: bool) -> None:
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, src=0)
         if trained:
-            replicate(module)
+            replicate(module, find_unused_parameters=in_stages)
 
 
 def average_gradients(module: nn.Module, on: bool) -> None:

@@ -38,7 +38,7 @@ def offline(readable_store):
     return ["--replay", readable_store, "--size", "tiny", "--steps", 3, "--batch-size", 4]
 
 
-@pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
+@pytest.mark.parametrize("kind", ["dt", "bc", "cql", "tt"])
 def test_train_offline(run, offline, tmp_path, capsys, kind):
     output = tmp_path / "run[a]"
     options = ["--optimizer", "adamw", "--log-interval", 1]
@@ -146,11 +146,11 @@ def test_signals_save_and_say_how_to_resume(
     assert "Stopped after step 1 of 3; the same command resumes" in capsys.readouterr().err
     assert signal.getsignal(number) is before
     run(*arguments)
-    assert taken == [0, 1, 2, 3]
+    assert taken == [0, 1, 1, 2, 3]  # where it resumes, once more
     assert "Trained; " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["dt", "cql"])
+@pytest.mark.parametrize("kind", ["dt", "cql", "tt"])
 def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     first, second = tmp_path / "first", tmp_path / "second"
     options = ["--agent", kind, *offline, "--optimizer", "adamw"]
@@ -160,11 +160,11 @@ def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     for name in ("config.json", "model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     # What the paper changes for one per cent of the data, or a smaller network.
-    field = {"dt": "action-weight", "cql": "conservative-weight"}[kind]
+    field = {"dt": "action-weight", "cql": "conservative-weight", "tt": "value-weight"}[kind]
     third = [*options, "--init", first, "--output", tmp_path / "third"]
     run(*third, f"--network.{field}", 4)
     assert getattr(load_agent(tmp_path / "third").config, field.replace("-", "_")) == 4
-    size = {"dt": "layers", "cql": "blocks"}[kind]
+    size = {"dt": "layers", "cql": "blocks", "tt": "layers"}[kind]
     error = refused(*options, "--init", first, f"--network.{size}", 2)
     assert "The weights do not fit the network" in error
     # Another kind of agent has other weights.

@@ -1,5 +1,8 @@
 """What the planner learns of a small world of pictures, and what it does with it."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,8 @@ from mgdt_agents.planning import (
     TrajectoryTransformerAgent,
     TrajectoryTransformerConfig,
 )
+from mgdt_agents.training import TrainingConfig, train
+from mgdt_envs import AtariProtocol
 from tests.mgdt_agents.small_mdps import ACTIONS, GAME, SIDE, Problem, Row, pictures, protocol
 
 DISCOUNT = 0.9
@@ -44,25 +49,50 @@ CONFIG = TrajectoryTransformerConfig(
 
 
 @pytest.fixture(scope="module")
-def trained(write_store, tmp_path_factory) -> TrajectoryTransformerAgent:
-    """The agent after a training on random play of DETOUR."""
-    played = DETOUR.record(np.full((4, 3), 1 / 3), 300)
-    rows = [Row(*episode) for episode in played]
+def detour(write_store, tmp_path_factory) -> Path:
+    """A store of random play of DETOUR."""
+    rows = [Row(*episode) for episode in DETOUR.record(np.full((4, 3), 1 / 3), 300)]
     folder = tmp_path_factory.mktemp("detour") / "store"
-    store = write_store(folder, GAME, rows, stack=1, screen_size=SIDE)
+    return write_store(folder, GAME, rows, stack=1, screen_size=SIDE)
+
+
+def learned(
+    detour: Path, config: TrajectoryTransformerConfig, steps: int
+) -> tuple[TrajectoryTransformerAgent, list[dict[str, float]]]:
+    """Return the agent after a training, and the lines of its log."""
     torch.manual_seed(0)
     agent = TrajectoryTransformerAgent(
-        CONFIG, search=Search(likely=0.0), protocol=protocol(), device="cpu"
+        config, search=Search(likely=0.0), protocol=protocol(), device="cpu"
     )
-    return agent.learn(
-        [str(store)],
-        steps=550,
+    training = TrainingConfig(
+        replay=(detour,),
+        steps=steps,
         batch_size=32,
         optimizer="adamw",
         learning_rate=5e-3,
-        warmup_steps=20,
+        warmup_steps=10,
         decay="linear",
+        log_interval=5,
     )
+    lines: list[dict[str, float]] = []
+    train(agent, training, on_log=lines.append)
+    return agent, lines
+
+
+@pytest.fixture(scope="module")
+def trained(detour) -> TrajectoryTransformerAgent:
+    """The agent after a training on DETOUR that suffices."""
+    return learned(detour, CONFIG, 550)[0]
+
+
+def test_both_stages_learn(detour):
+    agent, lines = learned(detour, dataclasses.replace(CONFIG, tokenizer_steps=20), 50)
+    for name in ("changed_error", "frame_loss", "reward_loss", "end_loss", "value_loss"):
+        column = [line[name] for line in lines if name in line]
+        assert len(column) >= 4, name
+        assert column[-1] < 0.95 * column[0], (name, column)
+    frames = agent.imagine(pictures([0, 1])[:, None], np.array([[0, 2, 5]] * 2)).frames
+    assert (frames.shape, frames.dtype) == ((2, 3, SIDE, SIDE), np.uint8)
 
 
 def episode_return(agent: TrajectoryTransformerAgent) -> float:
@@ -78,6 +108,7 @@ def episode_return(agent: TrajectoryTransformerAgent) -> float:
     return total
 
 
+@pytest.mark.slow
 def test_two_steps_of_look_ahead_are_right_where_greedy_values_are_wrong(trained):
     returns = {}
     for horizon in (0, 1, 2):
@@ -88,6 +119,7 @@ def test_two_steps_of_look_ahead_are_right_where_greedy_values_are_wrong(trained
     assert DETOUR.q_values(1.0)[0].max() == 2
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_world(trained):
     # One reward further than the horizon: the values see that.
     trained.search = Search(horizon=2, beam=9, likely=0.0)
@@ -96,6 +128,7 @@ def test_scores_are_those_of_the_world(trained):
     np.testing.assert_allclose(scores[0, list(ACTIONS)], myopic, atol=0.1)
 
 
+@pytest.mark.slow
 def test_next_frames_are_those_of_the_world(trained):
     for state, outcomes in enumerate(DETOUR.outcomes):
         for action, ((_, following, _),) in zip(ACTIONS, outcomes, strict=True):
@@ -104,3 +137,54 @@ def test_next_frames_are_those_of_the_world(trained):
             frame = trained.imagine(pictures([state])[:, None], np.array([[action]])).frames[0, 0]
             error = np.abs(frame.astype(int) - pictures([following])[0])
             assert error.max() < 25, (state, action)  # of 255
+
+
+def test_search_and_beta_are_saved(tmp_path):
+    search = Search(horizon=1, beam=2, likely=0.25)
+    agent = TrajectoryTransformerAgent("tiny", search=search, beta=3.0, device="cpu")
+    agent.save(tmp_path)
+    loaded = TrajectoryTransformerAgent.load(tmp_path, device="cpu")
+    assert (loaded.search, loaded.beta) == (search, 3.0)
+    assert TrajectoryTransformerAgent.load(tmp_path, search=Search(), device="cpu").search.beam == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": AtariProtocol(screen_size=42)}, "2 frames of 84 pixels, the .* 4 of 42"),
+        ({"protocol": AtariProtocol(stack=1)}, "2 frames of 84 pixels, the .* gives 1 of 84"),
+        ({"beta": -1}, "beta must not be negative, got -1"),
+        ({"search": 2}, r"Expected a search, such as Search\(.*\), got 2"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        TrajectoryTransformerAgent("tiny", device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"horizon": -1}, "horizon must be at least 0, got -1"),
+        ({"frame_size": 80}, "multiple of grid times cells, got 80, 6 and 2"),
+        ({"width": 100}, "width must be a multiple of 64, got 100"),
+        ({"likely": 2}, r"likely in \[0, 1\], got 0.99 and 2"),
+        ({"value_loss": "mse"}, "'hl_gauss' or 'c51', got 'mse'"),
+    ],
+)
+def test_bad_sizes(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TrajectoryTransformerConfig(**fields)
+
+
+def test_bad_questions():
+    agent = TrajectoryTransformerAgent("tiny", games=["Pong"], device="cpu")
+    observations = np.zeros((2, 4, 84, 84), np.uint8)
+    with pytest.raises(ValueError, match=r"cannot imagine \['Breakout'\]: .*\['Pong'\].*--init"):
+        agent.predict(observations, game=["Pong", "Breakout"])
+    for actions in (np.zeros(2, int), np.zeros((2, 0), int), np.zeros((3, 1), int)):
+        with pytest.raises(ValueError, match=r"actions of shape \(2, H\), H at least 1, got"):
+            agent.imagine(observations, actions)
+    agent.search = Search(horizon=3)
+    with pytest.raises(ValueError, match="at most 2 imagined steps after 2 real ones"):
+        agent.predict(observations)

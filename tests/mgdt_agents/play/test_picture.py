@@ -65,6 +65,17 @@ def test_attention_darkens_what_is_not_looked_at():
     assert (with_attention(screen, np.array([[0.3]])) == screen).all()
 
 
+def test_the_imagined_frame_is_beside_the_real_one():
+    screens = [np.full((210, 160, 3), value, np.uint8) for value in (100, 200)]
+    imagined = np.stack([np.full((84, 84), value, np.uint8) for value in (10, 20)])
+    picture = draw_wall(step_of(screens, imagined=imagined), ["Pong", "Pong"])
+    top, width = MARGIN + CAPTION, 320 + 2 * MARGIN
+    for number, (real, dreamt) in enumerate([(100, 10), (200, 20)]):
+        left = number * width + MARGIN
+        assert (picture[top : top + 210, left : left + 160] == real).all()
+        assert (picture[top : top + 210, left + 160 : left + 320] == dreamt).all()
+
+
 def test_screens_of_different_heights():
     tiles = [np.full((210, 160, 3), 1, np.uint8), np.full((250, 160, 3), 2, np.uint8)]
     wall = arrange(tiles)

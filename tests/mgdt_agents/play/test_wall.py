@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.play import Wall
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
@@ -86,6 +88,23 @@ def test_explanations_are_those_of_the_agent():
     step = wall.step()
     assert step.returns is None
     assert step.attention is None
+
+
+def test_imagined_frames_are_those_of_what_was_played():
+    agent = TrajectoryTransformerAgent("tiny", device="cpu")
+    with torch.no_grad():
+        for parameter in agent.model.parameters():
+            parameter.mul_(3)  # so that actions matter
+    wall = Wall(agent, ["Pong", "Breakout"], explain=True)
+    wall.step()
+    asked = wall._observations, wall._state, wall._begins
+    step = wall.step({1: 3})
+    assert (step.imagined.shape, step.imagined.dtype) == ((2, 84, 84), np.uint8)
+    assert step.actions[1] == 3
+    expected = agent.imagine(asked[0], step.actions[:, None], *asked[1:], reward=np.zeros(2))
+    assert np.array_equal(step.imagined, expected.frames[:, 0])
+    wall.agent = RandomAgent()
+    assert wall.step().imagined is None
 
 
 def test_another_agent_begins_without_memory():

@@ -102,6 +102,22 @@ def test_resumed_training_equals_one_run_straight(config, tmp_path, kind, optimi
     assert not (tmp_path / "resumed" / "checkpoint-3").exists()
 
 
+@pytest.mark.parametrize("tokenizer_steps", [3, 4])
+def test_stages_resume_where_they_were(config, tmp_path, tokenizer_steps):
+    # The checkpoint is of step 3: where the first stage ends, and within it.
+    network = {"tokenizer_steps": tokenizer_steps, "target_period": 2}
+    straight = run(config, "tt", tmp_path / "straight", **network)
+    with pytest.raises(KilledError):
+        run(config, "tt", tmp_path / "resumed", kill_at=5, **network)
+    resumed = run(config, "tt", tmp_path / "resumed", weights_seed=1, **network)
+    assert_same_weights(straight, resumed)
+    lines = log_of(tmp_path / "straight")
+    assert lines == log_of(tmp_path / "resumed")
+    first = [line["step"] for line in lines if "changed_error" in line]
+    assert first == list(range(1, tokenizer_steps + 1))
+    assert all(("frame_loss" in line) != ("changed_error" in line) for line in lines)
+
+
 def test_finished_training_does_nothing_more(config, tmp_path):
     trained = run(config, output=tmp_path)
     log = log_of(tmp_path)
@@ -270,7 +286,7 @@ def test_finished_training_can_get_more_steps(config, tmp_path):
     assert log_of(tmp_path / "straight") == log_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
+@pytest.mark.parametrize("kind", ["dt", "bc", "cql", "tt"])
 def test_parts_give_the_losses_of_the_whole_batch(
     config, make_random_episodes, write_store, tmp_path, kind
 ):

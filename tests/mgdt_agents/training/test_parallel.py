@@ -19,6 +19,7 @@ NETWORKS: dict[str, dict] = {
     "dt": {"dropout": 0.0},
     "bc": {"dropout": 0.0},
     "cql": {"target_period": 2},
+    "tt": {"target_period": 2},
 }
 
 

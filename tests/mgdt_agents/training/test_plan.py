@@ -16,13 +16,15 @@ from mgdt_agents.training.plan import cost_of, peak_of, seconds_of_step
 CONFIG = TrainingConfig(steps=1)
 
 
-@pytest.mark.parametrize("kind", ["dt", "cql"])
-def test_parameters_and_state(kind):
+@pytest.mark.parametrize(("kind", "target"), [("dt", 0), ("cql", 1), ("tt", 1)])
+def test_parameters_and_state(kind, target):
     agent = make_agent(kind, "tiny", device="cpu")
     cost = cost_of(type(agent), agent.config, CONFIG)
     assert cost.parameters == sum(parameter.numel() for parameter in agent.model.parameters())
-    # The target network has a weight more for each.
-    assert cost.state_bytes == cost.parameters * (16 if kind == "dt" else 20)
+    # The target network has a weight more for each that it copies.
+    copied = target and sum(parameter.numel() for parameter in agent.target.parameters())
+    assert 0 <= copied <= cost.parameters
+    assert cost.state_bytes == 16 * cost.parameters + 4 * copied
     averaged = dataclasses.replace(CONFIG, average_decay=0.9)
     more = cost_of(type(agent), agent.config, averaged).state_bytes - cost.state_bytes
     assert more == 4 * cost.parameters
