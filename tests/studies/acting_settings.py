@@ -2,37 +2,36 @@
 
 `python -m tests.studies.acting_settings RUN --kappa 10,30 --temperature 1,0.5` plays a `dt` with
 each tilt of its expert returns and each temperature of its actions; `--beta 0,3,10` varies the
-weight of a `dtq`'s values. Seeds are those of evaluation during training, which the benchmark does
-not use.
+weight of a `dtq`'s values or a `tt`'s scores, `--horizon` and `--likely` the latter's search. Seeds
+are those of evaluation during training, which the benchmark does not use.
 """
 
 import argparse
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from mgdt_agents import load_agent
-from mgdt_agents.decision_transformer import DecisionTransformerAgent, ValueTransformerAgent
+from mgdt_agents import NetworkAgent, load_agent
 from mgdt_agents.evaluation.benchmark import BenchmarkConfig, run_benchmark
 from mgdt_envs.seeds import EVALUATION_SEED
 
-NAMES = ("kappa", "beta", "temperature")
+NAMES = ("kappa", "beta", "temperature", "horizon", "likely")
 
 
-def settings(
-    run: str, arguments: argparse.Namespace
-) -> Iterator[tuple[str, DecisionTransformerAgent]]:
+def settings(run: str, arguments: argparse.Namespace) -> Iterator[tuple[str, NetworkAgent]]:
     """Yield the agent with each setting, and what the table calls it."""
     varied = [name for name in NAMES if getattr(arguments, name)]
     for numbers in itertools.product(*(getattr(arguments, name) for name in varied)):
-        agent = load_agent(run, device="cpu")
-        assert isinstance(agent, DecisionTransformerAgent)
+        agent: Any = load_agent(run, device="cpu")
         for name, number in zip(varied, numbers, strict=True):
             if name == "beta":
-                assert isinstance(agent, ValueTransformerAgent)
                 agent.beta = number
+            elif name in ("horizon", "likely"):
+                number = int(number) if name == "horizon" else number
+                agent.search = dataclasses.replace(agent.search, **{name: number})
             else:
                 field = "kappa" if name == "kappa" else "action_temperature"
                 agent.rule = dataclasses.replace(agent.rule, **{field: number})
