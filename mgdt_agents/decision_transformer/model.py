@@ -7,6 +7,7 @@ A actions, W reward tokens.
 """
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -117,10 +118,30 @@ def _squares(pixels_BTYX: Tensor, side: int) -> Tensor:
     return squares.view(pixels_BTYX.dtype).permute(0, 3, 1, 2)
 
 
+class BlockSizes(Protocol):
+    """What a config says of a transformer's blocks."""
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+
+    @property
+    def width(self) -> int:
+        """Size of a token."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+
+    @property
+    def dropout(self) -> float:
+        """On the outputs of attention and of the MLP."""
+
+
 class Block(nn.Module):
     """Pre-norm transformer block, as in GPT-2."""
 
-    def __init__(self, config: DecisionTransformerConfig) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         """Make a block of `config.width`."""
         super().__init__()
         self.heads = config.heads

@@ -70,16 +70,16 @@ class TrajectoryTransformerAgent(NetworkAgent):
     ) -> None:
         """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
-        config = self.config
-        self.search = Search(horizon=config.horizon) if search is None else search
+        sizes: TrajectoryTransformerConfig = self.config
+        self.search = Search(horizon=sizes.horizon) if search is None else search
         if not isinstance(self.search, Search):
             raise TypeError(f"Expected a search, such as {Search()}, got {search!r}.")
         if not beta >= 0:
             raise InvalidArgument(f"beta must not be negative, got {beta}")
         self.beta = float(beta)
-        if config.context > self.protocol.stack or config.frame_size != self.protocol.screen_size:
+        if sizes.context > self.protocol.stack or sizes.frame_size != self.protocol.screen_size:
             raise InvalidArgument(
-                f"The tokenizer reads {config.context} frames of {config.frame_size} pixels, the "
+                f"The tokenizer reads {sizes.context} frames of {sizes.frame_size} pixels, the "
                 f"protocol gives {self.protocol.stack} of {self.protocol.screen_size}. Fewer "
                 "frames than it gives may be read, but of its size."
             )

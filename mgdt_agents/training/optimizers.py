@@ -116,7 +116,7 @@ def complete_state(optimizer: torch.optim.Optimizer) -> None:
 
     What is trained in stages then has the same tensors in its checkpoints at every stage.
     """
-    known = next(iter(optimizer.state.values()), {})
+    known: dict[str, Tensor] = next(iter(optimizer.state.values()), {})
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if known and not optimizer.state[parameter]:

@@ -54,11 +54,11 @@ def plain_search(
                 of_action = reward + weight * float(chances[POSITIVE] - chances[NEGATIVE])
                 after = weight * discount * float(1 - said["end"][0, -1].sigmoid())
                 got = torch.cat([rewards[:-1], chances.argmax()[None]])
-                following = [
+                following = (
                     torch.cat([tokens, said["frame"][0, -1].argmax(-1)[None]]),
                     torch.cat([taken, torch.tensor([0])]),
                     torch.cat([got, torch.tensor([0])]),
-                ]
+                )
                 found = score(*following, of_action, after)
                 longer.append((found, [*chosen, action], *following, of_action, after))
         plans = longer

@@ -98,7 +98,8 @@ def test_both_stages_learn(detour):
 def episode_return(agent: TrajectoryTransformerAgent) -> float:
     """Return what a greedy episode of DETOUR brings."""
     agent.beta = 1e6  # scores alone
-    agent_state, state, total, steps = None, 0, 0.0, 0
+    state: int | None = 0
+    agent_state, total, steps = None, 0.0, 0
     while state is not None and steps < 10:
         action, agent_state = agent.predict(
             pictures([state])[:, None], agent_state, deterministic=True
