@@ -25,6 +25,8 @@ from mgdt_envs.errors import InvalidArgument
 
 RESULTS = PRETRAINED / "results.json"
 README = Path("README.md")
+COMPARISON = Path("docs/experiment/comparison-results.json"), Path("docs/results.md")
+"""Results that are kept beside a document that has their table."""
 REFERENCE_AGENT = "random"
 """Who stands beside an agent in its card."""
 
@@ -57,12 +59,14 @@ def with_scores(text: str, scores: str) -> str:
 
 
 def documents(results: Results) -> dict[Path, str]:
-    """Return the README, if there is one here, and the cards as they ought to be, by path."""
+    """Return README and results, if they are here, and the cards as they ought to be, by path."""
     wanted = {
         PRETRAINED / agent / "card.md": card_scores(results, agent) for agent in bundled_agents()
     }
     if README.exists():
         wanted[README] = readme_scores(results)
+        compared, document = COMPARISON
+        wanted[document] = readme_scores(Results.load(compared))
     return {path: with_scores(path.read_text(), scores) for path, scores in wanted.items()}
 
 

@@ -99,7 +99,11 @@ def test_low_temperatures_make_likely_actions_likelier() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [ExpertReturn(kappa=3.0, action_temperature=0.5), TargetReturn(target=20), *(BestOfSamples(), Greedy())],
+    [
+        ExpertReturn(kappa=3.0, action_temperature=0.5),
+        TargetReturn(target=20),
+        *(BestOfSamples(), Greedy()),
+    ],
     ids=str,
 )
 def test_rules_as_json(rule) -> None:

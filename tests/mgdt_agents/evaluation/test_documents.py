@@ -20,7 +20,7 @@ def results():
 def test_documents_hold_the_committed_results(monkeypatch, results):
     monkeypatch.chdir(REPOSITORY)
     wanted = documents.documents(results)
-    assert len(wanted) == len(bundled_agents()) + 1
+    assert len(wanted) == len(bundled_agents()) + 2
     for path, text in wanted.items():
         assert path.read_text() == text, f"{path}: make it anew, as {documents.__name__} says"
 
