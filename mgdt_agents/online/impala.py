@@ -220,8 +220,18 @@ class Impala(Learner):
 
     @torch.no_grad()
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Return a full-set action for each observation, drawn from the policy that plays."""
+        """Return a full-set action for each observation, drawn from the policy that plays.
+
+        Raises:
+            ValueError: for observations of another protocol.
+        """
         unroll, row = self.unroll, self.row
+        expected = (self.num_envs, *self.agent.observation_space.shape)
+        if observations.shape != expected:
+            raise InvalidArgument(
+                f"Expected observations of shape {expected}, got {observations.shape}. All games "
+                f"of a learner are played under its protocol: {self.protocol.sheet()}."
+            )
         unroll.pixels[row] = torch.from_numpy(self.agent.pixels(observations))
         now = slice(row, row + 1)
         outputs = self.player(

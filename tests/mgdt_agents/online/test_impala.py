@@ -256,6 +256,20 @@ def test_learner_resumes_from_its_state(changes):
     assert torch.equal(weights_of(other.network), weights_of(learner.network))
 
 
+@pytest.mark.parametrize("changes", [{"lstm": 8}, {"rewards": "popart"}, {"size": "deep"}], ids=str)
+def test_state_of_another_network(changes):
+    state = make_learner(**changes).state_dict()
+    with pytest.raises(
+        ValueError, match="The state is of another network; expected that of Impala"
+    ):
+        make_learner().load_state_dict(state)
+
+
+def test_games_of_another_protocol():
+    with pytest.raises(ValueError, match=r"shape \(16, 1, 20, 20\), got \(16, 4, 84, 84\)\. All"):
+        make_learner().act(np.zeros((16, 4, 84, 84), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
