@@ -9,13 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import Part, ReplayStore, Trace, expand
 from mgdt_agents.replay.expansion import is_expanded
+from mgdt_agents.replay.store import PROTOCOL
 from mgdt_agents.replay.trace import BUNDLED
 from mgdt_cli.common import Games, progress_bar, say
 from mgdt_envs import resolve_games
@@ -39,8 +40,15 @@ class ExpandArguments:
     games: Games = ()
     """Games or suites; traces of others are left out."""
     part: Annotated[Part, tyro.conf.arg(name="")] = field(default_factory=Part)
+    obs_type: Annotated[
+        Literal["protocol", "rgb", "gray-native", "ram"], tyro.conf.arg(name="as")
+    ] = "protocol"
+    """What frames show: screens as the protocol says (84x84, gray), which agents learn from; the
+    console's picture in color or gray, 210x160; or the 128 bytes of its memory. All but the first
+    take twice the time."""
     output: Path = Path("replay")
-    """Folder in which each trace gets a store of its name; one of a split is <name>-<split>."""
+    """Folder in which each trace gets a store of its name, followed by -<split> and by what frames
+    show, such as Pong-medium-rgb."""
     jobs: int = 0
     """Traces expanded at once, each in a process of its own; 0 takes as many as there are cores."""
     threads: int = 0
@@ -52,6 +60,7 @@ class Job(NamedTuple):
 
     trace: Trace
     part: Part
+    obs_type: str
     output: Path
 
     @property
@@ -87,13 +96,14 @@ def expand_all(arguments: ExpandArguments) -> None:
     if arguments.games:
         traces = _of_games(traces, resolve_games(arguments.games))
     suffix = f"-{arguments.part.split}" if arguments.part.split else ""
+    suffix += "" if arguments.obs_type == PROTOCOL else f"-{arguments.obs_type}"
     jobs = [
-        Job(trace, arguments.part, arguments.output / (path.stem + suffix))
+        Job(trace, arguments.part, arguments.obs_type, arguments.output / (path.stem + suffix))
         for path, trace in traces.items()
     ]
     todo = []
     for job in jobs:
-        if is_expanded(job.trace, job.output, job.part):
+        if is_expanded(job.trace, job.output, job.part, obs_type=job.obs_type):
             say(f"{ReplayStore(job.output)}: is there already")
         else:
             todo.append(job)
@@ -137,7 +147,14 @@ def _expand(jobs: list[Job], at_once: int, threads: int) -> None:
 def _make(job: Job, threads: int, on_step: Callable[[], object]) -> str | None:
     """Make a store, and return what is wrong if it cannot be made."""
     try:
-        expand(job.trace, job.output, job.part, num_threads=threads, on_step=on_step)
+        expand(
+            job.trace,
+            job.output,
+            job.part,
+            obs_type=job.obs_type,
+            num_threads=threads,
+            on_step=on_step,
+        )
     except ReplayError as error:
         return str(error)
     return None

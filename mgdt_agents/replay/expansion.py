@@ -3,14 +3,16 @@
 from collections import defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ale_py
 import blosc2
 import numpy as np
 
 from mgdt_agents.errors import TraceDivergedError
+from mgdt_agents.replay.native import native_shape, with_native_frames
 from mgdt_agents.replay.parts import Part
-from mgdt_agents.replay.store import partial_folder, read_meta
+from mgdt_agents.replay.store import PROTOCOL, frame_shape, partial_folder, read_meta
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.writer import ReplayWriter, settle
 from mgdt_envs.emulator import check_num_threads
@@ -18,13 +20,14 @@ from mgdt_envs.errors import OutputExists
 
 
 class _EpisodeBuffer:
-    """The steps of one unfinished episode; its frames wait compressed, 256 at a time.
+    """The steps of one unfinished episode; its frames wait compressed, 256 small ones at a time.
 
     Raw, the unfinished episodes of 32 environments can take gigabytes.
     """
 
-    def __init__(self, frame_shape: tuple[int, ...]) -> None:
-        self.block = np.empty((256, *frame_shape), np.uint8)
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        count = max(16, min(256, 256 * 84 * 84 // int(np.prod(shape))))
+        self.block = np.empty((count, *shape), np.uint8)
         self.packs: list[bytes] = []
         self.actions: list[int] = []
         self.rewards: list[float] = []
@@ -49,6 +52,7 @@ def expand(
     output: str | Path,
     part: Part | None = None,
     *,
+    obs_type: str = PROTOCOL,
     num_threads: int = 0,
     on_step: Callable[[], object] = lambda: None,
 ) -> None:
@@ -62,6 +66,8 @@ def expand(
         output: the store's folder.
         part: what of the trace; None is all. The play ends at the first checksum after the last
             episode that is kept.
+        obs_type: what the frames show: "protocol", or one of `mgdt_agents.replay.native`, for which
+            the play is emulated twice.
         num_threads: emulator threads; 0 takes one a core. The store does not depend on it.
         on_step: called after each step of the trace, for a progress bar.
 
@@ -74,7 +80,7 @@ def expand(
     check_num_threads(num_threads)
     part = part or Part()
     kept = part.episodes(trace)
-    if is_expanded(trace, output, part):
+    if is_expanded(trace, output, part, obs_type=obs_type):
         return
     num_envs, num_rows = part.count_environments(trace), part.count_rows(trace)
     recorded: defaultdict[int, dict[int, float]] = defaultdict(dict)
@@ -90,12 +96,18 @@ def expand(
 
     def begin(env: int) -> _EpisodeBuffer | None:
         """Return what keeps the next episode of an environment, if that is kept."""
-        return _EpisodeBuffer((side, side)) if plans[env] and plans[env].popleft() else None
+        return _EpisodeBuffer(shape) if plans[env] and plans[env].popleft() else None
 
-    side = trace.protocol.screen_size
-    with ReplayWriter(output, trace.game, trace.protocol, part.source(trace)) as writer:
+    further: dict[str, Any] = {"regenerated_with": {"ale_py": ale_py.__version__}}
+    play = trace.play(num_threads, environments=num_envs)
+    if obs_type != PROTOCOL:
+        further |= {"obs_type": obs_type, "frame_shape": list(native_shape(trace.game, obs_type))}
+        play = with_native_frames(play, trace, obs_type, num_threads, num_envs)
+    shape = frame_shape(further, trace.protocol)
+    source = part.source(trace)
+    with ReplayWriter(output, trace.game, trace.protocol, source, further=further) as writer:
         episodes, returns = [begin(env) for env in range(num_envs)], np.zeros(num_envs)
-        for number, step in enumerate(trace.play(num_threads, environments=num_envs)):
+        for number, step in enumerate(play):
             returns += step.rewards * step.is_transition
             for env in np.flatnonzero(step.is_transition):
                 if episode := episodes[env]:
@@ -116,7 +128,9 @@ def expand(
                 break
 
 
-def is_expanded(trace: Trace, output: str | Path, part: Part | None = None) -> bool:
+def is_expanded(
+    trace: Trace, output: str | Path, part: Part | None = None, *, obs_type: str = PROTOCOL
+) -> bool:
     """Return whether `output` is a store that `expand` made of the trace.
 
     Raises:
@@ -125,13 +139,15 @@ def is_expanded(trace: Trace, output: str | Path, part: Part | None = None) -> b
     """
     output = Path(output)
     settle(output)
-    source = (part or Part()).source(trace)
+    expected = (trace.game, trace.protocol.to_dict(), (part or Part()).source(trace), obs_type)
     for folder in (output, partial_folder(output)):
         meta = read_meta(folder)
         if meta is None and folder == output and folder.exists():
             raise OutputExists(f"{output} exists; choose another folder or remove it first.")
-        found = meta and (meta["game"], meta["protocol"], meta["source"])
-        if found and found != (trace.game, trace.protocol.to_dict(), source):
+        if meta is None:
+            continue
+        found = (meta["game"], meta["protocol"], meta["source"], meta.get("obs_type", PROTOCOL))
+        if found != expected:
             raise OutputExists(
                 f"{folder} exists and holds other play; choose another folder or remove it first."
             )

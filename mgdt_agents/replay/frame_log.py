@@ -22,6 +22,8 @@ from mgdt_agents.replay import files
 FRAMES_PER_BLOCK = 16
 # blosc2 writes the index of all chunks anew with each chunk: smaller ones make large stores slow.
 FRAMES_PER_CHUNK = 1024
+# Several chunks are in memory at once, and one is of larger pictures sooner full.
+BYTES_PER_CHUNK = FRAMES_PER_CHUNK * 84 * 84
 _COMPRESSION = blosc2.CParams(
     codec=blosc2.Codec.ZSTD,
     clevel=5,
@@ -37,7 +39,7 @@ class FrameLog:
 
     Args:
         folder: where the files are.
-        side: height and width of a frame.
+        shape: of a frame, of bytes.
         num_frames: frames at the flush to go on from; 0 begins anew.
         num_bytes: what that flush returned.
 
@@ -45,12 +47,16 @@ class FrameLog:
         ReplayError: if the files do not hold that many.
     """
 
-    def __init__(self, folder: Path, side: int, *, num_frames: int = 0, num_bytes: int = 0) -> None:
+    def __init__(
+        self, folder: Path, shape: tuple[int, ...], *, num_frames: int = 0, num_bytes: int = 0
+    ) -> None:
         """Open the log in `folder`."""
-        self.folder, self.side, self.num_frames = folder, side, num_frames
+        self.folder, self.shape, self.num_frames = folder, shape, num_frames
+        blocks = BYTES_PER_CHUNK // (int(np.prod(shape)) * FRAMES_PER_BLOCK)
+        self._per_chunk = min(FRAMES_PER_CHUNK, max(1, blocks) * FRAMES_PER_BLOCK)
         self._path = folder / "frames.log"
         self._file = files.open_after(self._path, num_bytes)
-        self._pending = np.empty((FRAMES_PER_CHUNK, side, side), np.uint8)
+        self._pending = np.empty((self._per_chunk, *shape), np.uint8)
         if num_pending := self._num_pending:
             rest = self._rest_path()
             try:
@@ -63,16 +69,16 @@ class FrameLog:
 
     @property
     def _num_pending(self) -> int:
-        return self.num_frames % FRAMES_PER_CHUNK
+        return self.num_frames % self._per_chunk
 
     def _rest_path(self) -> Path:
         return self.folder / f"rest-{self.num_frames}.b2"
 
     def append(self, frames: np.ndarray) -> None:
-        """Append frames, `(T, side, side)` uint8."""
+        """Append frames, `(T, *shape)` uint8."""
         while len(frames):
             begin = self._num_pending
-            taken = min(len(frames), FRAMES_PER_CHUNK - begin)
+            taken = min(len(frames), self._per_chunk - begin)
             self._pending[begin : begin + taken] = frames[:taken]
             self.num_frames += taken
             frames = frames[taken:]
@@ -83,14 +89,15 @@ class FrameLog:
 
     def append_array(self, frames: blosc2.NDArray) -> None:
         """Append the frames of a store to the empty log."""
-        whole = len(frames) - len(frames) % FRAMES_PER_CHUNK
-        for start in range(0, whole, FRAMES_PER_CHUNK):
-            if frames.chunks[0] == FRAMES_PER_CHUNK:
+        size = self._per_chunk
+        whole = len(frames) - len(frames) % size
+        for start in range(0, whole, size):
+            if frames.chunks[0] == size:
                 with files.naming(self._path):
-                    self._file.write(frames.schunk.get_chunk(start // FRAMES_PER_CHUNK))
-                self.num_frames += FRAMES_PER_CHUNK
+                    self._file.write(frames.schunk.get_chunk(start // size))
+                self.num_frames += size
             else:
-                self.append(frames[start : start + FRAMES_PER_CHUNK])
+                self.append(frames[start : start + size])
         self.append(frames[whole:])
 
     def flush(self) -> int:
@@ -116,16 +123,16 @@ class FrameLog:
         with files.naming(path), self._path.open("rb") as log:
             array = blosc2.zeros(
                 # Before blosc2 4.1 an array cannot begin with less than a block.
-                (max(self.num_frames, FRAMES_PER_CHUNK), self.side, self.side),
+                (max(self.num_frames, self._per_chunk), *self.shape),
                 dtype=np.uint8,
-                chunks=(FRAMES_PER_CHUNK, self.side, self.side),
-                blocks=(FRAMES_PER_BLOCK, self.side, self.side),
+                chunks=(self._per_chunk, *self.shape),
+                blocks=(FRAMES_PER_BLOCK, *self.shape),
                 cparams=_COMPRESSION,
                 urlpath=str(path),
                 contiguous=True,
                 mode="w",
             )
-            array.resize((self.num_frames, self.side, self.side))
+            array.resize((self.num_frames, *self.shape))
             for number in range(array.schunk.nchunks):
                 array.schunk.update_chunk(number, _read_chunk(log) or _compress(self._pending))
         with path.open("rb") as file:

@@ -3,7 +3,9 @@
 A store is a folder:
 
 - `meta.json`: format version, game, protocol, source, number of steps and episodes, CRC-32 of each
-  file, and of what else it holds itself; where its writer kept one, its `progress`;
+  file, and of what else it holds itself; where its writer kept one, its `progress`; of a trace's
+  store, `regenerated_with`, the version of ale-py; of other frames than the protocol's screens,
+  their `obs_type` and `frame_shape`, see `mgdt_agents.replay.native`;
 - `frames.b2nd`: a blosc2 array of all steps' frames, `(steps, height, width)` uint8, the frame
   that the step's action answers to. Single frames, never stacks;
 - `actions.npy` uint8 full-set ids, `rewards.npy` float32, `terminated.npy` and `truncated.npy`
@@ -44,6 +46,9 @@ COLUMNS = {**STEP_COLUMNS, "episode_starts": np.int64}
 HEADER_BYTES = 128
 REPLACED = ".replaced"  # ends the name of a store while a longer one takes its place
 PARTIAL = ".partial"  # ends the name of a store until it is whole
+OPTIONAL_FIELDS = {"obs_type": str, "frame_shape": list, "regenerated_with": dict}
+PROTOCOL = "protocol"
+"""The `obs_type` of screens as the protocol says, which all agents see."""
 
 
 class ReplayStore:
@@ -59,6 +64,7 @@ class ReplayStore:
         folder: where the files are.
         split: name of the split, or None.
         meta: the content of `meta.json`, which is of the whole store.
+        obs_type: what the frames show: "protocol", or as `mgdt-replay expand --as` says.
         frames: `(steps, height, width)` uint8, sliced like an array; decompresses what it returns.
         actions, rewards, terminated, truncated, episode_starts: see the module's text.
 
@@ -76,6 +82,7 @@ class ReplayStore:
         self.folder, self.split = find_split(path)
         self.meta = _read_whole_meta(self.folder)
         self.game, self.protocol = game_and_protocol(self.meta, self.folder / "meta.json")
+        self.obs_type: str = self.meta.get("obs_type", PROTOCOL)
         self.frames = self._array = self._open_frames()
         self._frame_size = int(np.prod(self.frames.shape[1:]))  # bytes
         self._frames_per_block: int = self.frames.blocks[0]
@@ -97,10 +104,11 @@ class ReplayStore:
                 f"Expected {self.meta['episodes']} episodes in {self.path}, "
                 f"found {len(self.episode_starts)}."
             )
-        if self.frames.shape[1:] != (self.protocol.screen_size,) * 2:
+        expected = frame_shape(self.meta, self.protocol)
+        if self.frames.shape[1:] != expected:
             raise ReplayError(
-                f"Expected frames of {self.protocol.screen_size}x{self.protocol.screen_size} in "
-                f"{self.path}, as its protocol says, found {self.frames.shape[1:]}."
+                f"Expected frames of {'x'.join(map(str, expected))} in {self.path}, as its "
+                f"protocol or its meta.json says, found {self.frames.shape[1:]}."
             )
         starts = self.episode_starts
         if len(starts) and (starts[0] or starts[-1] >= len(self) or (np.diff(starts) < 1).any()):
@@ -317,7 +325,8 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
             f"Expected {FORMAT} version {VERSION} at {folder}, found {found[0]} version {found[1]}."
             f"{' Update mgdt to read it.' if newer else ''}"
         )
-    check_fields(meta, _FIELDS, path)
+    optional = {name: kind for name, kind in OPTIONAL_FIELDS.items() if name in meta}
+    check_fields(meta, _FIELDS | optional, path)
     return meta
 
 
@@ -337,8 +346,13 @@ def check_fields(meta: dict[str, Any], kinds: dict[str, type], path: Path) -> No
             )
 
 
-_JSON_NAMES = {str: "a text", int: "a number of at least 0", dict: "an object"}
+_JSON_NAMES = {str: "a text", int: "a number of at least 0", dict: "an object", list: "a list"}
 _FIELDS = {"game": str, "protocol": dict, "source": dict, "steps": int, "episodes": int}
+
+
+def frame_shape(meta: dict[str, Any], protocol: AtariProtocol) -> tuple[int, ...]:
+    """Return the shape of a store's frames."""
+    return tuple(meta.get("frame_shape", [protocol.screen_size] * 2))
 
 
 def game_and_protocol(meta: dict[str, Any], path: Path) -> tuple[str, AtariProtocol]:

@@ -30,11 +30,13 @@ from mgdt_agents.replay.store import (
     COLUMNS,
     FORMAT,
     HEADER_BYTES,
+    OPTIONAL_FIELDS,
     PARTIAL,
     REPLACED,
     STEP_COLUMNS,
     VERSION,
     ReplayStore,
+    frame_shape,
     meta_checksum,
     partial_folder,
     read_meta,
@@ -55,6 +57,7 @@ class ReplayWriter:
         game: name of the game.
         protocol: the rules the play was recorded under.
         source: JSON types that say where the play comes from.
+        further: optional fields of `meta.json`: `OPTIONAL_FIELDS` of `mgdt_agents.replay.store`.
         resume: go on where a writing of this store was cut off, or append to a whole store. That
             one stays as it is until the longer one takes its place.
 
@@ -76,12 +79,15 @@ class ReplayWriter:
         protocol: AtariProtocol,
         source: dict[str, Any],
         *,
+        further: dict[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
         """Begin the store that will be at `path`, or go on with it."""
         self.path = Path(path)
         self.partial = partial_folder(self.path)
         self.game, self.protocol, self.source = game, protocol, source
+        self.further = further or {}
+        self.frame_shape = frame_shape(self.further, protocol)
         self.num_steps = self.num_episodes = 0
         self.progress: dict[str, Any] | None = None
         self._columns: dict[str, BinaryIO] = {}
@@ -109,7 +115,7 @@ class ReplayWriter:
         """Append one whole episode of T steps.
 
         Args:
-            frames: `(T, height, width)` uint8, the frame before each action.
+            frames: `(T, *frame_shape)` uint8, the frame before each action.
             actions: `(T,)` full-set ids.
             rewards: `(T,)`, what each action brought.
             truncated: whether a time limit ended the episode; otherwise the game did.
@@ -118,7 +124,7 @@ class ReplayWriter:
             ReplayError: if the arrays do not fit one another, or a file cannot be written.
         """
         steps = len(actions)
-        expected = (steps, self._frames.side, self._frames.side)
+        expected = (steps, *self.frame_shape)
         if not steps or frames.shape != expected or len(rewards) != steps:
             raise ReplayError(
                 f"Expected frames of shape {expected} and {steps} rewards for {steps} actions, "
@@ -217,7 +223,7 @@ class ReplayWriter:
     def _open(self, frames_log_bytes: int = 0) -> None:
         self._frames = FrameLog(
             self.partial,
-            self.protocol.screen_size,
+            self.frame_shape,
             num_frames=self.num_steps,
             num_bytes=frames_log_bytes,
         )
@@ -257,6 +263,7 @@ class ReplayWriter:
             "steps": self.num_steps,
             "episodes": self.num_episodes,
             **({} if self.progress is None else {"progress": self.progress}),
+            **self.further,
             **further,
         }
         if "checksums" in meta:
@@ -354,5 +361,6 @@ def trim(path: str | Path) -> None:
     if meta is None:
         raise ReplayError(f"Expected {partial_folder(Path(path))}, the rest of a cut-off writing.")
     protocol = AtariProtocol.from_dict(meta["protocol"])
-    with ReplayWriter(path, meta["game"], protocol, meta["source"], resume=True):
+    further = {name: meta[name] for name in OPTIONAL_FIELDS if name in meta}
+    with ReplayWriter(path, meta["game"], protocol, meta["source"], further=further, resume=True):
         pass

@@ -8,6 +8,7 @@ import torch
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.replay import ReplayStore, WindowBatch, WindowSampler
 from mgdt_agents.replay.prefetch import batches
+from mgdt_agents.replay.store import PROTOCOL
 from mgdt_agents.training import parallel
 from mgdt_agents.training.config import TrainingConfig
 from mgdt_envs.errors import InvalidArgument
@@ -20,10 +21,16 @@ def open_replay(agent: NetworkAgent, config: TrainingConfig) -> WindowSampler:
     """Return what draws the windows that `agent` learns from.
 
     Raises:
-        ValueError: if a store was recorded under another protocol than the agent's.
+        ValueError: if a store was recorded under another protocol than the agent's, or does not
+            hold its screens.
     """
     stores = [ReplayStore(path) for path in config.replay]
     for store in stores:
+        if store.obs_type != PROTOCOL:
+            raise InvalidArgument(
+                f"{store.path} holds frames as {store.obs_type}, and agents see the screens of "
+                "their protocol; expand the trace without --as."
+            )
         if store.protocol != agent.protocol and not config.mix_protocols:
             raise InvalidArgument(
                 f"{store.path} was recorded under another protocol than the agent's: "

@@ -90,7 +90,11 @@ def test_expand_a_part(run, refused, truncated_recording, traces, tmp_path, monk
     assert "no split expert" in error
     assert "the highest is -0.02" in error
     assert "Expected 1 to 2 environments" in refused(*arguments, "--environments", 3)
-    assert [path.name for path in (tmp_path / "replay").iterdir()] == ["first-mixed"]
+    run(*arguments, "--environments", 1, "--as", "ram")
+    store = ReplayStore(tmp_path / "replay" / "first-ram")
+    assert (store.obs_type, store.frames.shape[1:]) == ("ram", (128,))
+    names = sorted(path.name for path in (tmp_path / "replay").iterdir())
+    assert names == ["first-mixed", "first-ram"]
 
 
 def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path):

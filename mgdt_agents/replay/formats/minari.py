@@ -41,7 +41,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
 from mgdt_agents.replay.formats.importing import Episode, Recording
 from mgdt_agents.replay.formats.minari_rules import Observations, recorded_rules
-from mgdt_agents.replay.store import ReplayStore
+from mgdt_agents.replay.store import PROTOCOL, ReplayStore
 from mgdt_envs import game as find_game
 from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
@@ -336,6 +336,7 @@ def _metadata(store: ReplayStore, dataset_id: str, num_steps: int) -> dict[str, 
             "protocol": store.protocol.to_dict(),
             "source": store.meta["source"],
             **({} if store.split is None else {"split": store.split}),
+            **({} if store.obs_type == PROTOCOL else {"obs_type": store.obs_type}),
             "last_observations": "repeated",
             "store_checksums": store.meta["checksums"],
             "steps": num_steps,

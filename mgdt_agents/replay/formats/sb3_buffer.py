@@ -77,8 +77,8 @@ def _stack_depth(buffer: ReplayBuffer, store: ReplayStore) -> int:
     if isinstance(space, Box) and space.dtype == np.uint8 and space.shape[1:] == frame_shape:
         return space.shape[0]
     raise InvalidArgument(
-        f"Expected a buffer of uint8 observations of shape (stack, {frame_shape[0]}, "
-        f"{frame_shape[1]}), which are the frames of {store.path}, got {space}."
+        f"Expected a buffer of uint8 observations of shape (stack, "
+        f"{', '.join(map(str, frame_shape))}), which are the frames of {store.path}, got {space}."
     )
 
 
