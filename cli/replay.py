@@ -1,9 +1,10 @@
 """Work with recorded play.
 
 Examples:
-    mgdt-replay expand --games Pong --output replay
+    mgdt-replay list
+    mgdt-replay expand --games Pong --split medium --output replay
     mgdt-replay info replay/Pong
-    mgdt-replay import dqn-replay gs://atari-replay-datasets/dqn --game Pong --runs 1,2
+    mgdt-replay import dqn-replay gs://atari-replay-datasets/dqn --games Pong --runs 1,2
 """
 
 from collections.abc import Callable
@@ -16,11 +17,18 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, trim
 from mgdt_agents.replay.store import verify
 from mgdt_cli.common import Paths, parse, run
+from mgdt_cli.replay_card import (
+    CardArguments,
+    PublishArguments,
+    publish_all,
+    write_all_cards,
+)
 from mgdt_cli.replay_expand import ExpandArguments, expand_all
 from mgdt_cli.replay_export import ExportArguments, export
 from mgdt_cli.replay_import import ImportArguments, import_all
 from mgdt_cli.replay_info import InfoArguments, named_stores, show_info
 from mgdt_cli.replay_trace import TraceArguments, trace_all
+from mgdt_cli.replay_traces import ListArguments, list_all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +50,9 @@ class TrimArguments:
 
 Command = (
     Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
+    | Annotated[ListArguments, tyro.conf.subcommand("list")]
+    | Annotated[CardArguments, tyro.conf.subcommand("card")]
+    | Annotated[PublishArguments, tyro.conf.subcommand("publish")]
     | Annotated[ImportArguments, tyro.conf.subcommand("import")]
     | Annotated[ExportArguments, tyro.conf.subcommand("export")]
     | Annotated[TraceArguments, tyro.conf.subcommand("trace")]
@@ -60,6 +71,9 @@ def replay(arguments: Any) -> None:
     """Do what the arguments of a command say."""
     commands: dict[type, Callable[[Any], None]] = {
         ExpandArguments: expand_all,
+        ListArguments: list_all,
+        CardArguments: write_all_cards,
+        PublishArguments: publish_all,
         ImportArguments: import_all,
         ExportArguments: export,
         TraceArguments: trace_all,

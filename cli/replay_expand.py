@@ -17,9 +17,8 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import Part, ReplayStore, Trace, expand
 from mgdt_agents.replay.expansion import is_expanded
 from mgdt_agents.replay.store import PROTOCOL
-from mgdt_agents.replay.trace import BUNDLED
-from mgdt_cli.common import Games, progress_bar, say
-from mgdt_envs import resolve_games
+from mgdt_cli.common import Games, Paths, progress_bar, say
+from mgdt_cli.replay_traces import chosen_traces
 from mgdt_envs.emulator import check_num_threads
 from mgdt_envs.errors import InvalidArgument
 
@@ -35,8 +34,10 @@ class ExpandArguments:
     What is there already is not made again. If one is killed, the same command begins it anew.
     """
 
-    traces: tyro.conf.Positional[tuple[str, ...]] = ("collection",)
-    """Files of traces; "collection" means all that come with the package."""
+    traces: tyro.conf.Positional[Paths] = ()
+    """Files of traces; by default those of the collection."""
+    collection: str | None = None
+    """bundled (the default), another collection's name, folder, or hf://user/name."""
     games: Games = ()
     """Games or suites; traces of others are left out."""
     part: Annotated[Part, tyro.conf.arg(name="")] = field(default_factory=Part)
@@ -88,18 +89,14 @@ def expand_all(arguments: ExpandArguments) -> None:
         raise InvalidArgument(
             f"Expected a number of jobs, or 0 for one a core, got {arguments.jobs}."
         )
-    traces = {
-        path: Trace.load(path)
-        for name in arguments.traces
-        for path in (sorted(BUNDLED.glob("*.npz")) if name == "collection" else [Path(name)])
-    }
-    if arguments.games:
-        traces = _of_games(traces, resolve_games(arguments.games))
+    paths = chosen_traces(arguments.traces, arguments.collection, arguments.games)
     suffix = f"-{arguments.part.split}" if arguments.part.split else ""
     suffix += "" if arguments.obs_type == PROTOCOL else f"-{arguments.obs_type}"
     jobs = [
-        Job(trace, arguments.part, arguments.obs_type, arguments.output / (path.stem + suffix))
-        for path, trace in traces.items()
+        Job(
+            Trace.load(path), arguments.part, arguments.obs_type, arguments.output / (name + suffix)
+        )
+        for name, path in paths.items()
     ]
     todo = []
     for job in jobs:
@@ -110,14 +107,6 @@ def expand_all(arguments: ExpandArguments) -> None:
             job.part.episodes(job.trace)  # raises if there are none
     if todo:
         _expand(todo, arguments.jobs, arguments.threads)
-
-
-def _of_games(traces: dict[Path, Trace], games: tuple[str, ...]) -> dict[Path, Trace]:
-    chosen = {path: trace for path, trace in traces.items() if trace.game in games}
-    if not chosen:
-        there = ", ".join(dict.fromkeys(trace.game for trace in traces.values()))
-        raise InvalidArgument(f"No trace is of {', '.join(games)}; there are traces of {there}.")
-    return chosen
 
 
 def _expand(jobs: list[Job], at_once: int, threads: int) -> None:

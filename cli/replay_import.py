@@ -12,8 +12,8 @@ from mgdt_agents.replay.formats.dqn_replay import DQNReplayRun
 from mgdt_agents.replay.formats.importing import Recording, import_recording
 from mgdt_agents.replay.formats.minari import MinariRecording
 from mgdt_agents.replay.formats.rlu import RLURun
-from mgdt_cli.common import Names, Steps, progress_bar, say
-from mgdt_envs import AtariProtocol, game
+from mgdt_cli.common import Games, Names, Steps, progress_bar, say
+from mgdt_envs import AtariProtocol, game, resolve_games
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -22,10 +22,10 @@ class RunsArguments:
     """Which runs of a game to import, in whichever form."""
 
     source: tyro.conf.Positional[str]
-    game: str
-    """Name of the game."""
+    games: Annotated[Games, tyro.conf.arg(aliases=["--game"])]
+    """Games or suites."""
     runs: Names = ("1",)
-    """Runs of the game, 1 to 5; each gets a store."""
+    """Runs of each game, 1 to 5; each gets a store."""
     output: Path = Path("replay")
     """Folder of the stores, which are called <game>-<run>."""
     max_episode_steps: Steps = 27_000
@@ -67,8 +67,8 @@ class MinariArguments:
 
     dataset: tyro.conf.Positional[str]
     """Id of the data set, such as atari/pong/expert-v0."""
-    game: str | None = None
-    """Refuse a data set that is not of this game."""
+    games: Annotated[Games, tyro.conf.arg(aliases=["--game"])] = ()
+    """Refuse a data set that is of none of these games."""
     download: bool = False
     """Fetch the data set from Minari's server if it is not on this machine."""
     output: Path = Path("replay")
@@ -123,8 +123,8 @@ def import_all(arguments: ImportArguments) -> None:
 def _open_dqn_replay(arguments: DQNReplayArguments) -> dict[Path, DQNReplayRun]:
     """Return the runs by their stores, after saying what is to be known of them."""
     recordings = {
-        output: DQNReplayRun(**_opening(arguments, run, output))
-        for run, output in _outputs(arguments).items()
+        output: DQNReplayRun(**_opening(arguments, name, run, output))
+        for output, (name, run) in _outputs(arguments).items()
     }
     _say_what_differs(arguments)
     for output, recording in recordings.items():
@@ -140,26 +140,29 @@ def _open_dqn_replay(arguments: DQNReplayArguments) -> dict[Path, DQNReplayRun]:
 def _open_rlu(arguments: RLUArguments) -> dict[Path, RLURun]:
     """Return the runs by their stores, after saying what is to be known of them."""
     recordings = {
-        output: RLURun(**_opening(arguments, run, output))
-        for run, output in _outputs(arguments).items()
+        output: RLURun(**_opening(arguments, name, run, output))
+        for output, (name, run) in _outputs(arguments).items()
     }
     _say_what_differs(arguments)
     return recordings
 
 
-def _outputs(arguments: RunsArguments) -> dict[str, Path]:
-    """Return the store of each run."""
+def _outputs(arguments: RunsArguments) -> dict[Path, tuple[str, str]]:
+    """Return game and run of each store."""
     if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
         raise InvalidArgument(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
-    name = game(arguments.game).name
-    return {run: arguments.output / f"{name}-{run}" for run in arguments.runs}
+    return {
+        arguments.output / f"{name}-{run}": (name, run)
+        for name in resolve_games(arguments.games)
+        for run in arguments.runs
+    }
 
 
-def _opening(arguments: RunsArguments, run: str, output: Path) -> dict[str, Any]:
+def _opening(arguments: RunsArguments, name: str, run: str, output: Path) -> dict[str, Any]:
     """Return the arguments that open a run."""
     return {
         "source": arguments.source,
-        "game": arguments.game,
+        "game": name,
         "run": int(run),
         "protocol": AtariProtocol(max_frames=4 * arguments.max_episode_steps),
         "downloads": output.with_name(output.name + ".downloads"),
@@ -168,17 +171,18 @@ def _opening(arguments: RunsArguments, run: str, output: Path) -> dict[str, Any]
 
 
 def _say_what_differs(arguments: RunsArguments) -> None:
-    played = game(arguments.game)
-    faithful = "plays like" if played.has_faithful_rom else "differs from"
-    say(
-        f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; see "
-        "docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
-    )
+    for played in map(game, resolve_games(arguments.games)):
+        faithful = "plays like" if played.has_faithful_rom else "differs from"
+        say(
+            f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; "
+            "see docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
+        )
 
 
 def _open_minari(arguments: MinariArguments) -> dict[Path, MinariRecording]:
     """Return the data set by its store, after saying what is to be known of it."""
-    recording = MinariRecording(arguments.dataset, game=arguments.game, download=arguments.download)
+    games = resolve_games(arguments.games) if arguments.games else ()
+    recording = MinariRecording(arguments.dataset, games=games, download=arguments.download)
     source = recording.source
     say(
         f"{recording.game.name}: {recording.protocol.sheet()}. Observations of shape "

@@ -1,12 +1,17 @@
-"""Agents on the Hugging Face hub. It needs the extra `hub`, which is imported only when used."""
+"""Agents and collections of traces on the Hugging Face hub.
 
+It needs the extra `hub`, which is imported only when used.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 
 from mgdt_agents.agent import NetworkAgent
-from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.errors import AgentLoadError, ReplayError
 from mgdt_agents.evaluation.report import (
     counted,
     intervals_over,
@@ -14,7 +19,9 @@ from mgdt_agents.evaluation.report import (
     protocol_sheet,
 )
 from mgdt_agents.evaluation.results import Results
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_agents.replay import ReplayStore, trace_collection
+from mgdt_agents.replay.trace_collection import INDEX, TraceCollection, read_index
+from mgdt_envs.errors import InvalidArgument, MGDTError, MissingExtra, OutputExists
 
 FILES = ["config.json", "model.safetensors", "card.md"]
 """What `save` writes; nothing else is downloaded."""
@@ -132,6 +139,102 @@ def download(repo_id: str, **options: Any) -> Path:
         raise MissingExtra(INSTALL) from error
     except (OSError, ValueError) as error:
         raise AgentLoadError(f"Cannot download {repo_id!r} from the hub: {error}") from error
+
+
+def download_collection(repo_id: str, **options: Any) -> TraceCollection:
+    """Return the collection of traces in a data set of the hub.
+
+    Its index is downloaded now, traces when they are asked for.
+
+    Args:
+        repo_id: such as "user/name".
+        options: of `huggingface_hub.snapshot_download`, such as revision and token.
+
+    Raises:
+        ReplayError: if it cannot be had, or is no collection.
+    """
+
+    def fetch(names: Sequence[str]) -> Path:
+        try:
+            from huggingface_hub import snapshot_download
+
+            return Path(
+                snapshot_download(
+                    repo_id, repo_type="dataset", allow_patterns=list(names), **options
+                )
+            )
+        except ImportError as error:
+            raise MissingExtra(INSTALL) from error
+        except (OSError, ValueError) as error:
+            raise ReplayError(f"Cannot download {repo_id!r} from the hub: {error}") from error
+
+    return TraceCollection(f"hf://{repo_id}", read_index(fetch([INDEX])), fetch)
+
+
+def push_collection(
+    repo_id: str,
+    traces: Mapping[str, Path],
+    *,
+    stores: Sequence[ReplayStore] = (),
+    cards: Path | None = None,
+    token: str | None = None,
+    private: bool = False,
+) -> list[str]:
+    """Publish traces with their cards in a data set of the hub, in one commit.
+
+    Args:
+        repo_id: such as "user/name"; it is made if there is none.
+        traces: files by the names that they get.
+        stores: of these traces, for their cards.
+        cards: folder with earlier cards of these traces.
+        token: of an account that may write; None is that of `hf auth login`.
+        private: of a new data set.
+
+    Returns:
+        The names of the traces that were not there.
+
+    Raises:
+        FileExistsError: if the data set holds something else, or another trace of a name; nothing
+            is uploaded then.
+        ReplayError: if a trace cannot be read, or the hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+    except ImportError as error:
+        raise MissingExtra(INSTALL) from error
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        there = api.list_repo_files(repo_id, repo_type="dataset")
+        if INDEX not in there and (others := set(there) - {".gitattributes"}):
+            raise OutputExists(
+                f"hf://{repo_id} holds {', '.join(sorted(others))} and no collection; choose "
+                "another data set."
+            )
+        with TemporaryDirectory(prefix="mgdt-") as temporary:
+            folder = Path(temporary) / "collection"
+            if INDEX in there:  # with the cards of the other traces, for the page
+                patterns = ["*.json", "*.png", "README.md"]
+                snapshot_download(
+                    repo_id,
+                    repo_type="dataset",
+                    allow_patterns=patterns,
+                    local_dir=folder,
+                    token=token,
+                )
+            added = trace_collection.publish(folder, traces, stores=stores, cards=cards)
+            api.upload_folder(
+                repo_id=repo_id,
+                repo_type="dataset",
+                folder_path=folder,
+                allow_patterns=["*.npz", "*.json", "*.png", "README.md"],
+                commit_message=f"Traces: {', '.join(added) or 'cards'}",
+            )
+    except MGDTError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ReplayError(f"Cannot publish to {repo_id!r} on the hub: {error}") from error
+    return added
 
 
 def _wrapper() -> Any:

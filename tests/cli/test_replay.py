@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mgdt_agents.replay import ReplayStore, expand, splits
-from mgdt_cli import replay, replay_expand
+from mgdt_agents.replay import ReplayStore, expand, splits, trace_collection
+from mgdt_cli import replay
 
 
 @pytest.fixture
@@ -44,11 +44,10 @@ def test_expand(run, truncated_recording, traces, tmp_path, capsys):
 def test_expand_takes_several_traces_and_the_collection(run, monkeypatch, traces, tmp_path):
     both = [traces / "first.npz", traces / "second.npz"]
     run("expand", *both, "--output", tmp_path / "several")
-    monkeypatch.setattr(replay_expand, "BUNDLED", traces)
+    monkeypatch.setattr(trace_collection, "BUNDLED", traces)
     monkeypatch.chdir(tmp_path)
     run("expand")
-    run("expand", "collection", "--output", tmp_path / "named")
-    for folder in ("several", "replay", "named"):
+    for folder in ("several", "replay"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["first", "second"]
         ReplayStore(tmp_path / folder / "second").verify()
 

@@ -15,7 +15,7 @@ DATA = Path(__file__).parents[1] / "data" / "dqn_replay"
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     def run(source, *arguments, game="Pong", output="replay", format="dqn-replay"):
-        command = ["mgdt-replay", "import", format, source, "--game", game]
+        command = ["mgdt-replay", "import", format, source, "--games", game]
         command += ["--output", tmp_path / output, *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, command)))
         replay.main()
@@ -39,6 +39,21 @@ def test_runs(run, tmp_path, capsys):
         store = ReplayStore(tmp_path / "replay" / f"Pong-{number}")
         store.verify()
         assert store.meta["source"]["run"] == number
+
+
+def test_games(run, refused, tmp_path, capsys):
+    for name in ("Pong", "Carnival"):  # of as many actions
+        shutil.copytree(DATA / "Pong" / "1", tmp_path / "source" / name / "1")
+    run(tmp_path / "source", game="Pong,carnival")
+    names = sorted(path.name for path in (tmp_path / "replay").iterdir())
+    assert names == ["Carnival-1", "Pong-1"]
+    assert ReplayStore(tmp_path / "replay" / "Carnival-1").game == "Carnival"
+    error = " ".join(capsys.readouterr().err.split())
+    assert "Pong: ale-py's ROM plays like" in error
+    assert "Carnival: ale-py's ROM" in error
+    # What one of them lacks is found before another is imported.
+    refused(tmp_path / "source", game="Pong,Breakout", output="other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_limit(run, tmp_path):

@@ -63,6 +63,6 @@ def test_refused(run, refused, store, tmp_path):
     assert "with a version at its end" in refused("export", "minari", store, "--id", "pong")
     assert "add --download, or set MINARI_DATASETS_PATH" in refused("import", "minari", "pong-v1")
     output = ("--output", tmp_path / "replay")
-    message = refused("import", "minari", "pong-v0", "--game", "Breakout", *output)
-    assert "expected one of Breakout, it is of Pong" in message
+    message = refused("import", "minari", "pong-v0", "--games", "Breakout,Qbert", *output)
+    assert "expected one of Breakout, Qbert, it is of Pong" in message
     assert not (tmp_path / "replay").exists()

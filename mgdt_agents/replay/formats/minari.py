@@ -27,7 +27,7 @@ A store becomes a data set without loss:
 import json
 import re
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class MinariRecording(Recording):
 
     Args:
         dataset_id: such as atari/pong/expert-v0.
-        game: name of the game that it must be of, or None.
+        games: names of games, of which it must be one; none takes any.
         download: fetch the data set from Minari's server if it is not on this machine.
 
     Attributes, beside those of a recording:
@@ -96,13 +96,16 @@ class MinariRecording(Recording):
             that the data set was exported from, if it was.
 
     Raises:
-        ValueError: if the id or the game's name is none.
+        ValueError: if the id or the name of a game is none.
         ReplayError: if there is no such data set, it cannot be read, or is not of Atari play that
             a store can hold.
     """
 
-    def __init__(self, dataset_id: str, *, game: str | None = None, download: bool = False) -> None:
+    def __init__(
+        self, dataset_id: str, *, games: Sequence[str] = (), download: bool = False
+    ) -> None:
         """Read what the data set says of itself."""
+        expected = [find_game(name) for name in games]
         self.dataset_id = dataset_id
         self._dataset = _load(dataset_id, download)
         metadata = self._dataset.storage.metadata
@@ -116,10 +119,9 @@ class MinariRecording(Recording):
             raise ReplayError(cannot + str(error)) from error
         self.game, self.protocol = rules.game, rules.protocol
         self._action_ids = rules.action_ids
-        if game is not None and find_game(game) != self.game:
-            raise ReplayError(
-                f"{cannot}expected one of {find_game(game).name}, it is of {self.game.name}."
-            )
+        if expected and self.game not in expected:
+            names = ", ".join(it.name for it in expected)
+            raise ReplayError(f"{cannot}expected one of {names}, it is of {self.game.name}.")
         self.max_steps = int(self._dataset.total_steps)
         self.source = self._source(metadata, rules.notes, rules.rewards_clipped)
 

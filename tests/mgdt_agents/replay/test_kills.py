@@ -12,7 +12,13 @@ import pytest
 from mgdt_agents.evaluation import agent_trace
 from mgdt_agents.replay import ReplayStore, Trace
 from mgdt_agents.replay.formats import import_recording, importing
-from mgdt_cli.replay import ExpandArguments, TraceArguments, replay
+from mgdt_cli.replay import (
+    CardArguments,
+    ExpandArguments,
+    PublishArguments,
+    TraceArguments,
+    replay,
+)
 from mgdt_envs import MultiGameAtariVectorEnv
 from tests.killing import check_kills
 from tests.mgdt_agents.replay.formats.dqn_replay_ring import CAPACITY, RingWriter, open_run
@@ -74,7 +80,7 @@ def test_expand(truncated_recording, tmp_path, folder, extent):
     truncated_recording.trace.save(trace)
 
     def command(output: Path) -> None:
-        replay(ExpandArguments(traces=(str(trace),), output=output, threads=1))
+        replay(ExpandArguments(traces=(trace,), output=output, threads=1))
 
     assert check_kills(command, folder, **extent) >= 4
 
@@ -106,6 +112,21 @@ def test_export(breakout_store, folder, extent, monkeypatch):
         export_minari(ReplayStore(breakout_store), "mgdt/deep/breakout-v0", limit_steps=400)
 
     assert check_kills(command, folder, **extent) >= 2
+
+
+@every_extent
+def test_cards_and_publish(truncated_recording, tmp_path, folder, extent):
+    pytest.importorskip("matplotlib")
+    paths = (tmp_path / "Breakout.npz", tmp_path / "Second.npz")
+    for path in paths:
+        truncated_recording.trace.save(path)
+
+    def command(output: Path) -> None:
+        replay(CardArguments(traces=paths, output=output / "cards"))
+        replay(PublishArguments(target=str(output / "collection"), traces=paths[:1]))
+        replay(PublishArguments(target=str(output / "collection"), traces=paths))
+
+    assert check_kills(command, folder, **extent) >= 8
 
 
 def test_kills_are_counted(tmp_path):

@@ -76,7 +76,7 @@ def breakout():
 
 
 def test_rgb(breakout, tmp_path):
-    recording = MinariRecording("atari/breakout/test-v0", game="breakout")
+    recording = MinariRecording("atari/breakout/test-v0", games=["breakout"])
     import_recording(recording, tmp_path / "store")
     store = ReplayStore(tmp_path / "store")
     store.verify()
@@ -189,9 +189,9 @@ def test_missing_data_set(datasets):
 
 def test_another_game(breakout):
     with pytest.raises(ReplayError, match="expected one of Pong, it is of Breakout"):
-        MinariRecording("atari/breakout/test-v0", game="Pong")
+        MinariRecording("atari/breakout/test-v0", games=["Pong"])
     with pytest.raises(ValueError, match="Unknown game 'Pnog'"):
-        MinariRecording("atari/breakout/test-v0", game="Pnog")
+        MinariRecording("atari/breakout/test-v0", games=["Pong", "Pnog"])
 
 
 def test_no_atari():

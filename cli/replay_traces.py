@@ -1,0 +1,135 @@
+"""Which traces a command of `mgdt-replay` means, and `mgdt-replay list`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from mgdt_agents.replay import Trace
+from mgdt_agents.replay.cards import describe
+from mgdt_agents.replay.trace_collection import (
+    COLLECTIONS,
+    TraceCollection,
+    bundled,
+    index_entry,
+    open_collection,
+)
+from mgdt_cli.common import Games, Names
+from mgdt_envs import resolve_games
+from mgdt_envs.errors import InvalidArgument
+
+BUNDLED = "bundled"
+HUB = "hf://"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListArguments:
+    """List the traces of collections."""
+
+    collections: tyro.conf.Positional[Names] = ()
+    """Names, folders, or data sets of the Hugging Face Hub (hf://user/name); by default all that
+    are known by name."""
+    games: Games = ()
+    """Games or suites; traces of others are left out."""
+
+
+def find_collection(address: str) -> TraceCollection:
+    """Return the collection of a name, in a folder, or on the hub.
+
+    Raises:
+        ValueError: if there is none.
+        ReplayError: if a folder or a data set holds none.
+    """
+    address = COLLECTIONS.get(address, address)
+    if address == BUNDLED:
+        return bundled()
+    if address.startswith(HUB):
+        from mgdt_agents.hub import download_collection  # an extra
+
+        repo_id, _, revision = address.removeprefix(HUB).partition("@")
+        return download_collection(repo_id, revision=revision or None)
+    if not Path(address).is_dir():
+        raise InvalidArgument(
+            f"Unknown collection {address!r}: no folder, not hf://user/name, and none of the names "
+            f"{', '.join((BUNDLED, *COLLECTIONS))}."
+        )
+    return open_collection(Path(address))
+
+
+def chosen_traces(
+    traces: tuple[Path, ...], collection: str | None, games: tuple[str, ...]
+) -> dict[str, Path]:
+    """Return the files that the arguments of a command mean, by the names that they give to stores.
+
+    Args:
+        traces: files.
+        collection: where to look if no file is named; None is the bundled one.
+        games: leave out others, if any is named.
+
+    Raises:
+        ValueError: if both files and a collection are named, a name comes twice, or nothing is of
+            the games.
+        ReplayError: if a trace is missing or damaged.
+    """
+    named = resolve_games(games) if games else ()
+    if not traces:
+        found = find_collection(collection or BUNDLED)
+        names = found.names_of(named)
+        return dict(zip(names, found.paths(names), strict=True))
+    if collection is not None:
+        raise InvalidArgument(f"Expected files of traces or --collection, got {traces} and both.")
+    chosen = {path: Trace.load(path).game for path in dict.fromkeys(traces)}
+    files = [path for path, game in chosen.items() if not named or game in named]
+    if not files:
+        raise InvalidArgument(
+            f"No trace is of {', '.join(named)}; there are traces of "
+            f"{', '.join(dict.fromkeys(chosen.values()))}."
+        )
+    by_name = {path.stem: path for path in files}
+    if len(by_name) < len(files):
+        raise InvalidArgument(
+            f"Expected traces of different names, got {', '.join(map(str, files))}."
+        )
+    return by_name
+
+
+def list_all(arguments: ListArguments) -> None:
+    """Print a table of traces.
+
+    Raises:
+        ValueError: for an unknown collection or game, or if nothing is of the games.
+        ReplayError: if there is no collection at a place.
+    """
+    games = resolve_games(arguments.games) if arguments.games else ()
+    table = Table()
+    for name in ("collection", "trace", "game"):
+        table.add_column(name, overflow="fold")
+    for name in ("steps", "episodes", "last 100", "human-\nnormalized", "kB"):
+        table.add_column(name, justify="right")
+    table.add_column("splits")
+    addresses = arguments.collections or (BUNDLED, *COLLECTIONS)
+    for address in addresses:
+        found = find_collection(address)
+        for name, entry in found.entries.items():
+            if games and entry["game"] not in games:
+                continue
+            if "steps" not in entry:  # the bundled ones have no index
+                (path,) = found.paths([name])
+                entry = index_entry(describe(Trace.load(path), path.stat().st_size))
+            last, normalized = entry["last"], entry["human_normalized"]
+            table.add_row(
+                address,
+                name,
+                entry["game"],
+                f"{entry['steps']:,}",
+                f"{entry['episodes']:,}",
+                "" if last is None else f"{last:,.1f}",
+                "" if normalized is None else f"{normalized:.2f}",
+                f"{entry['bytes'] / 1e3:,.0f}",
+                ", ".join(entry["splits"]),
+            )
+    if not table.row_count:
+        raise InvalidArgument(f"No trace of {', '.join(addresses)} is of {', '.join(games)}.")
+    Console().print(table)
