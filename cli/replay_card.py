@@ -36,8 +36,8 @@ class CardArguments:
     page: str = "index.md"
     """Name of the page."""
     note: str | None = None
-    """A line for the cards, such as how long the play took on which machine; without it, the one
-    that is there stays."""
+    """A line for the cards on how the play was made: the command, how long it took, on which
+    machine. Without it, the one that is there stays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -223,6 +223,7 @@ def _section(name: str, card: dict[str, Any]) -> str:
         f"{card['episodes']:,} whole episodes",
         "returns": f"first {_number(returns['first'])}, last {_number(returns['last'])}, best "
         f"{_number(returns['best'])}",
+        "by tenth": ", ".join(map(_number, returns["tenths"])),
         "human-normalized": "none"
         if normalized is None
         else f"first {_score(normalized['first'])}, last {_score(normalized['last'])}, best "
@@ -237,7 +238,7 @@ def _section(name: str, card: dict[str, Any]) -> str:
         "trace": f"checksum `{card['checksum']}`, {card['bytes']:,} bytes",
     }
     if card["note"]:
-        rows["note"] = card["note"]
+        rows["made by"] = card["note"]
     table = _table(["", ""], [[key, value] for key, value in rows.items()])
     return f"## {name}\n\n![Learning curve of {name}]({name}.png)\n\n{table}"
 

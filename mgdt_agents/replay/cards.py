@@ -44,8 +44,8 @@ def describe(
         num_bytes: of its file.
         stores: those of this trace are read, and others are not.
         before: an earlier card; what it says of another trace does not count.
-        note: a line on how the play was made, such as how long it took on which machine; None
-            keeps that of `before`.
+        note: a line on how the play was made: the command, how long it took, on which machine;
+            None keeps that of `before`.
     """
     before = before if before and before["checksum"] == f"{trace.checksum:08x}" else {}
     theirs = [it for it in stores if _is_of(it, trace)]

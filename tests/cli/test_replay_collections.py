@@ -97,7 +97,7 @@ def test_card(run, refused, recording, breakout_store, tmp_path, capsys):
     assert "index.md: 1 cards are written" in capsys.readouterr().err
     card = json.loads((output / "Breakout.json").read_text())
     assert card["rewards"]["steps"] == len(ReplayStore(breakout_store))
-    assert "| note | two seconds on a clock |" in (output / "index.md").read_text()
+    assert "| made by | two seconds on a clock |" in (output / "index.md").read_text()
     # What only the store tells, and the note, stay.
     run(*arguments)
     assert json.loads((output / "Breakout.json").read_text()) == card
