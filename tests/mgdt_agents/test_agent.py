@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import mgdt_envs
 from mgdt_agents import Agent, NetworkAgent, load_agent, make_agent
 from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.planning import Search
+from mgdt_agents.planning import Search, TrajectoryTransformerAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import NETWORK_AGENTS, ONLINE_AGENTS
 from mgdt_agents.sb3_agent import SB3Agent
@@ -46,7 +46,7 @@ def make(kind: str) -> Agent:
         # Else greedy but for one action in a thousand, which no test would see.
         config = dataclasses.replace(config, exploration=0.5)
     agent = agent_class(config, games=["Pong", "Breakout"], device="cpu")
-    if kind == "tt":
+    if isinstance(agent, TrajectoryTransformerAgent):
         agent.search = Search(likely=0.0)  # else one action is much likelier than all others
     # At initialization every action is as good as another: make the observation matter.
     with torch.no_grad():

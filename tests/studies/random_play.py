@@ -47,11 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     results = Results.load(parser.parse_args().results)
-    summaries = results.summaries()
+    summaries = results.summaries
     lines, differing = [], []
     for name in results.games:
         published = game(name).random
         summary = summaries["random", "default", name]
+        assert summary.interval is not None
         low, high = summary.interval
         side = "lower" if high < published else "higher" if low > published else ""
         differing += [name] if side else []
