@@ -5,6 +5,7 @@ the run held out. What is imagined follows from the actions that were taken.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,29 +15,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mgdt_agents.action_sets import effective_actions
+from mgdt_agents.action_sets import allowed_actions, effective_actions
 from mgdt_agents.decision_transformer.tokens import encode_rewards
 from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.planning.imagination import Imagined, imagine
+from mgdt_agents.planning.search import search
 from mgdt_agents.replay import WindowBatch, WindowSampler
 
 HORIZON = 10
 SHOWN = (1, 2, 3, 5, 10)  # of the horizons, in the table
 DRAWN = 20_000  # steps of a game among which rewards and ends are looked for
-RARE = 200  # of those that are found, as many are measured
+RARE = 50  # of those that are found, as many are measured
 
 
-def imagined(agent: TrajectoryTransformerAgent, batch: WindowBatch, steps: int) -> Imagined:
-    """Return what follows from the first steps of windows, and from the actions after them."""
+def beginning(
+    agent: TrajectoryTransformerAgent, batch: WindowBatch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the frames of windows' first steps, and all actions, and rewards, as tokens."""
     context = agent.config.context
     frames = torch.from_numpy(batch.frames[:, :context])
     tokens = agent.model.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
     of_games = effective_actions(agent.games, agent.protocol)
     actions = torch.from_numpy(of_games[batch.games[:, None], batch.actions])
-    rewards = torch.from_numpy(encode_rewards(batch.rewards[:, :context]))
+    return tokens, actions, torch.from_numpy(encode_rewards(batch.rewards[:, :context]))
+
+
+def imagined(agent: TrajectoryTransformerAgent, batch: WindowBatch, steps: int) -> Imagined:
+    """Return what follows from the first steps of windows, and from the actions after them."""
+    context, tokenizer = agent.config.context, agent.model.tokenizer
+    tokens, actions, rewards = beginning(agent, batch)
     coming = actions[:, context - 1 : context - 1 + steps]
     found, *others = imagine(agent.model.world, tokens, actions[:, :context], rewards, coming)
-    seen = agent.model.tokenizer.decode(found.flatten(0, 1)).unflatten(0, found.shape[:2])
+    seen = tokenizer.decode(found.flatten(0, 1)).unflatten(0, found.shape[:2])
     return Imagined(*(part.numpy() for part in (seen, *others)))
 
 
@@ -97,6 +107,24 @@ def outcomes(
     print(f"| {game} | {' | '.join(cells)} |", flush=True)
 
 
+def choices(agent: TrajectoryTransformerAgent, batch: WindowBatch, game: str) -> None:
+    """Print how many actions there are to choose from, and how looking ahead changes the choice."""
+    tokens, actions, rewards = beginning(agent, batch)
+    now = tokens, actions[:, : tokens.shape[1]], rewards
+    allowed = torch.from_numpy(allowed_actions(agent.games, agent.protocol)[batch.games])
+    plans = [dataclasses.replace(agent.search, horizon=h) for h in range(agent.config.horizon + 1)]
+    scores = [search(agent.model.world, *now, allowed, plan).scores for plan in plans]
+    number = scores[0].isfinite().sum(1)
+    several = number > 1
+    values, *others = (found[several] for found in scores)
+    lowest = values.masked_fill(values.isinf(), torch.inf).amin(1)
+    spread = values.amax(1) - lowest
+    same = [(found.argmax(1) == values.argmax(1)).double().mean() for found in others]
+    cells = [f"{several.double().mean():.0%}", f"{number.double().mean():.1f}"]
+    cells += [f"{spread.mean():.3f}", *(f"{share:.0%}" for share in same)]
+    print(f"| {game} | {' | '.join(cells)} |", flush=True)
+
+
 def joined(batches: Sequence[WindowBatch]) -> WindowBatch:
     """Return the windows of several batches as one."""
     columns = zip(*(batch[:8] for batch in batches), strict=True)
@@ -147,6 +175,11 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for game, sampler, batch in zip(agent.games, samplers, batches, strict=True):
         outcomes(agent, sampler, batch, game)
+    horizons = " | ".join(f"horizon {h} agrees" for h in range(1, agent.config.horizon + 1))
+    print(f"\n| game | a choice | likely actions | spread of values | {horizons} |")
+    print("|---|" + "---|" * (3 + agent.config.horizon))
+    for game, batch in zip(agent.games, batches, strict=True):
+        choices(agent, batch, game)
     if arguments.picture:
         rows = [picture_of(agent, batch) for batch in batches]
         cv2.imwrite(str(arguments.picture), np.concatenate(rows), [cv2.IMWRITE_PNG_COMPRESSION, 9])
