@@ -208,8 +208,9 @@ class DecisionTransformerAgent(NetworkAgent):
 
         Returns:
             `(R,)` for one observation, `(n, R)` for a batch, float32: the probability of each
-            return from `config.min_return` to `config.max_return`, from the window's first step to
-            the end of the episode, or from its last step where every step has a return token.
+            bin from the least return to the largest (`config.return_range`): of the return from
+            the window's first step to the end of the episode, or from its last step where every
+            step has a return token; or of the episode's rank.
 
         Raises:
             ValueError: for a model without return tokens, and as `predict` does.

@@ -155,6 +155,13 @@ class DecisionTransformerConfig:
             return self.rank_bins
         return round((self.max_return - self.min_return) / self.return_bin) + 1
 
+    @property
+    def return_range(self) -> tuple[float, float]:
+        """What the first and the last bin stand for: returns to go, or ranks."""
+        if self.return_definition == "episode_rank":
+            return 0.0, 1.0
+        return self.min_return, self.max_return
+
 
 PRESETS = {
     # Lee et al. 2022: DT-10M, DT-40M, DT-200M.

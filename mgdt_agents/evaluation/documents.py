@@ -25,7 +25,7 @@ from mgdt_envs.errors import InvalidArgument
 
 RESULTS = PRETRAINED / "results.json"
 README = Path("README.md")
-COMPARISON = Path("docs/experiment/comparison-results.json"), Path("docs/results.md")
+COMPARISON = Path("docs/experiment/results/comparison.json"), Path("docs/results.md")
 """Results that are kept beside a document that has their table."""
 REFERENCE_AGENT = "random"
 """Who stands beside an agent in its card."""

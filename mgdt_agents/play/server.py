@@ -164,21 +164,17 @@ class WallServer:
                 }
             )
         rule = getattr(self.wall.agent, "rule", None)
+        config: Any = getattr(self.wall.agent, "config", None)
         return {
             "games": games,
             "agent": self.agent_name,
             "agents": self.agents,
             "rule": type(rule).__name__ if rule is not None else None,
             "rules": RULE_NAMES if rule is not None else (),
-            "return_range": None if step.returns is None else self._return_range(),
+            "return_range": None if step.returns is None else config.return_range,
             "rate": round(self.rate, 1),
             "error": self.error,
         }
-
-    def _return_range(self) -> tuple[float, float]:
-        """Return the least and the largest return that the agent predicts."""
-        config: Any = getattr(self.wall.agent, "config")  # noqa: B009, of agents with returns
-        return config.min_return, config.max_return
 
     async def _page(self, request: Any) -> Any:
         from aiohttp import web

@@ -93,7 +93,7 @@ def test_nothing_is_imported_if_a_run_is_missing(refused, tmp_path):
     ("source", "game", "arguments", "message"),
     [
         (DATA / "Pong", "Breakout", (), "Pong by its name; choose --game Pong"),
-        (DATA, "Pnog", (), "Unknown game 'Pnog'. Did you mean 'Pong'"),
+        (DATA, "Pnog", (), "Unknown game or suite 'Pnog'. Did you mean 'Pong'"),
         (DATA, "Pong", ("--runs", "one"), "Expected numbers after --runs"),
         (DATA, "Pong", ("--runs",), "Expected numbers after --runs"),
         (DATA, "Pong", ("--limit-steps", "0"), "Expected a number of steps such as 500000"),
