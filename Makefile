@@ -14,10 +14,11 @@ STAMP := $(VENV)/.installed
 CHECK_STAMP := $(VENV)/.installed-check
 FRESH := build/fresh
 
-.PHONY: help setup bench test test-all perf check chromium docs wheel format clean
+.PHONY: help setup quickstart bench test test-all perf check chromium docs wheel format clean
 
 help:
 	@echo "make setup     make .venv and install mgdt into it"
+	@echo "make quickstart  regenerate play of two games and train a small agent on it: some minutes"
 	@echo "make bench     benchmark the bundled agents (BENCH_ARGS=...)"
 	@echo "make test      run the tests and the examples in docstrings (TEST_ARGS=...)"
 	@echo "make check     check format, lint and types, run the tests with all extras, try the wheel"
@@ -30,6 +31,13 @@ help:
 	@echo "Another Python: make setup PYTHON=python3.12"
 
 setup: $(STAMP)
+
+# Play of medium skill in two games, regenerated, and a small agent that learns from it.
+quickstart: $(STAMP)
+	$(BIN)/mgdt-replay expand --games Pong,Breakout --split medium --environments 8
+	$(BIN)/mgdt-train --agent dt --size small --replay replay/Pong-medium,replay/Breakout-medium \
+	    --steps 1000 --batch-size 64 --optimizer adamw --learning-rate 1e-3 --warmup-steps 100 \
+	    --decay cosine --output runs/quickstart
 
 bench: $(STAMP)
 	$(BIN)/mgdt-bench --agents dt,cql,bc,random $(BENCH_ARGS)

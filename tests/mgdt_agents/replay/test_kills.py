@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from mgdt_agents.evaluation import agent_trace
-from mgdt_agents.replay import ReplayStore, Trace
+from mgdt_agents.replay import ReplayStore, Trace, expand
 from mgdt_agents.replay.formats import import_recording, importing
 from mgdt_cli.replay import (
     CardArguments,
@@ -20,7 +23,7 @@ from mgdt_cli.replay import (
     replay,
 )
 from mgdt_envs import MultiGameAtariVectorEnv
-from tests.killing import check_kills
+from tests.killing import check_kills, contents
 from tests.mgdt_agents.replay.formats.dqn_replay_ring import CAPACITY, RingWriter, open_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -83,6 +86,26 @@ def test_expand(truncated_recording, tmp_path, folder, extent):
         replay(ExpandArguments(traces=(trace,), output=output, threads=1))
 
     assert check_kills(command, folder, **extent) >= 4
+
+
+@pytest.mark.slow
+def test_expand_in_processes(recording, tmp_path):
+    """The first process is killed; those that it started notice, and the same command finishes."""
+    traces = [tmp_path / f"{name}.npz" for name in ("First", "Second")]
+    for path in traces:
+        recording.trace.save(path)
+    command = [sys.executable, "-m", "mgdt_cli.replay", "expand", *map(str, traces)]
+    command += ["--jobs", "2", "--output", str(tmp_path / "replay")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "replay" / "First.partial").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    subprocess.run(command, check=True)
+    for path in traces:
+        expand(recording.trace, tmp_path / "expected" / path.stem)
+    assert contents(tmp_path / "replay") == contents(tmp_path / "expected")
 
 
 @every_extent
