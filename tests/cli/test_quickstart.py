@@ -43,6 +43,7 @@ def test_commands(bundled, tmp_path, monkeypatch):
     expand, learn = commands()
     assert expand[:2] == ["mgdt-replay", "expand"]
     expand[expand.index("--environments") + 1] = "2"
+    expand += ["--jobs", "1"]  # other processes would not know what is patched here
     monkeypatch.setattr(sys, "argv", expand)
     replay.main()
     for name in ("Pong-medium", "Breakout-medium"):
