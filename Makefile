@@ -13,8 +13,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECK_STAMP := $(VENV)/.installed-check
 FRESH := build/fresh
+RLLIB := .venv-rllib
 
-.PHONY: help setup quickstart bench test test-all perf check chromium docs wheel format clean
+.PHONY: help setup quickstart bench test test-all test-rllib perf check chromium docs wheel format clean
 
 help:
 	@echo "make setup     make .venv and install mgdt into it"
@@ -23,6 +24,7 @@ help:
 	@echo "make test      run the tests and the examples in docstrings (TEST_ARGS=...)"
 	@echo "make check     check format, lint and types, run the tests with all extras, try the wheel"
 	@echo "make test-all  all tests, slow ones included, and make test on each other Python here"
+	@echo "make test-rllib  test RLlib, in an environment of its own"
 	@echo "make docs      build the documentation site into build/site"
 	@echo "make wheel     build the wheel, install it into a fresh environment, play a game there"
 	@echo "make perf      measure speed against peers, write perf.json (PERF_ARGS=...)"
@@ -70,6 +72,17 @@ test-all: $(CHECK_STAMP)
 	    done; \
 	done
 
+# RLlib pins a Gymnasium of its own. pytest says with status 5 that it skipped all tests.
+test-rllib: $(RLLIB)/.installed
+	$(RLLIB)/bin/python -m pytest tests/mgdt_agents/online/test_rllib.py
+
+$(RLLIB)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(RLLIB)
+	sed 's/^gymnasium==.*/gymnasium==1.2.2/' constraints.txt > $(RLLIB)/constraints.txt
+	$(RLLIB)/bin/pip install -q -c $(RLLIB)/constraints.txt $(TORCH_ARGS) torch
+	$(RLLIB)/bin/pip install -q -c $(RLLIB)/constraints.txt -e '.[rllib]' pytest
+	@touch $@
+
 # Warnings, broken links among them, are errors.
 docs: $(CHECK_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
@@ -93,7 +106,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-3.* .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find mgdt_envs mgdt_agents cli tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # pip is the last thing that venv installs, so half a .venv is made again.

@@ -26,9 +26,10 @@ from mgdt_agents.online.impala import ImpalaLearnerConfig
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
+from mgdt_cli.cluster import connect
 from mgdt_cli.common import Games, Steps, describe_play, fail, parse, progress_bar, run, say
 from mgdt_envs import resolve_games
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument
 
 TOGETHER = ("impala",)
 """Learners of which one learns all games."""
@@ -190,13 +191,13 @@ def collect_in_own_process(arguments: CollectArguments, collection: Collection) 
 
 def collect_in_cluster(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
     """Collect several at once on a Ray cluster."""
-    try:
-        from ray.util.multiprocessing import Pool
-    except ImportError:
-        raise MissingExtra("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
+    assert arguments.ray is not None
+    connect(arguments.ray)
+    from ray.util.multiprocessing import Pool
+
     # Ray's workers are in other folders.
     arguments = replace(arguments, output=arguments.output.resolve())
-    with Pool(arguments.processes, ray_address=arguments.ray) as pool:
+    with Pool(arguments.processes) as pool:
         results = [pool.apply_async(collect_in_worker, (arguments, each)) for each in collections]
         pool.close()
         pool.join()

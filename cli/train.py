@@ -4,6 +4,7 @@ Examples:
     mgdt-train --agent dt --replay replay/Pong,replay/Breakout --steps 10k
     mgdt-train --agent cql --size 5m --replay replay/Pong --steps 100k --output runs/pong
     mgdt-train --agent impala --games Pong,Breakout,SpaceInvaders --steps 6m
+    mgdt-train --agent impala --games mgdt41 --steps 2000m --ray auto --env-runners 64
 
 Several processes: torchrun --nproc_per_node 8 -m mgdt_cli.train --agent dt ...
 Runs beside each other: mgdt-train --sweep FILE; their curves: mgdt-train curves RUN...
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from mgdt_agents.training import TrainingConfig, parallel, train
 from mgdt_agents.training.loop import computing_dtype
 from mgdt_agents.training.plan import cost_of, peak_of
 from mgdt_agents.training.tracking import WandbTracker
+from mgdt_cli.cluster import connect
 from mgdt_cli.common import describe_play, parse, progress_bar, run, say
 from mgdt_cli.train_arguments import OfflineArguments, OnlineArguments, make, parse_arguments
 from mgdt_cli.train_curves import CurvesArguments, draw_curves
@@ -194,15 +197,22 @@ def start_online(arguments: OnlineArguments, output: Path) -> None:
     from mgdt_agents.online.collection import LEARNERS, collect
 
     games = resolve_games(arguments.games)
-    make_room(output, arguments.overwrite, "collection.json")
+    make_room(
+        output, arguments.overwrite, "collection.json" if arguments.ray is None else "training.json"
+    )
+    learn = partial(collect, arguments.agent)
+    if arguments.ray is not None:
+        from mgdt_agents.online.rllib import train_rllib
+
+        connect(arguments.ray, shows_output=False)
+        learn = train_rllib
     with stopping_at_signals(), progress_bar() as progress:
         task = progress.add_task(arguments.agent, total=arguments.steps)
 
         def show(figures: dict[str, Any]) -> None:
             progress.update(task, completed=figures["step"], note=describe_play(figures))
 
-        finished = collect(
-            arguments.agent,
+        finished = learn(
             games,
             arguments.steps,
             arguments.learner,

@@ -17,7 +17,7 @@ from mgdt_agents.training import FineTuningConfig, TrainingConfig
 from mgdt_cli.common import Games, Steps, parse
 from mgdt_cli.train_plan import PlanArguments
 from mgdt_envs import AtariProtocol
-from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.errors import InvalidArgument, MissingExtra
 from mgdt_envs.games import did_you_mean
 from mgdt_envs.protocol import as_protocol
 
@@ -98,6 +98,9 @@ class OnlineArguments(CommonArguments):
     The output folder is a collection, as `mgdt-collect` makes them: the agent, which `mgdt-bench
     --agents` takes, and a trace of each game. A training that was stopped resumes when the same
     command runs again, from the last checkpoint and the traces; dqn and ppo cannot.
+
+    With --ray, RLlib plays and learns on the machines of a Ray cluster, and keeps no traces; --help
+    after it lists what that reads.
     """
 
     games: Games
@@ -105,7 +108,11 @@ class OnlineArguments(CommonArguments):
     steps: Steps
     """Agent steps of all games together."""
     threads: int = 0
-    """Emulator threads; 0 takes one a core. The play does not depend on it."""
+    """Emulator threads; 0 takes one a core, and with Ray one an env runner. The play does not
+    depend on it."""
+    ray: str | None = None
+    """Address of a Ray cluster on which impala is learned, such as "auto" or ray://HOST:10001;
+    "local" starts one on this machine."""
     learner: Any = None
     """Replaced by the config of the learner."""
 
@@ -123,14 +130,13 @@ def parse_arguments(
     first.add_argument("--size", default="small")
     first.add_argument("--init")
     first.add_argument("--preset", default="train", choices=CONFIGS)
+    first.add_argument("--ray")
     known, _ = first.parse_known_args(given)
     if known.agent is None:
         parse(AgentArgument, description)
         raise AssertionError("--agent is required")
     if known.agent in ONLINE_KINDS:
-        from mgdt_agents.online.collection import LEARNERS
-
-        learner: Any = Annotated[LEARNERS[known.agent].config_class, tyro.conf.arg(name="")]
+        learner: Any = Annotated[learner_config(known.agent, known.ray), tyro.conf.arg(name="")]
         return parse(_with_fields(OnlineArguments, ("learner", learner, field())), description)
     if known.agent not in NETWORK_AGENTS:
         raise InvalidArgument(
@@ -153,6 +159,32 @@ def parse_arguments(
         ("network", agent_class.config_class, field(default=network)),
     )
     return parse(arguments, description)
+
+
+def learner_config(agent: str, ray: str | None) -> type:
+    """Return the class that says how an agent learns by playing, here or on a Ray cluster.
+
+    Raises:
+        ValueError: for an agent that is not learned on a cluster.
+        MissingExtra: without RLlib, for one that is.
+    """
+    if ray is None:
+        from mgdt_agents.online.collection import LEARNERS
+
+        return LEARNERS[agent].config_class
+    if agent != "impala":
+        raise InvalidArgument(
+            f"--ray is for --agent impala, got {agent}; `mgdt-collect --ray` shares out the games "
+            "of other learners."
+        )
+    try:
+        from mgdt_agents.online.rllib_config import RLlibConfig
+    except ImportError as error:
+        raise MissingExtra(
+            "--agent impala --ray needs RLlib, the extra rllib, in an environment of its own: "
+            f"pip install 'mgdt[rllib]' ({error})."
+        ) from error
+    return RLlibConfig
 
 
 def _with_fields(arguments: type[T], *new: Any) -> type[T]:

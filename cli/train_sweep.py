@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mgdt_cli.cluster import connect
 from mgdt_cli.common import fail, say
 from mgdt_cli.train_curves import read_curves
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument
 
 PARTS = {"common", "grid", "runs"}
 
@@ -171,11 +172,11 @@ def run_in_cluster(
     commands: Mapping[str, list[str]], output: Path, arguments: SweepArguments
 ) -> list[str]:
     """Run the commands on a Ray cluster; return the names of those that did not finish."""
-    try:
-        from ray.util.multiprocessing import Pool
-    except ImportError:
-        raise MissingExtra("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
-    with Pool(arguments.at_once, ray_address=arguments.ray) as pool:
+    assert arguments.ray is not None
+    connect(arguments.ray)
+    from ray.util.multiprocessing import Pool
+
+    with Pool(arguments.at_once) as pool:
         tasks = [(command, output / f"{name}.log") for name, command in commands.items()]
         statuses = pool.starmap(run_in_worker, tasks)
     return [name for name, status in zip(commands, statuses, strict=True) if status]

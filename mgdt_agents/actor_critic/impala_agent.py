@@ -17,7 +17,6 @@ from mgdt_agents.actor_critic.policy_network import (
 )
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.decision_transformer.rules import sample
-from mgdt_agents.frames import to_pixels
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
@@ -84,9 +83,7 @@ class ImpalaAgent(NetworkAgent):
 
     def pixels(self, observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return what the network sees of `(n, stack, height, width)`: the stack last."""
-        if self.config.halve_frames:
-            return to_pixels(observations)
-        return np.ascontiguousarray(np.moveaxis(observations, 1, -1))
+        return self.config.pixels(observations)
 
     def allowed(self, games: Sequence[str] | None, rows: int) -> np.ndarray:
         """Return `(rows, 18)` bool: the actions of each row's game, or of any of the agent's."""

@@ -8,11 +8,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgdt_agents.actor_critic.popart import PopArt
+from mgdt_agents.frames import to_pixels
 from mgdt_agents.q_learning.networks import ImpalaBody, ImpalaConfig
 from mgdt_envs.errors import InvalidArgument
 
@@ -59,6 +62,12 @@ class ImpalaAgentConfig(ImpalaConfig):
         """Height, width and stack of what the network sees of an observation."""
         size = self.frame_size // 2 if self.halve_frames else self.frame_size
         return size, size, self.frame_stack
+
+    def pixels(self, observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return what the network sees of `(n, stack, height, width)`: the stack last."""
+        if self.halve_frames:
+            return to_pixels(observations)
+        return np.ascontiguousarray(np.moveaxis(observations, 1, -1))
 
 
 class Memory(NamedTuple):

@@ -14,10 +14,7 @@ saved, so the traces are played again up to there, which also checks them.
 
 import dataclasses
 import json
-import os
-import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +25,15 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import Learner, Play, updates
+from mgdt_agents.online.online_run import CHECKPOINT, OnlineRun, card, save_checkpoint
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
 from mgdt_agents.replay.files import replace
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
-from mgdt_agents.training.metrics import Log
 from mgdt_envs import MultiGameAtariVectorEnv, resolve_games
 from mgdt_envs.errors import OutputExists
 
-CHECKPOINT_INTERVAL = 120.0  # seconds
-LOG_INTERVAL = 10_000  # agent steps
 PARTIAL = (".new", ".partial")
 """Suffixes of files that a killed process has not finished."""
 LEARNERS: dict[str, type[Learner]] = {
@@ -123,16 +118,16 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
     Raises:
         FileExistsError: if the folder holds something else, or what cannot resume.
     """
-    path, checkpoint = output / "collection.json", output / "checkpoint.pt"
+    path, checkpoint = output / "collection.json", output / CHECKPOINT
     if not output.exists() or all(file.suffix in PARTIAL for file in output.iterdir()):
         return None
     if not path.exists():
         raise OutputExists(
             f"{output} exists and holds no collection to resume; choose another --output."
         )
-    if differences := _differences(json.loads(path.read_text()), description):
+    if found := differences(json.loads(path.read_text()), description):
         raise OutputExists(
-            f"{output} holds another collection: {'; '.join(differences)}. Choose another "
+            f"{output} holds another collection: {'; '.join(found)}. Choose another "
             "--output, or give the same arguments to resume it."
         )
     if not checkpoint.exists():
@@ -147,8 +142,13 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
     return state
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return which fields of a description are not what they were, with both values."""
+def differences(
+    before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ()
+) -> list[str]:
+    """Return which fields of a description are not what they were, with both values.
+
+    Those that are `free` may be otherwise.
+    """
     flat = [
         {key: value for key, value in description.items() if key != "config"}
         | description.get("config", {})
@@ -157,15 +157,16 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
         for name in dict.fromkeys((*flat[1], *flat[0]))
-        if flat[0].get(name) != flat[1].get(name)
+        if flat[0].get(name) != flat[1].get(name) and name not in free
     ]
 
 
-class _Collection:
+class _Collection(OnlineRun):
     """A learner, its play, and the folder in which both are kept."""
 
     def __init__(self, learner: Learner, recorder: TraceRecorder, play: Play, output: Path) -> None:
         self.learner, self.recorder, self.play, self.output = learner, recorder, play, output
+        self.steps, self._learning = learner.steps, updates(learner, play)
 
     def resume(self, state: dict[str, Any], should_stop: Callable[[], bool]) -> bool:
         """Bring the environments and the learner to the checkpoint's `state`.
@@ -208,35 +209,18 @@ class _Collection:
         self.learner.load_state_dict(state["learner"])
         return True
 
-    def run(
-        self, on_log: Callable[[dict[str, Any]], object], should_stop: Callable[[], bool]
-    ) -> bool:
-        """Play and learn to the end, or until told to stop."""
-        learner = self.learner
-        learning = updates(learner, self.play)
-        saved = logged = time.monotonic()
-        steps_logged, figures = learner.steps_played, []
-        with closing(Log(self.output, learner.steps_played)) as log:
-            while learner.steps_played < learner.steps and not should_stop():
-                figures.append(next(learning))
-                now = time.monotonic()
-                steps = learner.steps_played - steps_logged
-                if steps >= LOG_INTERVAL or learner.steps_played >= learner.steps:
-                    line = {
-                        "step": learner.steps_played,
-                        "episodes": self.play.episodes,
-                        **self.play.mean_returns(),
-                        **_means(figures),
-                        "steps_per_second": round(steps / (now - logged)),
-                    }
-                    log.write(line)
-                    on_log(line)
-                    logged, steps_logged, figures = now, learner.steps_played, []
-                if now - saved >= CHECKPOINT_INTERVAL:
-                    self.save()
-                    saved = now
-        self.save()
-        return learner.steps_played >= learner.steps
+    @property
+    def steps_played(self) -> int:
+        """Agent steps so far."""
+        return self.learner.steps_played
+
+    def advance(self) -> dict[str, float]:
+        """Play up to the next update, and return its figures."""
+        return next(self._learning)
+
+    def play_figures(self) -> dict[str, float | None]:
+        """Return the number of episodes that have ended and the mean of the last returns."""
+        return {"episodes": self.play.episodes, **self.play.mean_returns()}
 
     def save(self) -> None:
         """Write the traces and the agent, and then a checkpoint that needs the traces."""
@@ -247,47 +231,26 @@ class _Collection:
             "steps_played": self.learner.steps_played,
             "learner": self.learner.state_dict(),
         }
-        torch.save(state, self.output / "checkpoint.pt.partial")
-        os.replace(self.output / "checkpoint.pt.partial", self.output / "checkpoint.pt")
+        save_checkpoint(self.output, state)
 
     def _save_agent(self) -> None:
         agent, has_card = self.learner.agent, (self.output / "card.md").exists()
         if isinstance(agent, NetworkAgent):
-            agent.save(self.output, None if has_card else card(self.learner))
+            agent.save(self.output, None if has_card else self._card())
         else:
             agent.save(self.output)
+
+    def _card(self) -> str:
+        learner = self.learner
+        return card(
+            learner.name,
+            learner.games,
+            learner.steps,
+            learner.config,
+            learner.protocol,
+            learner.card_note,
+        )
 
     def _path(self, name: str) -> Path:
         """Return the file of a game's trace."""
         return self.output / f"{name}.npz"
-
-
-def card(learner: Learner) -> str:
-    """Return the text of `card.md`: what was learned, by what play."""
-    games, settings = learner.games, dataclasses.asdict(learner.config)
-    together = f", {len(games)} games with one set of weights" if len(games) > 1 else ""
-    return "\n".join(
-        [
-            f"# {learner.name}",
-            "",
-            f"Learned by playing {', '.join(games)}{together}: {learner.steps:,} agent steps in "
-            "all when it is done; `metrics.jsonl` says how far it came. Not benchmarked; "
-            "`mgdt-bench` does that.",
-            *(("", learner.card_note) if learner.card_note else ()),
-            "",
-            f"Protocol: {learner.protocol.sheet()}.",
-            "",
-            "| Setting | Value |",
-            "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in settings.items()),
-            "",
-        ]
-    )
-
-
-def _means(figures: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over the updates that have it."""
-    names = dict.fromkeys(name for each in figures for name in each)
-    return {
-        name: float(np.mean([each[name] for each in figures if name in each])) for name in names
-    }

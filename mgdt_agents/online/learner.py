@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -159,14 +159,16 @@ class Play:
         )
 
     def mean_returns(self) -> dict[str, float | None]:
-        """Return the mean of the last 100 returns as "mean_return", for several games each its."""
-        means = {
-            name: sum(returns) / len(returns) if returns else None
-            for name, returns in self.returns.items()
-        }
-        if len(means) == 1:
-            return {"mean_return": means.popitem()[1]}
-        return {f"mean_return/{name}": mean for name, mean in means.items()}
+        """Return `mean_returns` of the last 100 episodes of each game."""
+        return mean_returns(self.returns)
+
+
+def mean_returns(returns: Mapping[str, Collection[float]]) -> dict[str, float | None]:
+    """Return the mean of a game's returns as "mean_return", for several games each its."""
+    means = {name: sum(each) / len(each) if each else None for name, each in returns.items()}
+    if len(means) == 1:
+        return {"mean_return": means.popitem()[1]}
+    return {f"mean_return/{name}": mean for name, mean in means.items()}
 
 
 def updates(learner: Learner, play: Play) -> Iterator[dict[str, float]]:

@@ -251,6 +251,12 @@ def test_train_impala(run, impala, tmp_path, capsys):
     assert "| rewards | popart |" in card
 
 
+def test_impala_on_a_cluster_is_refused(refused, impala, monkeypatch):
+    assert "--ray is for --agent impala, got pqn" in refused("--agent", "pqn", "--ray", "auto")
+    monkeypatch.setitem(sys.modules, "mgdt_agents.online.rllib_config", None)
+    assert "pip install 'mgdt[rllib]'" in refused(*impala, "--ray", "auto")
+
+
 def test_stopped_impala_resumes_to_the_same_end(run, monkeypatch, impala, tmp_path, capsys):
     run(*impala)
     expected = load_agent(tmp_path / "run", device="cpu").model.state_dict()

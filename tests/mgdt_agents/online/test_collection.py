@@ -10,7 +10,7 @@ import torch
 
 from mgdt_agents import load_agent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
-from mgdt_agents.online import collection
+from mgdt_agents.online import online_run
 from mgdt_agents.online.collection import collect
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig
@@ -149,7 +149,7 @@ def test_finished_collection_is_left_alone(collected):
 def test_killed_collection_resumes_to_the_same_end(collected, tmp_path, monkeypatch):
     output = tmp_path / "Breakout"
     answers = iter([False] * 6)
-    monkeypatch.setattr(collection, "CHECKPOINT_INTERVAL", 0.0)
+    monkeypatch.setattr(online_run, "CHECKPOINT_INTERVAL", 0.0)
     with pytest.raises(StopIteration):
         collect_small(output, should_stop=lambda: next(answers))
     monkeypatch.undo()
@@ -230,7 +230,7 @@ def test_killed_before_the_description_was_written(tmp_path, left):
 def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
     """The same command then ends in the same bytes, with nothing left beside them."""
     steps = 3 * 2 * 8
-    monkeypatch.setattr(collection, "CHECKPOINT_INTERVAL", 0.0)
+    monkeypatch.setattr(online_run, "CHECKPOINT_INTERVAL", 0.0)
     assert collect_small(tmp_path / "whole", steps)
     replacing = os.replace
 

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mgdt_agents import load_agent
-from mgdt_agents.online import collection
+from mgdt_agents.online import online_run
 from mgdt_agents.online.collection import LEARNERS, collect
 from mgdt_agents.online.learner import PlayedStep
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
@@ -150,7 +150,7 @@ def collect_small(learner, output, steps, **arguments):
 
 @pytest.mark.parametrize(("learner", "played"), [("dqn", 64), ("ppo", 256)])
 def test_collection(learner, played, tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "LOG_INTERVAL", 40)
+    monkeypatch.setattr(online_run, "LOG_INTERVAL", 40)
     figures = []
     output = tmp_path / "Pong"
     assert collect_small(learner, output, 64, on_log=figures.append)

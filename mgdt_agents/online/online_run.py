@@ -1,0 +1,127 @@
+"""Play and learning in a folder: the loop, the log, checkpoints, and the agent's card."""
+
+import dataclasses
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mgdt_agents.training.metrics import Log
+from mgdt_envs import AtariProtocol
+
+CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_INTERVAL = 120.0  # seconds
+LOG_INTERVAL = 10_000  # agent steps
+
+
+class OnlineRun(ABC):
+    """What plays and learns, and the folder in which what it learned is kept.
+
+    Attributes:
+        output: the folder.
+        steps: agent steps of the whole run.
+    """
+
+    output: Path
+    steps: int
+
+    @property
+    @abstractmethod
+    def steps_played(self) -> int:
+        """Agent steps so far."""
+
+    @abstractmethod
+    def advance(self) -> dict[str, float]:
+        """Play and learn for a moment, after which the run may be saved; return figures to log."""
+
+    @abstractmethod
+    def play_figures(self) -> dict[str, float | None]:
+        """Return the number of episodes that have ended and the mean of the last returns."""
+
+    @abstractmethod
+    def save(self) -> None:
+        """Write the agent, and what a run needs to resume."""
+
+    def run(
+        self, on_log: Callable[[dict[str, Any]], object], should_stop: Callable[[], bool]
+    ) -> bool:
+        """Play and learn to the end, or until told to stop.
+
+        Args:
+            on_log: called with the figures of about every 10,000 steps.
+            should_stop: asked at each moment; where true, the run is saved.
+
+        Returns:
+            Whether all steps are played.
+        """
+        saved = logged = time.monotonic()
+        steps_logged, figures = self.steps_played, []
+        with closing(Log(self.output, self.steps_played)) as log:
+            while self.steps_played < self.steps and not should_stop():
+                figures.append(self.advance())
+                now = time.monotonic()
+                steps = self.steps_played - steps_logged
+                if steps >= LOG_INTERVAL or self.steps_played >= self.steps:
+                    line = {
+                        "step": self.steps_played,
+                        **self.play_figures(),
+                        **_means(figures),
+                        "steps_per_second": round(steps / (now - logged)),
+                    }
+                    log.write(line)
+                    on_log(line)
+                    logged, steps_logged, figures = now, self.steps_played, []
+                if now - saved >= CHECKPOINT_INTERVAL:
+                    self.save()
+                    saved = now
+        self.save()
+        return self.steps_played >= self.steps
+
+
+def save_checkpoint(output: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint of a run: tensors and plain types."""
+    torch.save(state, output / f"{CHECKPOINT}.partial")
+    os.replace(output / f"{CHECKPOINT}.partial", output / CHECKPOINT)
+
+
+def card(
+    name: str,
+    games: Sequence[str],
+    steps: int,
+    config: Any,
+    protocol: AtariProtocol,
+    note: str = "",
+) -> str:
+    """Return the text of `card.md`: what was learned, by what play."""
+    together = f", {len(games)} games with one set of weights" if len(games) > 1 else ""
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"Learned by playing {', '.join(games)}{together}: {steps:,} agent steps in "
+            "all when it is done; `metrics.jsonl` says how far it came. Not benchmarked; "
+            "`mgdt-bench` does that.",
+            *(("", note) if note else ()),
+            "",
+            f"Protocol: {protocol.sheet()}.",
+            "",
+            "| Setting | Value |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in dataclasses.asdict(config).items()),
+            "",
+        ]
+    )
+
+
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over the moments that have it."""
+    names = dict.fromkeys(name for each in figures for name in each)
+    return {
+        name: float(np.mean([each[name] for each in figures if name in each])) for name in names
+    }
