@@ -200,7 +200,7 @@ def start_online(arguments: OnlineArguments, output: Path) -> None:
     make_room(
         output, arguments.overwrite, "collection.json" if arguments.ray is None else "training.json"
     )
-    learn = partial(collect, arguments.agent)
+    learn: Callable[..., bool] = partial(collect, arguments.agent)
     if arguments.ray is not None:
         from mgdt_agents.online.rllib import train_rllib
 
