@@ -52,7 +52,7 @@ PROTOCOL = "protocol"
 
 
 class ReplayStore:
-    """Read a store. Frames and columns stay on disk, memory-mapped.
+    """Read a store. Frames and columns stay on disk.
 
     A pickled store is its path, so handing one to another process costs nothing.
 
@@ -145,8 +145,9 @@ class ReplayStore:
     def _open_frames(self) -> blosc2.NDArray:
         path = self.folder / "frames.b2nd"
         try:
-            # A window is one or two blocks: threads would cost more than they bring.
-            frames = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+            # A window is one or two blocks: threads would cost more than they bring. Mapping the
+            # file is no faster than reading it, and the process would seem to grow by all of it.
+            frames = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
         except Exception as error:  # for a damaged file, blosc2 raises several kinds
             raise ReplayError(f"Cannot read the frames {path}: {error}") from error
         if not isinstance(frames, blosc2.NDArray):

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import zlib
+from pathlib import Path
 
 import blosc2
 import numpy as np
@@ -82,6 +83,17 @@ def test_reading_across_blocks_and_chunks(episodes, fixture, request):
             out = np.zeros_like(expected)
             store.read_frames(start, start + length, out)
             assert np.array_equal(out, expected), (start, length)
+
+
+def test_a_process_does_not_grow_by_the_frames_it_reads(store_path):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("Only Linux tells which files a process has in its memory.")
+    store = ReplayStore(store_path)
+    store.read_frames(0, 1, np.empty((1, *store.frames.shape[1:]), np.uint8))
+    mapped = maps.read_text()
+    assert str(store_path / "rewards.npy") in mapped
+    assert str(store_path / "frames.b2nd") not in mapped
 
 
 def test_returns_of_many_episodes(make_random_episodes, write_store, tmp_path):
