@@ -40,8 +40,15 @@ class ImpalaAgent(NetworkAgent):
     kind = "impala"
     config_class = ImpalaAgentConfig
     presets: ClassVar[dict[str, Any]] = {
-        # For two cores.
-        "small": ImpalaAgentConfig(blocks=1, stem_stride=2, stages=(16, 32), halve_frames=True),
+        # For two cores. Norms and changes let it see small things that move after few steps.
+        "small": ImpalaAgentConfig(
+            blocks=1,
+            stem_stride=2,
+            stages=(16, 32),
+            halve_frames=True,
+            layer_norm=True,
+            changes=True,
+        ),
         # Espeholt et al. 2018, figure 3, with the 18 actions of Atari.
         "deep": ImpalaAgentConfig(),
     }

@@ -40,16 +40,17 @@ class ImpalaLearnerConfig:
     """Environments played together, equally many of each game."""
     unroll_length: int = 20
     """Steps of each environment between two updates."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Unrolls of a gradient step (the paper: 32, of a hundred times as many steps)."""
     actor_lag: int = 1
     """Updates by which the weights that play are behind those that learn. In the paper it is what
     the distance of the machines makes it."""
-    rewards: Literal["clipped", "popart"] = "clipped"
-    """What is learned: rewards clipped to [-1, 1], or the game's own, with values normalized for
-    each game (PopArt, Hessel et al. 2019)."""
-    popart_rate: float = 3e-4
-    """Weight of an update's values in PopArt's statistics (Hessel et al. 2019)."""
+    rewards: Literal["clipped", "popart"] = "popart"
+    """What is learned: rewards clipped to [-1, 1] (the paper), or the game's own, with values
+    normalized for each game (PopArt, Hessel et al. 2019), so that no game drowns the others."""
+    popart_rate: float = 3e-3
+    """Weight of an update's values in PopArt's statistics (Hessel et al. 2019: 3e-4, of a thousand
+    times as many updates)."""
     life_loss_ends: bool = True
     """A lost life is an end to the learner."""
     discount: float = 0.99
@@ -62,8 +63,8 @@ class ImpalaLearnerConfig:
     """Of RMSProp, at first; it falls to 0 over all steps."""
     rmsprop_decay: float = 0.99
     """Of RMSProp's mean of squares."""
-    rmsprop_epsilon: float = 0.01
-    """Added to RMSProp's root of it. In the paper it was added to the mean, as TensorFlow does."""
+    rmsprop_epsilon: float = 1e-3
+    """Added to RMSProp's root of it (the paper: 0.01, added to the mean, as TensorFlow does)."""
     max_gradient_norm: float = 40.0
     """Larger gradients are scaled to this norm."""
     size: str = "small"
