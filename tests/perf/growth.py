@@ -1,11 +1,11 @@
 """How cost grows with what is asked for: `make perf PERF_ARGS=growth` draws docs/growth.png.
 
 Environment steps/s against games and environments, a store's opening and memory against its steps,
-training against the size of the network and the number of ranks, decisions/s against the batch.
+training against the size of the network, ranks and threads, decisions/s against the batch.
 
 Each point has a process of its own, of which the most memory at once is told. What counts is the
-processor's time of one thread, but for several ranks, which are timed by the clock and want as
-many cores to themselves.
+processor's time of one thread, but for training on several cores, which is timed by the clock and
+wants them for itself.
 """
 
 import json
@@ -40,7 +40,7 @@ STORE_STEPS = (50_000, 500_000, 5_000_000, 50_000_000)
 EPISODE_STEPS = 1_000
 TRAINED = {"small": 64, "10m": 16, "40m": 4}
 """Batch size by size of network."""
-RANKS = (1, 2)
+CORES = (1, 2)
 GLOBAL_BATCH = 64
 BATCHES = {"small": (1, 4, 16, 64), "10m": (1, 4, 16)}
 """Of decisions, by size of network."""
@@ -50,7 +50,7 @@ PANELS = (
     ("batch", "decisions/s"),
     ("parameters", "windows/s"),
     ("parameters", "MB"),
-    ("ranks", "windows/s"),
+    ("cores", "windows/s"),
     ("store steps", "seconds to open"),
     ("store steps", "MB"),
 )
@@ -143,16 +143,16 @@ def train_network(size: str, path: Path) -> float:
     return _median_seconds(run, rounds=3) / steps / batch_size
 
 
-def train_on_ranks(ranks: int, path: Path, folder: Path) -> float:
-    """Return the seconds, by the clock, of a window of `mgdt-train` on ranks of one thread."""
-    output = folder / f"ranks-{ranks}"
+def train_on_cores(ranks: int, threads: int, path: Path, folder: Path) -> float:
+    """Return the seconds, by the clock, of a window of `mgdt-train` on ranks of some threads."""
+    output = folder / f"{ranks}-{threads}"
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
     training = ["--agent", "dt", "--size", "small", "--replay", str(path), "--steps", "40"]
     training += ["--batch-size", str(GLOBAL_BATCH), "--device", "cpu"]
     training += ["--precision", "fp32", "--log-interval", "10", "--output", str(output)]
     command = [sys.executable, *launch, "-m", "mgdt_cli.train", *training]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=one_thread)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     lines = (output / "metrics.jsonl").read_text().splitlines()[1:]
     return 1 / float(np.median([json.loads(line)["windows_per_second"] for line in lines]))
 
@@ -189,8 +189,11 @@ def measure() -> dict[str, Figure]:
             model = DecisionTransformerAgent(size, device="meta").model
             parameters = sum(parameter.numel() for parameter in model.parameters())
             add("parameters", "trained", parameters, partial(train_network, size, store))
-        for ranks in RANKS:
-            add("ranks", "small", ranks, partial(train_on_ranks, ranks, store, folder))
+        for cores in CORES:
+            ranks = partial(train_on_cores, cores, 1, store, folder)
+            add("cores", "ranks of one thread", cores, ranks)
+            threads = partial(train_on_cores, 1, cores, store, folder)
+            add("cores", "threads of one process", cores, threads)
     draw(curves)
     return {
         f"growth.{subject}.{curve}.{place:g}: {unit}".replace(" ", "_"): Figure(

@@ -41,6 +41,8 @@ AS_BEFORE: dict[str, dict[str, Any]] = {
     "cql": {"double_q": False, "conservative_weight": 1.0},
 }
 WARM_UPS = 1
+CHECKPOINT_BATCH = 16  # of 10m; larger ones take longer between two checkpoints
+CHECKPOINT_INTERVAL = 500
 
 
 def _make(kind: str, replay: list[Path], bf16: bool) -> tuple[NetworkAgent, TrainingConfig]:
@@ -124,6 +126,30 @@ def _compare(peer: Maker, kind: str, replay: list[Path], bf16: bool) -> tuple[fl
     return STEPS * BATCH_SIZE / float(np.median(ours)), float(np.median(theirs / ours))
 
 
+def _checkpoint_share(replay: list[Path], folder: Path) -> float:
+    """Return the share of a training's time that a checkpoint every 500 steps takes, at 10m."""
+
+    def seconds(name: str, steps: int, interval: int) -> float:
+        agent = NETWORK_AGENTS["dt"]("10m", device="cpu")
+        config = TrainingConfig(
+            replay=tuple(replay),
+            steps=steps,
+            batch_size=CHECKPOINT_BATCH,
+            checkpoint_interval=interval,
+            precision="fp32",
+        )
+        start = time.process_time()
+        train(agent, config, output=folder / name)
+        return time.process_time() - start
+
+    torch.set_num_threads(1)
+    seconds("first", 1, 1)  # whatever is slow once
+    start, alone, saving = seconds("start", 1, 9), seconds("alone", 7, 9), seconds("saving", 7, 1)
+    # All of them have the checkpoint of the last step.
+    step, checkpoint = (alone - start) / 6, (saving - alone) / 6
+    return checkpoint / (CHECKPOINT_INTERVAL * step + checkpoint)
+
+
 def measure() -> dict[str, Figure]:
     """Return the figures `train.*`."""
     figures = {}
@@ -144,4 +170,8 @@ def measure() -> dict[str, Figure]:
             figures[f"{figure}_store"] = Figure(
                 ratio, "x", f"{kind}'s gradient steps on batches in memory, fp32, one thread"
             )
+        share = _checkpoint_share(replay, Path(name))
+        figures["train.checkpoint_share_10m"] = Figure(
+            share, "share", f"one every {CHECKPOINT_INTERVAL} steps of {CHECKPOINT_BATCH}, fp32"
+        )
     return figures
