@@ -44,6 +44,8 @@ class DecisionTransformerAgent(NetworkAgent):
 
     Attributes:
         rule: how returns and actions are chosen; it may be replaced between episodes.
+        predicted_returns: what returns the last `predict` expected, as `return_distribution` has
+            them, but given the earlier returns that were drawn; None if it drew none.
 
     Args:
         config: the model's sizes, or the name of a preset.
@@ -77,6 +79,8 @@ class DecisionTransformerAgent(NetworkAgent):
         """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
         self.rule = self.default_rule() if rule is None else rule
+        self.predicted_returns: np.ndarray | None = None
+        self.predicted_returns: np.ndarray | None = None
         if not isinstance(self.rule, ActingRule):
             raise TypeError(f"Expected an acting rule, such as {ExpertReturn()}, got {rule!r}.")
         steps, size = self.config.steps, self.config.frame_size
@@ -292,8 +296,10 @@ class DecisionTransformerAgent(NetworkAgent):
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         past = self._past(inputs.state, inputs.starts, inputs.rewards)
         draws = None if inputs.deterministic else inputs.draws
-        logits = _on_cpu(self._decide(inputs.observations, past, draws).action_logits)
-        actions = sample(self.rule.action_logits(logits), draws).numpy()
+        decision = self._decide(inputs.observations, past, draws)
+        actions = sample(self.rule.action_logits(_on_cpu(decision.action_logits)), draws).numpy()
+        drawn = decision.return_logits[-1:]
+        self.predicted_returns = _on_cpu(drawn[0]).softmax(-1).numpy() if drawn else None
         past_actions, past_rewards, frames, *of_rule = past
         oldest = inputs.observations[:, 0].reshape(len(actions), -1)
         frames = np.concatenate([frames, oldest], 1)[:, oldest.shape[1] :]

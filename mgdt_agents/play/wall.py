@@ -26,7 +26,7 @@ class WallStep(NamedTuple):
     """`(n, R)` probabilities of each return that the agent predicted; None if it predicts none."""
     attention: np.ndarray | None
     """`(n, steps, rows, columns)`: where the agent looked, the mean over layers and heads, oldest
-    frame first; None if it has no attention."""
+    frame first; None if it has no attention, or a frame is one token, which has no places."""
     imagined: np.ndarray | None = None
     """`(n, side, side)` uint8: what the agent imagined that its actions, or people's, would show;
     None if it imagines nothing."""
@@ -98,6 +98,7 @@ class Wall:
             )
         agent.set_random_seed(self.seed)
         self._agent = agent
+        self._looks_at_places = True  # until it turns out not to: that costs a pass a step
         self.forget()
 
     def forget(self) -> None:
@@ -112,11 +113,15 @@ class Wall:
                 agent plays the others.
         """
         asked = self._observations, self._state, self._begins
-        returns = self._explanation("return_distribution", asked)
-        attention = self._explanation("attention_maps", asked)
         actions, self._state = self._agent.predict(
             *asked, reward=self._rewards, game=self.envs.games_of_envs
         )
+        returns = attention = None
+        if self.explain:
+            returns = getattr(self._agent, "predicted_returns", None)
+            if returns is None:  # the rule gave them, or there are none
+                returns = self._explanation("return_distribution", asked)
+            attention = self._attention(asked)
         if taken:
             actions = actions.copy()
             actions[list(taken)] = list(taken.values())
@@ -135,16 +140,22 @@ class Wall:
         self._scores[self._begins] = 0
         screens = self.envs.render()
         assert screens is not None, "the environments were made with render_mode='rgb_array'"
-        if attention is not None:
-            attention = attention.mean((1, 2))
         return WallStep(
             screens, actions, scores, self._last_scores.copy(), returns, attention, imagined
         )
 
+    def _attention(self, asked: tuple[Any, ...]) -> np.ndarray | None:
+        """Return where the agent looked, in the mean over layers and heads, if it says so."""
+        if not self._looks_at_places:
+            return None
+        attention = self._explanation("attention_maps", asked)
+        self._looks_at_places = attention is not None and attention.shape[-2:] != (1, 1)
+        return attention.mean((1, 2)) if self._looks_at_places else None
+
     def _explanation(self, name: str, asked: tuple[Any, ...]) -> np.ndarray | None:
-        """Return what the agent's method `name` says of the coming decision, if it has it."""
+        """Return what the agent's method `name` says of a decision, if it has it."""
         method = getattr(self._agent, name, None)
-        if not self.explain or method is None:
+        if method is None:
             return None
         try:
             return method(*asked, reward=self._rewards)

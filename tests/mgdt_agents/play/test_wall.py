@@ -6,13 +6,20 @@ import torch
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.behavioral_cloning import BehavioralCloningAgent
-from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.decision_transformer import (
+    DecisionTransformerAgent,
+    DecisionTransformerConfig,
+    TargetReturn,
+)
 from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.play import Wall
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 
 SHORT = AtariProtocol(max_frames=80)
+PATCHES = DecisionTransformerConfig(
+    layers=1, width=64, patch_size=42, return_tokens="none", dropout=0
+)
 
 
 class Fire(Agent):
@@ -79,15 +86,39 @@ def test_explanations_are_those_of_the_agent():
     step = wall.step()
     assert step.returns.shape == (1, 121)
     np.testing.assert_allclose(step.returns.sum(1), 1, rtol=1e-5)
-    assert step.attention.shape == (1, 4, 1, 1)
-    wall.agent = BehavioralCloningAgent("tiny", device="cpu")
+    assert step.attention is None  # a frame is one token
+    wall.agent = BehavioralCloningAgent(PATCHES, device="cpu")
     step = wall.step()
     assert step.returns is None
-    assert step.attention is not None
+    assert step.attention.shape == (1, 4, 2, 2)
     wall.agent = RandomAgent()
     step = wall.step()
     assert step.returns is None
     assert step.attention is None
+
+
+def test_a_step_is_one_decision(monkeypatch):
+    agent = DecisionTransformerAgent("tiny", device="cpu")
+    decisions = []
+    decide = agent._decide
+    monkeypatch.setattr(
+        agent, "_decide", lambda *args, **kwargs: decisions.append(1) or decide(*args, **kwargs)
+    )
+    wall = Wall(agent, ["Pong", "Breakout"], explain=True)
+    wall.step()  # finds out that frames are single tokens
+    decisions.clear()
+    asked = wall._observations, wall._state, wall._begins, wall._rewards.copy()
+    step = wall.step()
+    assert len(decisions) == 1
+    # One return is drawn a window, so nothing is given to it.
+    expected = agent.return_distribution(*asked[:3], reward=asked[3])
+    np.testing.assert_allclose(step.returns, expected, rtol=1e-5)
+
+
+def test_returns_of_a_rule_that_gives_them():
+    agent = DecisionTransformerAgent("tiny", rule=TargetReturn(target=7), device="cpu")
+    step = Wall(agent, ["Pong"], explain=True).step()
+    np.testing.assert_allclose(step.returns.sum(1), 1, rtol=1e-5)
 
 
 def test_imagined_frames_are_those_of_what_was_played():
