@@ -44,8 +44,9 @@ class DecisionTransformerAgent(NetworkAgent):
 
     Attributes:
         rule: how returns and actions are chosen; it may be replaced between episodes.
-        predicted_returns: what returns the last `predict` expected, as `return_distribution` has
-            them, but given the earlier returns that were drawn; None if it drew none.
+        predicted_returns: `(n, R)` float32, what return the last `predict` expected at its
+            windows' first steps, before one was chosen, which later steps repeat; None if it
+            chose none.
 
     Args:
         config: the model's sizes, or the name of a preset.
@@ -298,8 +299,8 @@ class DecisionTransformerAgent(NetworkAgent):
         draws = None if inputs.deterministic else inputs.draws
         decision = self._decide(inputs.observations, past, draws)
         actions = sample(self.rule.action_logits(_on_cpu(decision.action_logits)), draws).numpy()
-        drawn = decision.return_logits[-1:]
-        self.predicted_returns = _on_cpu(drawn[0]).softmax(-1).numpy() if drawn else None
+        first = decision.return_logits[:1]
+        self.predicted_returns = _on_cpu(first[0]).softmax(-1).numpy() if first else None
         past_actions, past_rewards, frames, *of_rule = past
         oldest = inputs.observations[:, 0].reshape(len(actions), -1)
         frames = np.concatenate([frames, oldest], 1)[:, oldest.shape[1] :]

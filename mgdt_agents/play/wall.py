@@ -23,7 +23,8 @@ class WallStep(NamedTuple):
     last_scores: np.ndarray
     """`(n,)` float64, the score of the last finished episode; NaN before the first."""
     returns: np.ndarray | None
-    """`(n, R)` probabilities of each return that the agent predicted; None if it predicts none."""
+    """`(n, R)` probabilities of each return that the agent predicted before it chose one; None if
+    it predicts none."""
     attention: np.ndarray | None
     """`(n, steps, rows, columns)`: where the agent looked, the mean over layers and heads, oldest
     frame first; None if it has no attention, or a frame is one token, which has no places."""
@@ -119,7 +120,7 @@ class Wall:
         returns = attention = None
         if self.explain:
             returns = getattr(self._agent, "predicted_returns", None)
-            if returns is None:  # the rule gave them, or there are none
+            if returns is None:  # the rule gives them, or there are none
                 returns = self._explanation("return_distribution", asked)
             attention = self._attention(asked)
         if taken:

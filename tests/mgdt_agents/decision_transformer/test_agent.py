@@ -242,6 +242,21 @@ def test_return_distribution_is_the_model_s(return_tokens):
         np.testing.assert_allclose(found, logits[:, -1].softmax(-1), atol=1e-5)
 
 
+@torch.no_grad()
+def test_predicted_returns_are_those_before_a_return_is_chosen():
+    for return_tokens in ("single", "every"):
+        agent = make_agent(return_tokens)
+        assert agent.predicted_returns is None
+        batch = observations(2)
+        agent.predict(batch)
+        zeros = torch.zeros(2, 4, dtype=torch.int64)
+        logits = agent.model(torch.from_numpy(batch), zeros, zeros, zeros)["return"][:, 0]
+        np.testing.assert_allclose(agent.predicted_returns, logits.softmax(-1), atol=1e-5)
+        agent.rule = TargetReturn(target=7)
+        agent.predict(batch)
+        assert agent.predicted_returns is None
+
+
 def test_distributions_draw_nothing_and_take_what_predict_takes():
     agent, other = make_agent(), make_agent()
     batch = observations(3)

@@ -110,7 +110,7 @@ def test_a_step_is_one_decision(monkeypatch):
     asked = wall._observations, wall._state, wall._begins, wall._rewards.copy()
     step = wall.step()
     assert len(decisions) == 1
-    # One return is drawn a window, so nothing is given to it.
+    # With one return token a window there is one prediction.
     expected = agent.return_distribution(*asked[:3], reward=asked[3])
     np.testing.assert_allclose(step.returns, expected, rtol=1e-5)
 
