@@ -81,7 +81,6 @@ class DecisionTransformerAgent(NetworkAgent):
         super().__init__(config, games=games, protocol=protocol, device=device)
         self.rule = self.default_rule() if rule is None else rule
         self.predicted_returns: np.ndarray | None = None
-        self.predicted_returns: np.ndarray | None = None
         if not isinstance(self.rule, ActingRule):
             raise TypeError(f"Expected an acting rule, such as {ExpertReturn()}, got {rule!r}.")
         steps, size = self.config.steps, self.config.frame_size

@@ -136,7 +136,7 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     _in_percent(axes.xaxis)
     _mark_human(axes.axvline)
     # Above the bars, which leave no corner free.
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(means)))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(5, len(means)))
     return figure
 
 

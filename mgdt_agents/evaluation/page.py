@@ -233,6 +233,7 @@ def _videos(videos: Mapping[tuple[str, str], Path]) -> dict[str, Any]:
         "title": "Videos",
         "text": "The first seconds of the first episode.",
         "videos": shown,
+        "filter": "Filter by game or agent",
     }
 
 

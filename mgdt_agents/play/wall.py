@@ -150,8 +150,10 @@ class Wall:
         if not self._looks_at_places:
             return None
         attention = self._explanation("attention_maps", asked)
-        self._looks_at_places = attention is not None and attention.shape[-2:] != (1, 1)
-        return attention.mean((1, 2)) if self._looks_at_places else None
+        if attention is None or attention.shape[-2:] == (1, 1):
+            self._looks_at_places = False
+            return None
+        return attention.mean((1, 2))
 
     def _explanation(self, name: str, asked: tuple[Any, ...]) -> np.ndarray | None:
         """Return what the agent's method `name` says of a decision, if it has it."""

@@ -16,7 +16,18 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-SUBJECTS = ("env", "replay", "collect", "impala", "bench", "train", "dt", "dt_cuda", "growth")
+SUBJECTS = (
+    "env",
+    "replay",
+    "collect",
+    "impala",
+    "bench",
+    "wall",
+    "train",
+    "dt",
+    "dt_cuda",
+    "growth",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
