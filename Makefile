@@ -83,9 +83,9 @@ $(RLLIB)/.installed: pyproject.toml constraints.txt
 	$(RLLIB)/bin/pip install -q -c $(RLLIB)/constraints.txt -e '.[rllib]' pytest
 	@touch $@
 
-# Warnings, broken links among them, are errors.
+# Warnings, broken links among them, are errors; with -q mkdocs would not see them.
 docs: $(CHECK_STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The game is played in an empty folder, so that nothing of the repository is found.
 wheel: $(CHECK_STAMP)

@@ -122,6 +122,7 @@ GAMES = (
     Game("YarsRevenge", "yars_revenge", 3092.9, 54576.9, "dqn_zoo", 23909.3827, ALL_ACTIONS, "train", "identical_in_test"),
     Game("Zaxxon", "zaxxon", 32.5, 9173.3, "dqn_zoo", 4538.5723, ALL_ACTIONS, "train", "same_hash"),
 )
+"""All games, by name."""
 # fmt: on
 
 _BY_NAME = {game.name: game for game in GAMES}
@@ -206,6 +207,7 @@ SUITES = {
     # The games of the agents that come with the package.
     "bundled": Suite(("Breakout", "Freeway", "Pong")),
 }
+"""The named suites, by name."""
 _SUITE_BY_NAME = SUITES | {
     f"{name}:rom_faithful": games.rom_faithful() for name, games in SUITES.items()
 }

@@ -151,6 +151,7 @@ PROTOCOLS: dict[str, AtariProtocol] = {
     "nature": AtariProtocol.nature(),
     "machado": AtariProtocol.machado(),
 }
+"""The named protocols, by name."""
 
 
 def as_protocol(protocol: AtariProtocol | str | dict[str, Any] | None) -> AtariProtocol:

@@ -5,6 +5,7 @@ what they speak of. One that cannot be run has a comment before it that says why
 `<!-- not run: needs the network -->`.
 """
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -62,6 +63,29 @@ def folder(tmp_path, breakout_store, readable_store, dqn_zip, monkeypatch):
         write_results(tmp_path / "results" / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_the_first_page_leads_to_every_public_name():
+    text = (ROOT / "docs" / "index.md").read_text()
+    packages = [*(ROOT / "mgdt_envs").rglob("__init__.py")]
+    packages += (ROOT / "mgdt_agents").rglob("__init__.py")
+    names = set()
+    for path in packages:
+        package = importlib.import_module(".".join(path.parent.relative_to(ROOT).parts))
+        names |= {(package.__name__, name) for name in getattr(package, "__all__", ())}
+    assert len(names) > 50
+    linked = set(re.findall(r"\[(\w+)\]\[([\w.]+)\.\1\]", text))
+    for package, name in names:
+        assert any(name == link and home.startswith(package) for link, home in linked), name
+
+
+def test_badges_say_what_the_package_says():
+    package = (ROOT / "pyproject.toml").read_text()
+    versions = re.findall(r"Python :: (3\.\d+)", package)
+    badges = ROOT / "docs" / "badges"
+    assert f"python: {versions[0]} to {versions[-1]}<" in (badges / "python.svg").read_text()
+    (license_name,) = re.findall(r'^license = "(.+)"', package, re.M)
+    assert f"license: {license_name}<" in (badges / "license.svg").read_text()
 
 
 def test_blocks_are_found():

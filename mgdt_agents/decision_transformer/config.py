@@ -183,6 +183,7 @@ PRESETS = {
     # For tests.
     "tiny": DecisionTransformerConfig(layers=1, width=64, stem="conv", stem_channels=(8, 8, 8)),
 }
+"""The sizes, by name."""
 
 
 def without_returns(config: DecisionTransformerConfig) -> DecisionTransformerConfig:

@@ -179,3 +179,4 @@ PRESETS = {
         tokenizer_steps=2,
     ),
 }
+"""The sizes, by name."""
