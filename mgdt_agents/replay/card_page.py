@@ -1,7 +1,6 @@
 """The page of a collection's data cards, and its pictures."""
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
-from mgdt_agents.replay.cards import PUBLISHED, RECENT, load_card, published_returns
+from mgdt_agents.replay.cards import RECENT, load_card, published_agents, published_returns
 from mgdt_agents.replay.splits import ALL, BOUNDS, WINDOW, split_ranges
 from mgdt_agents.replay.trace import Trace
 from mgdt_envs import AtariProtocol, game
@@ -50,7 +49,7 @@ def write_cards(
         )
     for name, card in cards.items():
         # The card is first, for it says whose the picture is.
-        files.replace(folder / f"{name}.json", (json.dumps(card, indent=1) + "\n").encode())
+        files.replace(folder / f"{name}.json", files.json_bytes(card, indent=1))
         files.replace(folder / f"{name}.png", draw(traces[name]))
     files.replace(folder / page, page_text(read_cards(folder)).encode())
 
@@ -181,7 +180,7 @@ def _tenths(cards: Mapping[str, dict[str, Any]]) -> str:
 
 def _published(cards: Mapping[str, dict[str, Any]]) -> str:
     """Return a table of the last returns beside those of others after as many steps."""
-    agents = json.loads(PUBLISHED.read_text())["agents"]
+    agents = published_agents()
     names = [agent["name"] for agent in agents]
     rows = []
     for name, card in cards.items():

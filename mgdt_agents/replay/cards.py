@@ -5,6 +5,7 @@ tells, and under which versions of ale-py it was regenerated, too; what an earli
 trace says of both is kept.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from ale_py import Action, roms
 
-from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import files
 from mgdt_agents.replay.splits import ALL, split_ranges
 from mgdt_agents.replay.store import ReplayStore
 from mgdt_agents.replay.trace import Trace
@@ -82,18 +83,13 @@ def load_card(path: Path) -> dict[str, Any] | None:
     Raises:
         ReplayError: if it holds anything else.
     """
-    if not path.exists():
-        return None
-    try:
-        card = json.loads(path.read_text())
-        found = card["format"], card["version"]
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
-        raise ReplayError(f"{path} is no data card: {error!r}.") from error
-    if found != (FORMAT, VERSION):
-        raise ReplayError(
-            f"Expected {FORMAT} version {VERSION} in {path}, found {found[0]} version {found[1]}."
-        )
-    return card
+    return files.read_json(path, FORMAT, VERSION)
+
+
+@functools.cache
+def published_agents() -> list[dict[str, Any]]:
+    """Return what others report of their learners, as in `published_curves.json`."""
+    return json.loads(PUBLISHED.read_text())["agents"]
 
 
 def published_returns(name: str, steps: int) -> dict[str, float]:
@@ -103,10 +99,9 @@ def published_returns(name: str, steps: int) -> dict[str, float]:
         name: the game.
         steps: agent steps; within a tenth of those that are reported.
     """
-    agents = json.loads(PUBLISHED.read_text())["agents"]
     return {
         agent["name"]: value
-        for agent in agents
+        for agent in published_agents()
         for at, value in agent["returns"].get(name, {}).items()
         if abs(steps / int(at) - 1) <= 0.1
     }
@@ -134,12 +129,8 @@ def _returns(trace: Trace) -> dict[str, Any]:
     def normalize(value: Any) -> Any:
         return None if value is None else round(float(human_normalized_score(trace.game, value)), 3)
 
-    normalized = {
-        "first": normalize(figures["first"]),
-        "last": normalize(figures["last"]),
-        "best": normalize(figures["best"]),
-        "tenths": [normalize(it) for it in tenths],
-    }
+    normalized = {name: normalize(figures[name]) for name in ("first", "last", "best")}
+    normalized["tenths"] = [normalize(it) for it in tenths]
     return {"returns": figures, "human_normalized": normalized}
 
 

@@ -1,11 +1,12 @@
-"""Files that survive what may happen while they are written."""
+"""Files: written in one step, read with checks, and named in errors."""
 
+import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -72,6 +73,56 @@ def replace(path: Path, content: bytes) -> None:
         file.write(content)
         sync(file, path)
     new.replace(path)
+
+
+def json_bytes(content: Any, indent: int = 2) -> bytes:
+    """Return JSON types as the content of a file."""
+    return (json.dumps(content, indent=indent) + "\n").encode()
+
+
+def read_json(path: Path, file_format: str, version: int) -> dict[str, Any] | None:
+    """Return the content of a JSON file that says its `format` and `version`.
+
+    Returns:
+        None if there is no such file.
+
+    Raises:
+        ReplayError: if it is not JSON, or of another format or version.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ReplayError(f"{path} is not JSON: {error}") from error
+    fields = content if isinstance(content, dict) else {}
+    found = fields.get("format"), fields.get("version")
+    if found != (file_format, version):
+        newer = found[0] == file_format and isinstance(found[1], int) and found[1] > version
+        raise ReplayError(
+            f"Expected {file_format} version {version} in {path}, found {found[0]} version "
+            f"{found[1]}.{' Update mgdt to read it.' if newer else ''}"
+        )
+    return fields
+
+
+def check_fields(fields: Mapping[str, Any], kinds: Mapping[str, type], path: Path) -> None:
+    """Check that fields of JSON are there, and of the right types.
+
+    Raises:
+        ReplayError: naming `path` and those that are not.
+    """
+    if missing := set(kinds) - set(fields):
+        raise ReplayError(f"{path} lacks {sorted(missing)}.")
+    for name, kind in kinds.items():
+        # JSON's true and false are no numbers.
+        if type(fields[name]) is not kind or (kind is int and fields[name] < 0):
+            raise ReplayError(
+                f"Expected {name} in {path} to be {_JSON_NAMES[kind]}, found {fields[name]!r}."
+            )
+
+
+_JSON_NAMES = {str: "a text", int: "a number of at least 0", dict: "an object", list: "a list"}
 
 
 def open_after(path: Path, size: int) -> BinaryIO:

@@ -7,7 +7,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mgdt_agents.errors import TraceDivergedError
-from mgdt_agents.replay.trace_recorder import TraceRecorder, check_recordable
+from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv
 from mgdt_envs.emulator import NOOP
 from mgdt_envs.errors import InvalidArgument, OutputExists
@@ -61,7 +61,12 @@ class RecordingCallback(BaseCallback):
             raise InvalidArgument(
                 f"RecordingCallback records play on MultiGameAtariVecEnv, got {type(envs).__name__}"
             )
-        check_recordable(envs.envs)
+        played = envs.envs
+        if len(played.games) != 1 or played.protocol.jpeg:
+            raise InvalidArgument(
+                f"A trace holds one game without JPEG, got {', '.join(played.games)} under "
+                f"{played.protocol.sheet()}"
+            )
         if self.path.exists():
             raise OutputExists(f"{self.path} exists; choose another file or remove it first.")
         self._envs = envs

@@ -313,41 +313,14 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
         ReplayError: if it is not that of a store of a known version.
     """
     path = folder / "meta.json"
-    try:
-        meta = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+    meta = files.read_json(path, FORMAT, VERSION)
+    if meta is None:
         return None
-    except ValueError as error:
-        raise ReplayError(f"{path} is not JSON: {error}") from error
-    found = (meta.get("format"), meta.get("version")) if isinstance(meta, dict) else (None, None)
-    if found != (FORMAT, VERSION):
-        newer = found[0] == FORMAT and isinstance(found[1], int) and found[1] > VERSION
-        raise ReplayError(
-            f"Expected {FORMAT} version {VERSION} at {folder}, found {found[0]} version {found[1]}."
-            f"{' Update mgdt to read it.' if newer else ''}"
-        )
     optional = {name: kind for name, kind in OPTIONAL_FIELDS.items() if name in meta}
-    check_fields(meta, _FIELDS | optional, path)
+    files.check_fields(meta, _FIELDS | optional, path)
     return meta
 
 
-def check_fields(meta: dict[str, Any], kinds: dict[str, type], path: Path) -> None:
-    """Check that fields of JSON are there, and of the right types.
-
-    Raises:
-        ReplayError: naming `path` and those that are not.
-    """
-    if missing := set(kinds) - set(meta):
-        raise ReplayError(f"{path} lacks {sorted(missing)}.")
-    for name, kind in kinds.items():
-        # JSON's true and false are no numbers.
-        if type(meta[name]) is not kind or (kind is int and meta[name] < 0):
-            raise ReplayError(
-                f"Expected {name} in {path} to be {_JSON_NAMES[kind]}, found {meta[name]!r}."
-            )
-
-
-_JSON_NAMES = {str: "a text", int: "a number of at least 0", dict: "an object", list: "a list"}
 _FIELDS = {"game": str, "protocol": dict, "source": dict, "steps": int, "episodes": int}
 
 
@@ -390,6 +363,6 @@ def _read_whole_meta(folder: Path) -> dict[str, Any]:
             "makes a store of what is safe."
         )
     path = folder / "meta.json"
-    check_fields(meta, {"checksums": dict}, path)
-    check_fields(meta["checksums"], dict.fromkeys(meta["checksums"], int), path)
+    files.check_fields(meta, {"checksums": dict}, path)
+    files.check_fields(meta["checksums"], dict.fromkeys(meta["checksums"], int), path)
     return meta

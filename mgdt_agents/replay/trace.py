@@ -32,7 +32,7 @@ from ale_py.vector_env import AtariVectorEnv
 
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.replay import files
-from mgdt_agents.replay.store import check_fields, game_and_protocol
+from mgdt_agents.replay.store import game_and_protocol
 from mgdt_envs import AtariProtocol, game
 from mgdt_envs.emulator import MAX_SEED, emulator_arguments, minimal_action_index
 from mgdt_envs.errors import OutputExists
@@ -139,7 +139,8 @@ class Trace:
                 f"Expected {FORMAT} version {VERSION} in {path}, found "
                 f"{found[0]} version {found[1]}."
             )
-        check_fields(meta, {"game": str, "protocol": dict, "ale_py": str, "source": dict}, path)
+        kinds = {"game": str, "protocol": dict, "ale_py": str, "source": dict}
+        files.check_fields(meta, kinds, path)
         played, protocol = game_and_protocol(meta, path)
         trace = cls(
             game=played,

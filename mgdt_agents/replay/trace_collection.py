@@ -11,7 +11,6 @@ there.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
 from mgdt_agents.replay.card_page import draw, page_text, read_cards
 from mgdt_agents.replay.cards import LICENSE, describe, load_card
-from mgdt_agents.replay.store import ReplayStore, check_fields
+from mgdt_agents.replay.store import ReplayStore
 from mgdt_agents.replay.trace import BUNDLED, Trace
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
@@ -135,25 +134,17 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
         ReplayError: if there is none, or it is of another form.
     """
     path = folder / INDEX
-    try:
-        index = json.loads(path.read_text())
-        found = index["format"], index["version"]
-    except (FileNotFoundError, NotADirectoryError):
+    index = files.read_json(path, FORMAT, VERSION)
+    if index is None:
         raise ReplayError(
             f"Expected a collection of traces at {folder}: a folder with {INDEX}, and there is "
             "none. `mgdt-replay publish` makes one."
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReplayError(f"{path} is no index of a collection: {error!r}.") from error
-    if found != (FORMAT, VERSION):
-        raise ReplayError(
-            f"Expected {FORMAT} version {VERSION} in {path}, found {found[0]} version {found[1]}."
         )
-    check_fields(index, {"traces": dict}, path)
+    files.check_fields(index, {"traces": dict}, path)
     for name, entry in index["traces"].items():
         if not _NAME.fullmatch(name) or not isinstance(entry, dict):
             raise ReplayError(f"Expected names of traces in {path}, found {name!r}.")
-        check_fields(entry, _FIELDS, path)
+        files.check_fields(entry, _FIELDS, path)
         for score in ("last", "human_normalized"):
             if not isinstance(entry.setdefault(score, None), int | float | None):
                 raise ReplayError(
@@ -223,10 +214,11 @@ def _contents(
         before = (load_card(cards / f"{name}.json") if cards else None) or known.get(name)
         known[name] = card = describe(trace, len(content), stores, before=before)
         entries[name] = index_entry(card) | {"sha256": _sha256(content)}
-        new |= {f"{name}.npz": content, f"{name}.png": draw(trace), f"{name}.json": _json(card)}
+        new |= {f"{name}.npz": content, f"{name}.png": draw(trace)}
+        new[f"{name}.json"] = files.json_bytes(card, indent=1)
     new[PAGE] = (_FRONT_MATTER + page_text(dict(sorted(known.items())))).encode()
     index = {"format": FORMAT, "version": VERSION, "traces": dict(sorted(entries.items()))}
-    return new | {INDEX: _json(index)}, added
+    return new | {INDEX: files.json_bytes(index, indent=1)}, added
 
 
 def _check_place(
@@ -264,10 +256,6 @@ def index_entry(card: Mapping[str, Any]) -> dict[str, Any]:
         "human_normalized": normalized and normalized["last"],
         "splits": list(card["splits"]),
     }
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _sha256(content: bytes) -> str:

@@ -34,19 +34,6 @@ def software() -> str:
     return f"{__version__}+g{answer.stdout.strip()}"
 
 
-def check_recordable(envs: MultiGameAtariVectorEnv) -> None:
-    """Check that a trace can hold what is played in `envs`.
-
-    Raises:
-        ValueError: if there are several games, or frames go through JPEG.
-    """
-    if len(envs.games) != 1 or envs.protocol.jpeg:
-        raise InvalidArgument(
-            "A trace holds one game without JPEG, got "
-            f"{', '.join(envs.games)} under {envs.protocol.sheet()}"
-        )
-
-
 class TraceRecorder(VectorWrapper):
     """A vector environment that remembers its play, a trace for each of its games.
 

@@ -13,7 +13,6 @@ moment. `<path>.lock` keeps a second writer away meanwhile. Whatever of this a k
 beside the store, the next one puts right.
 """
 
-import json
 import re
 import shutil
 from contextlib import ExitStack
@@ -194,9 +193,7 @@ class ReplayWriter:
         if meta:
             self._resume(meta)
             return
-        if self.partial.exists():
-            _check_own(self.partial)
-            shutil.rmtree(self.partial)
+        _remove(self.partial)
         self.partial.mkdir()
         self._keep = False
         for name in COLUMNS:
@@ -268,7 +265,7 @@ class ReplayWriter:
         }
         if "checksums" in meta:
             meta["checksums"]["meta.json"] = meta_checksum(meta)
-        files.replace(self.partial / "meta.json", (json.dumps(meta, indent=2) + "\n").encode())
+        files.replace(self.partial / "meta.json", files.json_bytes(meta))
 
     def _finish(self) -> None:
         """Turn the partial folder into the store."""
@@ -315,9 +312,8 @@ def _settle(path: Path) -> None:
     meta = read_meta(partial)
     if meta and "unfinished" not in meta:  # killed when only the name was wanting
         _publish(path)
-    elif path.exists() and replaced.exists():  # killed while the shorter store was removed
-        _check_own(replaced)
-        shutil.rmtree(replaced)
+    elif path.exists():  # else killed before the longer store got the name
+        _remove(replaced)
 
 
 def _publish(path: Path) -> None:
@@ -325,30 +321,29 @@ def _publish(path: Path) -> None:
     partial, replaced = partial_folder(path), path.with_name(path.name + REPLACED)
     remove_log(partial)
     if path.exists():
-        if replaced.exists():
-            _check_own(replaced)
-            shutil.rmtree(replaced)
+        _remove(replaced)
         path.rename(replaced)
     partial.rename(path)
-    if replaced.exists():
-        _check_own(replaced)
-        shutil.rmtree(replaced)
+    _remove(replaced)
 
 
-def _check_own(folder: Path) -> None:
-    """Check that a folder which is to be removed holds a store's files alone.
+def _remove(folder: Path) -> None:
+    """Remove a folder, if it is there and holds a store's files alone.
 
     Raises:
         FileExistsError: if something else is in it.
     """
     known = {"meta.json", "frames.log", "frames.b2nd", "checksums.npy"}
     known |= {f"{name}.npy" for name in COLUMNS}
+    if not folder.exists():
+        return
     for path in folder.iterdir() if folder.is_dir() else [folder]:
         name = path.name.removesuffix(".new")
         if name not in known and not re.fullmatch(r"rest-\d+\.b2", name):
             raise OutputExists(
                 f"{path} stands where a store is to be written and is no part of one; move it away."
             )
+    shutil.rmtree(folder)
 
 
 def trim(path: str | Path) -> None:

@@ -64,7 +64,7 @@ def recorded_rules(spec: EnvSpec | None, action_space: Space[Any]) -> Rules:
             f"Expected actions Discrete({len(rules.action_ids)}) of {spec.id}, "
             f"found {action_space}."
         )
-    return rules
+    return _wrapped(spec, rules)
 
 
 def _suite_rules(spec: EnvSpec) -> Rules:
@@ -75,9 +75,7 @@ def _suite_rules(spec: EnvSpec) -> Rules:
             "episode is of is not told."
         )
     protocol = as_protocol(spec.kwargs.get("protocol"))
-    return _wrapped(
-        spec, Rules(game(games[0]), protocol, np.array(ALL_ACTIONS, np.uint8), (), False)
-    )
+    return Rules(game(games[0]), protocol, np.array(ALL_ACTIONS, np.uint8), (), False)
 
 
 def _ale_rules(spec: EnvSpec) -> Rules:
@@ -102,7 +100,7 @@ def _ale_rules(spec: EnvSpec) -> Rules:
         outside_action="native" if all_actions else "noop",
     )
     actions = range(NUM_ACTIONS) if all_actions else played.minimal_actions
-    return _wrapped(spec, Rules(played, protocol, np.array(actions, np.uint8), tuple(notes), False))
+    return Rules(played, protocol, np.array(actions, np.uint8), tuple(notes), False)
 
 
 def _wrapped(spec: EnvSpec, rules: Rules) -> Rules:

@@ -163,9 +163,9 @@ def test_nothing_is_overwritten(recording, tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no data card"),
-        ("[]", "is no data card"),
-        ("{}", "is no data card"),
+        ("{", "Pong.json is not JSON"),
+        ("[]", "Expected mgdt-card version 1 in .*, found None"),
+        ("{}", "Expected mgdt-card version 1 in .*, found None"),
         ('{"format": "mgdt-card", "version": 2}', "version 1 in .*, found mgdt-card version 2"),
     ],
 )
@@ -185,7 +185,7 @@ def test_published_returns():
     assert published_returns("Pong", 1_500_160)["IQN"] == 8.179
     assert published_returns("Pong", 2_000_000) == {}
     assert "PQN" not in published_returns("Freeway", 3_000_000)
-    for agent in json.loads(cards.PUBLISHED.read_text())["agents"]:
+    for agent in cards.published_agents():
         assert agent["source"]
         assert agent["protocol"]
 

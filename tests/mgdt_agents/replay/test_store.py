@@ -152,7 +152,7 @@ def test_malformed_meta(store_path, content, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": 2}, "version 1 at .*, found mgdt-replay version 2. Update mgdt"),
+        ({"version": 2}, "version 1 in .*, found mgdt-replay version 2. Update mgdt"),
         ({"format": "mgdt-trace"}, "found mgdt-trace version 1"),
         ({"protocol": None}, "lacks .*protocol"),
         ({"steps": None, "game": None}, "lacks .*game.*steps"),
