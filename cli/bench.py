@@ -38,7 +38,7 @@ from mgdt_cli.bench_results import (
     import_scores,
     verify_results,
 )
-from mgdt_cli.common import Games, Names, ProgressBar, parse, progress_bar, run, say
+from mgdt_cli.common import Games, Names, ProgressBar, parse, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.aggregates import FEWEST_EPISODES
 from mgdt_envs.emulator import MAX_SEED
@@ -132,7 +132,7 @@ def bench(arguments: BenchArguments) -> None:
     published = _make_folder(output, agents, config, arguments.overwrite)
     log = EpisodeLog(output)
     try:
-        with progress_bar() as progress:
+        with ProgressBar() as progress:
             episodes = _play(arguments, paths, agents, config, log, progress)
     except KeyboardInterrupt:
         say(
@@ -293,7 +293,7 @@ def record_videos(
 
     videos: dict[tuple[str, str], Path] = {}
     protocol = next(iter(results.protocols.values()))
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         steps = round(seconds * protocol.steps_per_second)
         task = progress.add_task("videos", total=steps * len(agents) * len(results.games))
         for number, (name, agent) in enumerate(agents.items()):

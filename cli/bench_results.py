@@ -15,7 +15,7 @@ from mgdt_agents.evaluation.published_scores import load_published
 from mgdt_agents.evaluation.report import results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
-from mgdt_cli.common import Names, progress_bar, say
+from mgdt_cli.common import Names, ProgressBar, say
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -119,7 +119,7 @@ def verify_results(arguments: VerifyArguments) -> None:
         ValueError: naming the first thing that is not as the results say.
     """
     total = len(Results.load(arguments.folder / "results.json").episodes)
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         task = progress.add_task("verify", total=total)
         results = verify(arguments.folder, lambda episode: progress.advance(task))
     say(f"Verified: {len(results.episodes):,} episodes of {', '.join(results.agents)}.")

@@ -27,7 +27,17 @@ from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import Games, Steps, describe_play, fail, parse, progress_bar, run, say
+from mgdt_cli.common import (
+    Games,
+    ProgressBar,
+    Steps,
+    describe_play,
+    fail,
+    handling_signals,
+    parse,
+    run,
+    say,
+)
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 
@@ -121,19 +131,18 @@ def collect_all(arguments: CollectArguments) -> None:
     if arguments.ray is not None:
         collect_in_cluster(arguments, collections)
         return
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    if arguments.processes in (None, 1):
-        collect_in_turn(arguments, collections)
-    else:
-        collect_in_processes(arguments, collections)
+    with handling_signals(stop):
+        if arguments.processes in (None, 1):
+            collect_in_turn(arguments, collections)
+        else:
+            collect_in_processes(arguments, collections)
 
 
 def collect_in_turn(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
     """Collect one after the other, with a progress bar."""
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         for collection in collections:
-            task = progress.add_task(collection.name, total=collection.steps, note="")
+            task = progress.add_task(collection.name, total=collection.steps)
 
             def show(figures: dict[str, Any], task: Any = task) -> None:
                 progress.update(task, completed=figures["step"], note=describe_play(figures))

@@ -6,10 +6,12 @@ import io
 import platform
 import re
 import select
+import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -223,6 +225,19 @@ def parse(kind: Any, description: str | None) -> Any:
     )
 
 
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Answer Ctrl-C and SIGTERM by `handler`, as long as the block runs."""
+    before = [
+        (number, signal.signal(number, handler)) for number in (signal.SIGINT, signal.SIGTERM)
+    ]
+    try:
+        yield
+    finally:
+        for number, other in before:
+            signal.signal(number, other)
+
+
 def check_plot(path: Path) -> None:
     """Raise before anything is read if the picture cannot be drawn."""
     if path.exists():
@@ -233,6 +248,25 @@ def check_plot(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
+
+
+def draw_panels(path: Path, names: Sequence[str], draw: Callable[[Any, str], None]) -> None:
+    """Draw a picture of a panel for each name, one below the other.
+
+    Args:
+        path: the picture; see `check_plot`.
+        names: of the panels.
+        draw: called with matplotlib's axes of a panel and its name.
+    """
+    from matplotlib.figure import Figure  # an extra
+
+    figure = Figure(figsize=(7, 3 * len(names)), layout="constrained")
+    for number, name in enumerate(names, 1):
+        axes = figure.add_subplot(len(names), 1, number)
+        draw(axes, name)
+        axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 class ProgressBar(Progress):
@@ -308,11 +342,6 @@ def _line(task: Task) -> str:
 def _duration(seconds: float | None) -> str:
     minutes, seconds = divmod(round(seconds or 0), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
-def progress_bar() -> ProgressBar:
-    """Return a progress bar on stderr whose tasks have a field `note`."""
-    return ProgressBar()
 
 
 def describe_play(figures: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from mgdt_agents import Agent, load_agent
 from mgdt_agents.play import Wall
 from mgdt_agents.registry import bundled_agents
-from mgdt_cli.common import Games, parse, progress_bar, run, say
+from mgdt_cli.common import Games, ProgressBar, parse, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
@@ -112,7 +112,7 @@ def record(wall: Wall, path: Path, arguments: PlayArguments) -> None:
 
     pace = wall.envs.protocol.steps_per_second
     steps = max(1, round(arguments.seconds * pace))
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         task = progress.add_task(path.name, total=steps)
 
         def pictures() -> Iterator[np.ndarray]:

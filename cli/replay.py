@@ -9,7 +9,7 @@ Examples:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -48,42 +48,6 @@ class TrimArguments:
     """Folders that the replay stores were to get."""
 
 
-Command = (
-    Annotated[ExpandArguments, tyro.conf.subcommand("expand")]
-    | Annotated[ListArguments, tyro.conf.subcommand("list")]
-    | Annotated[CardArguments, tyro.conf.subcommand("card")]
-    | Annotated[PublishArguments, tyro.conf.subcommand("publish")]
-    | Annotated[ImportArguments, tyro.conf.subcommand("import")]
-    | Annotated[ExportArguments, tyro.conf.subcommand("export")]
-    | Annotated[TraceArguments, tyro.conf.subcommand("trace")]
-    | Annotated[InfoArguments, tyro.conf.subcommand("info")]
-    | Annotated[VerifyArguments, tyro.conf.subcommand("verify")]
-    | Annotated[TrimArguments, tyro.conf.subcommand("trim")]
-)
-
-
-def main() -> None:
-    """Run the command."""
-    run(lambda: replay(parse(Command, __doc__)))
-
-
-def replay(arguments: Any) -> None:
-    """Do what the arguments of a command say."""
-    commands: dict[type, Callable[[Any], None]] = {
-        ExpandArguments: expand_all,
-        ListArguments: list_all,
-        CardArguments: write_all_cards,
-        PublishArguments: publish_all,
-        ImportArguments: import_all,
-        ExportArguments: export,
-        TraceArguments: trace_all,
-        InfoArguments: show_info,
-        VerifyArguments: verify_all,
-        TrimArguments: trim_all,
-    }
-    commands[type(arguments)](arguments)
-
-
 def verify_all(arguments: VerifyArguments) -> None:
     """Verify every store.
 
@@ -110,6 +74,32 @@ def trim_all(arguments: TrimArguments) -> None:
     for path in named_stores(arguments.stores):
         trim(path)
         print(ReplayStore(path))
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "expand": (ExpandArguments, expand_all),
+    "list": (ListArguments, list_all),
+    "card": (CardArguments, write_all_cards),
+    "publish": (PublishArguments, publish_all),
+    "import": (ImportArguments, import_all),
+    "export": (ExportArguments, export),
+    "trace": (TraceArguments, trace_all),
+    "info": (InfoArguments, show_info),
+    "verify": (VerifyArguments, verify_all),
+    "trim": (TrimArguments, trim_all),
+}
+
+
+def main() -> None:
+    """Run the command."""
+    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
+    run(lambda: replay(parse(Union[tuple(kinds)], __doc__)))  # noqa: UP007
+
+
+def replay(arguments: Any) -> None:
+    """Do what the arguments of a command say."""
+    commands = dict(COMMANDS.values())
+    commands[type(arguments)](arguments)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,19 @@ from mgdt_agents.replay import ReplayStore, Trace
 from mgdt_agents.replay.card_page import check_card, write_cards
 from mgdt_agents.replay.cards import describe, load_card
 from mgdt_agents.replay.trace_collection import publish
-from mgdt_cli.common import Games, Paths, say
+from mgdt_cli.common import Paths, say
 from mgdt_cli.replay_info import named_stores
-from mgdt_cli.replay_traces import HUB, chosen_traces
+from mgdt_cli.replay_traces import HUB, TracesArguments, chosen_traces
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CardArguments:
+class CardArguments(TracesArguments):
     """Write data cards of traces: figures, learning curves, and a page of all of them.
 
     Needs pip install 'mgdt[plot]'. Cards that are there are written anew; what only stores tell
     (rewards, versions of ale-py that were tried) is kept.
     """
 
-    traces: tyro.conf.Positional[Paths] = ()
-    """Files of traces; by default those of the collection."""
-    collection: str | None = None
-    """bundled (the default), another collection's name, folder, or hf://user/name."""
-    games: Games = ()
-    """Games or suites; traces of others are left out."""
     stores: Paths = ()
     """Stores expanded from these traces, or folders that hold some, for how often steps are
     rewarded and under which ale-py they were regenerated."""
@@ -41,7 +35,7 @@ class CardArguments:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PublishArguments:
+class PublishArguments(TracesArguments):
     """Put traces and their data cards where others find them, with checksums.
 
     Traces that are there stay, and other files are never overwritten. Needs pip install
@@ -52,10 +46,6 @@ class PublishArguments:
     """Folder, or data set of the Hugging Face Hub (hf://user/name); it is made if there is none."""
     traces: Paths = ()
     """Files of traces; by default those of the collection."""
-    collection: str | None = None
-    """bundled (the default), another collection's name, folder, or hf://user/name."""
-    games: Games = ()
-    """Games or suites; traces of others are left out."""
     stores: Paths = ()
     """Stores expanded from these traces, or folders that hold some; see mgdt-replay card."""
     cards: Path | None = None
@@ -70,7 +60,7 @@ def write_all_cards(arguments: CardArguments) -> None:
         FileExistsError: if something else is in the place of a card; nothing is written then.
         ValueError: if no trace is of the games, or matplotlib is not installed.
     """
-    paths = chosen_traces(arguments.traces, arguments.collection, arguments.games)
+    paths = chosen_traces(arguments)
     for name in paths:
         check_card(arguments.output, name)
     stores = _open_stores(arguments.stores)
@@ -97,7 +87,7 @@ def publish_all(arguments: PublishArguments) -> None:
         FileExistsError: if the place holds something else; nothing is written then.
         ValueError: if no trace is of the games, or a package is not installed.
     """
-    paths = chosen_traces(arguments.traces, arguments.collection, arguments.games)
+    paths = chosen_traces(arguments)
     stores = _open_stores(arguments.stores)
     if arguments.target.startswith(HUB):
         from mgdt_agents.hub import push_collection  # an extra

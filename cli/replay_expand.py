@@ -17,8 +17,8 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import Part, ReplayStore, Trace, expand
 from mgdt_agents.replay.expansion import is_expanded
 from mgdt_agents.replay.store import PROTOCOL
-from mgdt_cli.common import Games, Paths, progress_bar, say
-from mgdt_cli.replay_traces import chosen_traces
+from mgdt_cli.common import ProgressBar, say
+from mgdt_cli.replay_traces import TracesArguments, chosen_traces
 from mgdt_envs.emulator import check_num_threads
 from mgdt_envs.errors import InvalidArgument
 
@@ -28,18 +28,12 @@ _shared: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExpandArguments:
+class ExpandArguments(TracesArguments):
     """Regenerate replay stores from traces, through the emulator, bit for bit.
 
     What is there already is not made again. If one is killed, the same command begins it anew.
     """
 
-    traces: tyro.conf.Positional[Paths] = ()
-    """Files of traces; by default those of the collection."""
-    collection: str | None = None
-    """bundled (the default), another collection's name, folder, or hf://user/name."""
-    games: Games = ()
-    """Games or suites; traces of others are left out."""
     part: Annotated[Part, tyro.conf.arg(name="")] = field(default_factory=Part)
     obs_type: Annotated[
         Literal["protocol", "rgb", "gray-native", "ram"], tyro.conf.arg(name="as")
@@ -89,7 +83,7 @@ def expand_all(arguments: ExpandArguments) -> None:
         raise InvalidArgument(
             f"Expected a number of jobs, or 0 for one a core, got {arguments.jobs}."
         )
-    paths = chosen_traces(arguments.traces, arguments.collection, arguments.games)
+    paths = chosen_traces(arguments)
     suffix = f"-{arguments.part.split}" if arguments.part.split else ""
     suffix += "" if arguments.obs_type == PROTOCOL else f"-{arguments.obs_type}"
     jobs = [
@@ -115,7 +109,7 @@ def _expand(jobs: list[Job], at_once: int, threads: int) -> None:
     at_once = min(at_once or cores or 1, len(jobs))
     threads = threads or max(1, (cores or 1) // at_once)
     errors = []
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         name = jobs[0].trace.game if len(jobs) == 1 else f"{len(jobs)} traces"
         task = progress.add_task(name, total=sum(job.steps for job in jobs))
         advance = partial(progress.advance, task)

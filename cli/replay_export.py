@@ -8,7 +8,7 @@ import tyro
 
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.formats.minari import export_minari
-from mgdt_cli.common import Steps, progress_bar, say
+from mgdt_cli.common import ProgressBar, Steps, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +35,8 @@ def export(arguments: ExportArguments) -> None:
     """
     store = ReplayStore(arguments.store)
     total = min(len(store), arguments.limit_steps or len(store))
-    with progress_bar() as progress:
-        task = progress.add_task(store.path.name, total=total, note="")
+    with ProgressBar() as progress:
+        task = progress.add_task(store.path.name, total=total)
         path = export_minari(
             store,
             arguments.id,

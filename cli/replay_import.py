@@ -1,6 +1,6 @@
 """Bring recorded play of others into replay stores: `mgdt-replay import dqn-replay|rlu|minari`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from mgdt_agents.replay.formats.dqn_replay import DQNReplayRun
 from mgdt_agents.replay.formats.importing import Recording, import_recording
 from mgdt_agents.replay.formats.minari import MinariRecording
 from mgdt_agents.replay.formats.rlu import RLURun
-from mgdt_cli.common import Games, Names, Steps, progress_bar, say
+from mgdt_cli.common import Games, Names, ProgressBar, Steps, say
 from mgdt_envs import AtariProtocol, game, resolve_games
 from mgdt_envs.errors import InvalidArgument
 
@@ -97,18 +97,17 @@ def import_all(arguments: ImportArguments) -> None:
         ReplayError: if files are missing or do not fit one another, before anything is imported;
             if files are damaged; if a store is not of this import.
     """
-    opening: dict[type, Callable[[Any], Mapping[Path, Recording]]] = {
-        DQNReplayArguments: _open_dqn_replay,
-        RLUArguments: _open_rlu,
-        MinariArguments: _open_minari,
-    }
-    recordings = opening[type(arguments.recording)](arguments.recording)
+    recordings: Mapping[Path, Recording]
+    if isinstance(arguments.recording, MinariArguments):
+        recordings = _open_minari(arguments.recording)
+    else:
+        recordings = _open_runs(arguments.recording)
     limit_steps = arguments.recording.limit_steps
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         for output, recording in recordings.items():
             steps = [it for it in (recording.max_steps, limit_steps) if it is not None]
             total = min(steps, default=None)
-            task = progress.add_task(output.name, total=total, note="")
+            task = progress.add_task(output.name, total=total)
 
             def show(steps: int, task: Any = task) -> None:
                 progress.update(task, completed=steps)
@@ -120,63 +119,38 @@ def import_all(arguments: ImportArguments) -> None:
             say(str(ReplayStore(output)))
 
 
-def _open_dqn_replay(arguments: DQNReplayArguments) -> dict[Path, DQNReplayRun]:
+def _open_runs(arguments: RunsArguments) -> dict[Path, DQNReplayRun | RLURun]:
     """Return the runs by their stores, after saying what is to be known of them."""
+    if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
+        raise InvalidArgument(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
+    run_class = DQNReplayRun if isinstance(arguments, DQNReplayArguments) else RLURun
+    games = resolve_games(arguments.games)
     recordings = {
-        output: DQNReplayRun(**_opening(arguments, name, run, output))
-        for output, (name, run) in _outputs(arguments).items()
+        (output := arguments.output / f"{name}-{run}"): run_class(
+            arguments.source,
+            name,
+            int(run),
+            protocol=AtariProtocol(max_frames=4 * arguments.max_episode_steps),
+            downloads=output.with_name(output.name + ".downloads"),
+            num_threads=arguments.threads,
+        )
+        for name in games
+        for run in arguments.runs
     }
-    _say_what_differs(arguments)
+    for played in map(game, games):
+        faithful = "plays like" if played.has_faithful_rom else "differs from"
+        say(
+            f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; "
+            "see docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
+        )
     for output, recording in recordings.items():
-        if missing := recording.missing_passes:
+        if isinstance(recording, DQNReplayRun) and (missing := recording.missing_passes):
             numbers = ", ".join(map(str, missing))
             say(
                 f"{output.name}: no file holds pass {numbers} over the replay buffer; episodes "
                 "that reach into it are left out."
             )
     return recordings
-
-
-def _open_rlu(arguments: RLUArguments) -> dict[Path, RLURun]:
-    """Return the runs by their stores, after saying what is to be known of them."""
-    recordings = {
-        output: RLURun(**_opening(arguments, name, run, output))
-        for output, (name, run) in _outputs(arguments).items()
-    }
-    _say_what_differs(arguments)
-    return recordings
-
-
-def _outputs(arguments: RunsArguments) -> dict[Path, tuple[str, str]]:
-    """Return game and run of each store."""
-    if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
-        raise InvalidArgument(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
-    return {
-        arguments.output / f"{name}-{run}": (name, run)
-        for name in resolve_games(arguments.games)
-        for run in arguments.runs
-    }
-
-
-def _opening(arguments: RunsArguments, name: str, run: str, output: Path) -> dict[str, Any]:
-    """Return the arguments that open a run."""
-    return {
-        "source": arguments.source,
-        "game": name,
-        "run": int(run),
-        "protocol": AtariProtocol(max_frames=4 * arguments.max_episode_steps),
-        "downloads": output.with_name(output.name + ".downloads"),
-        "num_threads": arguments.threads,
-    }
-
-
-def _say_what_differs(arguments: RunsArguments) -> None:
-    for played in map(game, resolve_games(arguments.games)):
-        faithful = "plays like" if played.has_faithful_rom else "differs from"
-        say(
-            f"{played.name}: ale-py's ROM {faithful} the one of DQN Replay ({played.rom_match}; "
-            "see docs/roms.md). Rewards are clipped to [-1, 1], so true scores are unknown."
-        )
 
 
 def _open_minari(arguments: MinariArguments) -> dict[Path, MinariRecording]:

@@ -13,7 +13,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.splits import ALL, split_ranges
 from mgdt_agents.replay.store import find_stores
-from mgdt_cli.common import Paths, check_plot
+from mgdt_cli.common import Paths, check_plot, draw_panels
 from mgdt_envs.errors import InvalidArgument
 
 # Of the curve: short enough to show how a short run went, long enough to be read.
@@ -99,12 +99,8 @@ def info_table(stores: list[ReplayStore]) -> Table:
 
 def plot_returns(stores: list[ReplayStore], path: Path) -> None:
     """Draw each episode's return, and their running mean, over the steps; a panel for each game."""
-    from matplotlib.figure import Figure  # an extra
 
-    games = list(dict.fromkeys(store.game for store in stores))
-    figure = Figure(figsize=(7, 3 * len(games)), layout="constrained")
-    for number, game in enumerate(games):
-        axes = figure.add_subplot(len(games), 1, number + 1)
+    def draw(axes: Any, game: str) -> None:
         axes.set(title=game, xlabel="steps (millions)", ylabel="return")
         for store in stores:
             if store.game != game:
@@ -117,9 +113,8 @@ def plot_returns(stores: list[ReplayStore], path: Path) -> None:
                 mean = np.convolve(returns, np.full(window, 1 / window), "valid")
                 label = f"{store.path.name}, mean of {window} episodes{_mark(store)}"
                 axes.plot(ends[window - 1 :], mean, color=dots.get_color(), label=label)
-        axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+
+    draw_panels(path, list(dict.fromkeys(store.game for store in stores)), draw)
 
 
 def _mark(store: ReplayStore) -> str:

@@ -1,6 +1,5 @@
 """Record an agent's play as traces: `mgdt-replay trace --agent dt --games Pong --steps 100k`."""
 
-import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.agent_trace import is_recorded, record_agent
 from mgdt_agents.replay.trace_recorder import TraceRecorder
-from mgdt_cli.common import Games, Steps, progress_bar, say
+from mgdt_cli.common import Games, ProgressBar, Steps, handling_signals, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
@@ -75,11 +74,10 @@ def trace_all(arguments: TraceArguments) -> None:
         stopping.set()
         say("Stopping; once more to stop without saving.")
 
-    signal.signal(signal.SIGINT, stop)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with progress_bar() as progress:
+    with handling_signals(stop), ProgressBar() as progress:
         for name, output in outputs.items():
-            task = progress.add_task(name, total=arguments.steps, note="")
+            task = progress.add_task(name, total=arguments.steps)
 
             def show(envs: TraceRecorder, task: Any = task) -> None:
                 returns = [total for _, _, total in envs.episodes[-RECENT_EPISODES:]]

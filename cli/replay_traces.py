@@ -16,7 +16,7 @@ from mgdt_agents.replay.trace_collection import (
     index_entry,
     open_collection,
 )
-from mgdt_cli.common import Games, Names
+from mgdt_cli.common import Games, Names, Paths
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 
@@ -31,6 +31,18 @@ class ListArguments:
     collections: tyro.conf.Positional[Names] = ()
     """Names, folders, or data sets of the Hugging Face Hub (hf://user/name); by default all that
     are known by name."""
+    games: Games = ()
+    """Games or suites; traces of others are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TracesArguments:
+    """Which traces a command takes."""
+
+    traces: tyro.conf.Positional[Paths] = ()
+    """Files of traces; by default those of the collection."""
+    collection: str | None = None
+    """bundled (the default), another collection's name, folder, or hf://user/name."""
     games: Games = ()
     """Games or suites; traces of others are left out."""
 
@@ -58,22 +70,16 @@ def find_collection(address: str) -> TraceCollection:
     return open_collection(Path(address))
 
 
-def chosen_traces(
-    traces: tuple[Path, ...], collection: str | None, games: tuple[str, ...]
-) -> dict[str, Path]:
+def chosen_traces(arguments: TracesArguments) -> dict[str, Path]:
     """Return the files that the arguments of a command mean, by the names that they give to stores.
-
-    Args:
-        traces: files.
-        collection: where to look if no file is named; None is the bundled one.
-        games: leave out others, if any is named.
 
     Raises:
         ValueError: if both files and a collection are named, a name comes twice, or nothing is of
             the games.
         ReplayError: if a trace is missing or damaged.
     """
-    named = resolve_games(games) if games else ()
+    named = resolve_games(arguments.games) if arguments.games else ()
+    traces, collection = arguments.traces, arguments.collection
     if not traces:
         found = find_collection(collection or BUNDLED)
         names = found.names_of(named)

@@ -12,11 +12,10 @@ Runs beside each other: mgdt-train --sweep FILE; their curves: mgdt-train curves
 
 import multiprocessing
 import shutil
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from mgdt_agents.training.loop import computing_dtype
 from mgdt_agents.training.plan import cost_of, peak_of
 from mgdt_agents.training.tracking import WandbTracker
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import describe_play, parse, progress_bar, run, say
+from mgdt_cli.common import ProgressBar, describe_play, handling_signals, parse, run, say
 from mgdt_cli.train_arguments import OfflineArguments, OnlineArguments, make, parse_arguments
 from mgdt_cli.train_curves import CurvesArguments, draw_curves
 from mgdt_cli.train_plan import print_plan
@@ -46,6 +45,7 @@ def main() -> None:
 
 def choose() -> None:
     """Do what the command line asks for."""
+    STOPPING.clear()
     if sys.argv[1:2] == ["curves"]:
         draw_curves(parse(CurvesArguments, CurvesArguments.__doc__))
     elif any(argument.split("=")[0] == "--sweep" for argument in sys.argv[1:]):
@@ -109,8 +109,8 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
     share_of_peak = share_of_peak_at(agent, arguments.training)
     with (
         WandbTracker(output) if tracking else nullcontext() as tracker,
-        stopping_at_signals(),
-        progress_bar() as progress,
+        handling_signals(stop),
+        ProgressBar() as progress,
     ):
         tasks: list[Any] = []
 
@@ -166,18 +166,6 @@ def describe(figures: dict[str, Any], share_of_peak: Callable[[float], float]) -
     return ", ".join(scores)
 
 
-@contextmanager
-def stopping_at_signals() -> Iterator[None]:
-    """Set `STOPPING` at Ctrl-C or SIGTERM, for a while."""
-    STOPPING.clear()
-    handlers = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        yield
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
-
-
 def stop(number: int, frame: Any) -> None:
     """Have training stop after the step that it is at; at once the second time."""
     # Processes that decode windows get the signal, too.
@@ -206,7 +194,7 @@ def start_online(arguments: OnlineArguments, output: Path) -> None:
 
         connect(arguments.ray, shows_output=False)
         learn = train_rllib
-    with stopping_at_signals(), progress_bar() as progress:
+    with handling_signals(stop), ProgressBar() as progress:
         task = progress.add_task(arguments.agent, total=arguments.steps)
 
         def show(figures: dict[str, Any]) -> None:

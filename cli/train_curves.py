@@ -5,16 +5,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from mgdt_cli.common import Names, Paths, check_plot, say
+from mgdt_cli.common import Names, Paths, check_plot, draw_panels, say
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
+DEFAULT_FIGURES = ("loss", "heldout_loss")
 BARS = "▁▂▃▄▅▆▇█"
 Curve = tuple[list[int], list[float]]
 """Gradient steps, and the figure at each."""
@@ -33,7 +34,7 @@ class CurvesArguments:
     """What to do."""
     runs: tyro.conf.Positional[Paths]
     """Folders of trainings."""
-    figures: Names = ("loss", "heldout_loss")
+    figures: Names = DEFAULT_FIGURES
     """Figures of the log; those that no run has are left out of the default."""
     plot: Path | None = None
     """Picture to draw, too, such as curves.png (pip install 'mgdt[plot]')."""
@@ -52,7 +53,7 @@ def draw_curves(arguments: CurvesArguments) -> None:
     runs = {str(path): read_curves(path) for path in arguments.runs}
     known = list(dict.fromkeys(name for curves in runs.values() for name in curves))
     figures = [name for name in arguments.figures if name in known]
-    if arguments.figures != CurvesArguments.__dataclass_fields__["figures"].default:
+    if arguments.figures != DEFAULT_FIGURES:
         for name in arguments.figures:
             if name not in known:
                 raise InvalidArgument(f"No run logged {name!r}. {did_you_mean(name, known)}")
@@ -118,15 +119,11 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int = 24)
 
 def plot_figures(figures: Sequence[str], runs: dict[str, dict[str, Curve]], path: Path) -> None:
     """Draw a panel for each figure, with a line for each run."""
-    from matplotlib.figure import Figure  # an extra
 
-    picture = Figure(figsize=(7, 3 * len(figures)), layout="constrained")
-    for number, name in enumerate(figures):
-        axes = picture.add_subplot(len(figures), 1, number + 1)
+    def draw(axes: Any, name: str) -> None:
         axes.set(xlabel="gradient steps", ylabel=name)
         for run, curves in runs.items():
             if name in curves:
                 axes.plot(*curves[name], label=run)
-        axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=150)
+
+    draw_panels(path, figures, draw)

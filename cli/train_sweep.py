@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import fail, say
+from mgdt_cli.common import fail, handling_signals, say
 from mgdt_cli.train_curves import read_curves
 from mgdt_envs.errors import InvalidArgument
 
@@ -125,8 +125,7 @@ def run_here(commands: Mapping[str, list[str]], output: Path, at_once: int) -> l
         for _, process in running.values():
             process.send_signal(signal.SIGTERM)
 
-    handlers = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
+    with handling_signals(stop):
         while running or (waiting and not stopping):
             for place, cores in enumerate(shares):
                 if place not in running and waiting and not stopping:
@@ -140,9 +139,6 @@ def run_here(commands: Mapping[str, list[str]], output: Path, at_once: int) -> l
                     finished = process.returncode == 0 and not stopping
                     say(f"{name}: {'finished' if finished else 'not finished'}")
                     failed += [] if finished else [name]
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
     return failed + waiting
 
 

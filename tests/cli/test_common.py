@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from mgdt_cli import common
-from mgdt_cli.common import Games, Paths, Steps, parse, parse_number, parse_steps, progress_bar
+from mgdt_cli.common import Games, Paths, ProgressBar, Steps, parse, parse_number, parse_steps
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -215,7 +215,7 @@ def console(monkeypatch):
 
 def test_bar_on_a_narrow_terminal(console):
     file = console(width=80, force_terminal=True, color_system=None)
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         task = progress.add_task("KungFuMaster", total=2_000_000)
         note = "12,345 steps/s, mean return 12345.6"
         progress.update(task, completed=1_000_000, note=note)
@@ -229,7 +229,7 @@ def test_bar_on_a_narrow_terminal(console):
 
 def test_no_count_beyond_the_total(console):
     console(force_terminal=True)
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         task = progress.add_task("Pong", total=8000)
         progress.update(task, completed=8192)
         assert progress.tasks[task].completed == 8000
@@ -242,7 +242,7 @@ def test_lines_without_a_terminal(console, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
     file = console()
-    with progress_bar() as progress:
+    with ProgressBar() as progress:
         task = progress.add_task("Pong", total=100_000)
         for number in range(1, 101):
             now[0] += 1
