@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import NUM_ACTIONS, emulator_actions
 from mgdt_envs.games import game
@@ -24,6 +25,25 @@ def effective_actions(games: Sequence[str], protocol: AtariProtocol) -> np.ndarr
 @lru_cache(maxsize=1024)
 def _effective_actions(name: str, protocol: AtariProtocol) -> np.ndarray:
     return emulator_actions(game(name), protocol)
+
+
+def actions_of_batch(
+    batch: WindowBatch, games: Sequence[str], protocol: AtariProtocol
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the actions of windows amount to in their games, and which the games have.
+
+    Args:
+        batch: B windows of W steps.
+        games: as the batch numbers them; none takes all 18 actions as they are.
+        protocol: the rules.
+
+    Returns:
+        `(B, W)` int64 and `(B, 18)` bool.
+    """
+    if not games:
+        return batch.actions, np.ones((len(batch.actions), NUM_ACTIONS), bool)
+    actions = effective_actions(games, protocol)[batch.games[:, None], batch.actions]
+    return actions, allowed_actions(games, protocol)[batch.games]
 
 
 def allowed_actions(games: Sequence[str], protocol: AtariProtocol) -> np.ndarray:

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mgdt_agents.action_sets import allowed_actions
 from mgdt_agents.agent_files import check_options, load_weights, read_config, write_folder
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
@@ -28,10 +29,11 @@ from mgdt_agents.step_inputs import (
     check_state,
 )
 from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
-ACTION_SPACE = spaces.Discrete(18)
+ACTION_SPACE = spaces.Discrete(NUM_ACTIONS)
 
 
 class Agent(ABC):
@@ -53,8 +55,7 @@ class Agent(ABC):
         """Make an agent for `games` under `protocol`."""
         self.games = tuple(games)
         self.protocol = protocol or AtariProtocol()
-        side = self.protocol.screen_size
-        self.observation_space = spaces.Box(0, 255, (self.protocol.stack, side, side), np.uint8)
+        self.observation_space = spaces.Box(0, 255, self.protocol.observation_shape, np.uint8)
         self.action_space = ACTION_SPACE
         self._seed = self._calls = 0
 
@@ -196,6 +197,7 @@ class NetworkAgent(Agent):
     """
 
     config_class: ClassVar[type]
+    """What has a `frame_stack` and a `frame_size` must have the protocol's."""
     presets: ClassVar[dict[str, Any]]
     learns_in_stages: ClassVar[bool] = False
     """Whether a gradient step may leave a part of the network alone."""
@@ -217,6 +219,16 @@ class NetworkAgent(Agent):
                 )
             config = self.presets[config]
         self.config = config
+        if hasattr(config, "frame_stack"):
+            given, read = (
+                self.protocol.observation_shape[:2],
+                (config.frame_stack, config.frame_size),
+            )
+            if read != given:
+                raise InvalidArgument(
+                    f"The network reads {read[0]} frames of {read[1]} pixels, the protocol gives "
+                    f"{given[0]} of {given[1]}."
+                )
         self.device = resolve_device(device)
         self.model = self._make_model().to(self.device)
 
@@ -251,6 +263,19 @@ class NetworkAgent(Agent):
 
         Where training resumes, it is called once more.
         """
+
+    def allowed(self, games: Sequence[str] | None, rows: int) -> np.ndarray:
+        """Return `(rows, 18)` bool: which actions each row's game has.
+
+        Args:
+            games: of the rows; None if they are not known, and then it is the actions of any of
+                the agent's games, or all where it has none.
+            rows: how many.
+        """
+        if games is None and not self.games:
+            return np.ones((rows, NUM_ACTIONS), bool)
+        allowed = allowed_actions(self.games if games is None else games, self.protocol)
+        return allowed if games is not None else allowed.any(0, keepdims=True).repeat(rows, 0)
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the networks that training must keep to be resumed."""

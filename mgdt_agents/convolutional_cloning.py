@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgdt_agents.action_sets import effective_actions
+from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.q_learning.cql import CQLAgent
@@ -17,7 +17,6 @@ from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
-from mgdt_envs.errors import InvalidArgument
 
 _FIELDS = [field.name for field in dataclasses.fields(ImpalaConfig)]
 
@@ -32,6 +31,7 @@ class ConvolutionalCloningAgent(NetworkAgent):
 
     model: ImpalaNetwork
     kind = "bc_conv"
+    memory = ()
     config_class = ImpalaConfig
     presets: ClassVar[dict[str, Any]] = {
         size: ImpalaConfig(**{name: getattr(config, name) for name in _FIELDS})
@@ -48,31 +48,18 @@ class ConvolutionalCloningAgent(NetworkAgent):
     ) -> None:
         """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
-        if (self.config.frame_stack, self.config.frame_size) != self.observation_space.shape[:2]:
-            raise InvalidArgument(
-                f"The network reads {self.config.frame_stack} frames of {self.config.frame_size} "
-                f"pixels, the protocol gives {self.protocol.stack} of "
-                f"{self.protocol.screen_size}."
-            )
 
     def _make_model(self) -> ImpalaNetwork:
         return ImpalaNetwork(self.config, self.config.actions, 1)
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropy of the windows' last actions."""
-        actions = batch.actions[:, -1]
-        if self.games:
-            actions = effective_actions(self.games, self.protocol)[batch.games, actions]
+        actions, _ = actions_of_batch(batch, self.games, self.protocol)
         logits = self.model(self._to_device(batch.frames))[..., 0]
-        targets = self._to_device(actions)
+        targets = self._to_device(actions[:, -1])
         loss = F.cross_entropy(logits, targets)
         accuracy = (logits.argmax(-1) == targets).float().mean()
         return loss, {"action_loss": loss, "accuracy": accuracy}
-
-    @property
-    def memory(self) -> tuple[int, ...]:
-        """Nothing is remembered."""
-        return ()
 
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:

@@ -14,12 +14,8 @@ class RandomAgent(Agent):
     """
 
     kind = "random"
+    memory = ()
     training_runs = 0
-
-    @property
-    def memory(self) -> tuple[int, ...]:
-        """Nothing is remembered."""
-        return ()
 
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         return (inputs.draws.uniform() * 18).astype(np.int64), None

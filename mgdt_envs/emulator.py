@@ -5,6 +5,7 @@
 vector environment give the same pixels for the same seed and actions.
 """
 
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -99,6 +100,13 @@ def jpeg_round_trip(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
+def rom_path(game: Game) -> Path:
+    """Return the file of the game's ROM, which ale-py brings."""
+    path = roms.get_rom_path(game.rom)
+    assert path is not None, f"ale-py has no ROM {game.rom!r}"
+    return Path(path)
+
+
 class Emulator:
     """One Atari game under a protocol.
 
@@ -124,9 +132,7 @@ class Emulator:
         self.ale = ale_py.ALEInterface()
         self.ale.setFloat("repeat_action_probability", protocol.sticky)
         self.ale.setInt("random_seed", seed)
-        rom = roms.get_rom_path(game.rom)
-        assert rom is not None, f"ale-py has no ROM {game.rom!r}"
-        self.ale.loadROM(rom)
+        self.ale.loadROM(rom_path(game))
         # C++ counts the no-ops by `std::uniform_int_distribution` over `std::mt19937`. That is
         # `Generator.integers` of 32 bits (libstdc++ and numpy both use Lemire's method) over
         # MT19937 as `RandomState` seeds it.

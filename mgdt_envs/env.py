@@ -72,8 +72,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
         self.protocol = as_protocol(protocol)
         self.render_mode = render_mode
         self.metadata = self.metadata | {"render_fps": self.protocol.steps_per_second}
-        size = self.protocol.screen_size
-        self.observation_space = Box(0, 255, (self.protocol.stack, size, size), np.uint8)
+        self.observation_space = Box(0, 255, self.protocol.observation_shape, np.uint8)
         self.action_space = Discrete(NUM_ACTIONS)
         self._emulators: dict[str, Emulator] = {}
         self._emulator: Emulator | None = None

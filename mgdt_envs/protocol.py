@@ -95,6 +95,11 @@ class AtariProtocol:
         return cls(outside_action="native")
 
     @property
+    def observation_shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of an observation."""
+        return self.stack, self.screen_size, self.screen_size
+
+    @property
     def steps_per_second(self) -> float:
         """Agent steps a second at which the console's 60 frames a second play."""
         return 60 / self.frame_skip

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import ale_py
 import numpy as np
-from ale_py import AtariVectorEnv, roms
+from ale_py import AtariVectorEnv
 from numpy.typing import NDArray
 
-from mgdt_envs.emulator import emulator_arguments
+from mgdt_envs.emulator import emulator_arguments, rom_path
 from mgdt_envs.games import game
 from mgdt_envs.protocol import AtariProtocol
 
@@ -82,8 +82,6 @@ def screen_size(name: str) -> tuple[int, int]:
     """Return height and width of the console's picture in a game, in pixels."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
-    rom = roms.get_rom_path(game(name).rom)
-    assert rom is not None, f"ale-py has no ROM {game(name).rom!r}"
-    ale.loadROM(rom)
+    ale.loadROM(rom_path(game(name)))
     height, width = ale.getScreenDims()
     return height, width

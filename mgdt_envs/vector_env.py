@@ -132,8 +132,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         if max_episode_steps is not None:
             frames = min(self.protocol.max_frames, max_episode_steps * self.protocol.frame_skip)
             self.protocol = dataclasses.replace(self.protocol, max_frames=frames)
-        size = self.protocol.screen_size
-        self.single_observation_space = Box(0, 255, (self.protocol.stack, size, size), np.uint8)
+        self.single_observation_space = Box(0, 255, self.protocol.observation_shape, np.uint8)
         self.single_action_space = Discrete(NUM_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -143,7 +142,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self._start_pools(num_threads)
 
         self._statistics = EpisodeStatistics(self.games_of_envs, self.protocol)
-        self._batch_shape = (self.num_envs, self.protocol.stack, size, size)
+        self._batch_shape = (self.num_envs, *self.protocol.observation_shape)
         self._jpeg_stacks = np.zeros(self._batch_shape, np.uint8)
         self._started = False
         self._resets_next = np.zeros(self.num_envs, bool)
@@ -198,7 +197,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self._started = True
         self._resets_next[mask] = False
         self._statistics.begin(mask)
-        return observations, self._infos(counters, np.ones(self.num_envs, bool))
+        return observations, self._infos(counters)
 
     def step(
         self, actions: NDArray[np.integer] | Sequence[int]
@@ -245,7 +244,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self._statistics.begin(self._resets_next)
         self._statistics.count(rewards, ~self._resets_next)
         ended = terminated | truncated
-        infos = self._infos(counters, everywhere)
+        infos = self._infos(counters)
         if ended.any():
             infos |= {"episode": self._statistics.of(ended), "_episode": ended.copy()}
         if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
@@ -367,7 +366,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
                 infos[name] = ended.copy()
         observations, counters = self._reset_pools(ended, np.full(self.num_envs, KEEP_STREAM))
         self._statistics.begin(ended)
-        return observations, self._infos(counters, np.ones(self.num_envs, bool)) | {
+        return observations, self._infos(counters) | {
             "episode": infos["episode"],
             "_episode": ended.copy(),
             "final_obs": final_observations,
@@ -406,9 +405,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             stack[-1] = jpeg_round_trip(observations[row, -1])
         return self._jpeg_stacks.copy()
 
-    def _infos(
-        self, counters: dict[str, NDArray[np.int64]], mask: NDArray[np.bool_]
-    ) -> dict[str, Any]:
+    def _infos(self, counters: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
         """Return the arrays of `infos` and, as Gymnasium has it, a mask for each."""
         infos: dict[str, Any] = {"game": np.array(self.games_of_envs, object), **counters}
-        return infos | {f"_{name}": mask.copy() for name in infos}
+        return infos | {f"_{name}": np.ones(self.num_envs, bool) for name in infos}

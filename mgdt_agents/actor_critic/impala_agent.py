@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mgdt_agents.action_sets import allowed_actions
 from mgdt_agents.actor_critic.policy_network import (
     NO_ACTION,
     ImpalaAgentConfig,
@@ -63,12 +62,6 @@ class ImpalaAgent(NetworkAgent):
     ) -> None:
         """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
-        if (self.config.frame_stack, self.config.frame_size) != self.observation_space.shape[:2]:
-            raise InvalidArgument(
-                f"The network reads {self.config.frame_stack} frames of {self.config.frame_size} "
-                f"pixels, the protocol gives {self.protocol.stack} of "
-                f"{self.protocol.screen_size}."
-            )
         if self.config.value_games not in (0, len(self.games)):
             raise InvalidArgument(
                 f"value_games must be 0 or the number of games, {len(self.games)}, "
@@ -91,14 +84,6 @@ class ImpalaAgent(NetworkAgent):
     def pixels(self, observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return what the network sees of `(n, stack, height, width)`: the stack last."""
         return self.config.pixels(observations)
-
-    def allowed(self, games: Sequence[str] | None, rows: int) -> np.ndarray:
-        """Return `(rows, 18)` bool: the actions of each row's game, or of any of the agent's."""
-        if games is not None:
-            return allowed_actions(games, self.protocol)
-        if not self.games:
-            return np.ones((rows, self.config.actions), bool)
-        return allowed_actions(self.games, self.protocol).any(0, keepdims=True).repeat(rows, 0)
 
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgdt_agents.actor_critic.popart import PopArt
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.frames import to_pixels
 from mgdt_agents.q_learning.networks import ImpalaBody, ImpalaConfig
 from mgdt_envs.errors import InvalidArgument
@@ -53,9 +54,7 @@ class ImpalaAgentConfig(ImpalaConfig):
         ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
         if self.halve_frames and self.frame_size % 2:
             raise InvalidArgument(f"frame_size must be even to be halved, got {self.frame_size}")
-        for name in ("lstm", "value_games"):
-            if getattr(self, name) < 0:
-                raise InvalidArgument(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_interval(self, "[0, inf)", "lstm", "value_games")
 
     @property
     def pixels_shape(self) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_envs.errors import InvalidArgument
 
 HEAD_SIZE = 64  # Lee et al. 2022, released notebook: key_size=64 at every width.
@@ -74,17 +75,15 @@ class DecisionTransformerConfig:
         """
         if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
             raise InvalidArgument(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
-        if self.layers < 1 or self.steps < 1:
-            raise InvalidArgument(
-                f"layers and steps must be at least 1, got {self.layers} and {self.steps}"
-            )
-        if min(self.frame_size, self.actions, self.rewards) < 1:
-            raise InvalidArgument(
-                "frame_size, actions and rewards must be at least 1, got "
-                f"{self.frame_size}, {self.actions} and {self.rewards}"
-            )
-        if self.stem not in ("patch", "conv"):
-            raise InvalidArgument(f"stem must be 'patch' or 'conv', got {self.stem!r}")
+        check_choices(self)
+        check_interval(
+            self, "[1, inf)", "layers", "steps", "frame_size", "actions", "rewards", "stem_channels"
+        )
+        check_interval(self, "[2, inf)", "rank_bins")
+        check_interval(self, "(0, inf)", "return_bin")
+        check_interval(self, "[0, inf)", "return_weight", "action_weight", "reward_weight")
+        check_interval(self, "[0, 1)", "dropout")
+        check_interval(self, "(0, 1]", "discount")
         if self.stem == "patch" and (self.patch_size < 1 or self.frame_size % self.patch_size):
             raise InvalidArgument(
                 f"frame_size must be a multiple of patch_size, got {self.frame_size} "
@@ -95,40 +94,11 @@ class DecisionTransformerConfig:
                 "frame_size must be a multiple of 4, at least 36, for stem 'conv', got "
                 f"{self.frame_size}"
             )
-        if len(self.stem_channels) != 3 or min(self.stem_channels) < 1:
-            raise InvalidArgument(
-                f"stem_channels must be three numbers of at least 1, got {self.stem_channels}"
-            )
-        if self.return_tokens not in ("single", "every", "none"):
-            raise InvalidArgument(
-                f"return_tokens must be 'single', 'every' or 'none', got {self.return_tokens!r}"
-            )
-        if self.loss_weights not in ("equal", "vocabulary"):
-            raise InvalidArgument(
-                f"loss_weights must be 'equal' or 'vocabulary', got {self.loss_weights!r}"
-            )
-        if min(self.return_weight, self.action_weight, self.reward_weight) < 0:
-            raise InvalidArgument(
-                "return_weight, action_weight and reward_weight must not be negative, got "
-                f"{self.return_weight}, {self.action_weight} and {self.reward_weight}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise InvalidArgument(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.return_definition not in ("to_go", "episode_rank"):
-            raise InvalidArgument(
-                "return_definition must be 'to_go' or 'episode_rank', got "
-                f"{self.return_definition!r}"
-            )
-        if not 0 < self.discount <= 1:
-            raise InvalidArgument(f"discount must be in (0, 1], got {self.discount}")
+        if len(self.stem_channels) != 3:
+            raise InvalidArgument(f"stem_channels must be three numbers, got {self.stem_channels}")
         if self.max_return <= self.min_return:
             raise InvalidArgument(
                 f"max_return must be above min_return, got {self.max_return} and {self.min_return}"
-            )
-        if not self.return_bin > 0 or self.rank_bins < 2:
-            raise InvalidArgument(
-                "return_bin must be above 0 and rank_bins at least 2, got "
-                f"{self.return_bin} and {self.rank_bins}"
             )
         if self.return_at_action and self.return_tokens == "none":
             raise InvalidArgument("return_at_action needs return tokens, got return_tokens='none'")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.random_streams import RowStreams
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
@@ -137,11 +138,8 @@ class BestOfSamples(ActingRule):
             ValueError: naming the one that cannot be.
         """
         ActingRule.__post_init__(self)  # super() does not know a class with slots
-        if self.samples < 1 or not 0 < self.action_share <= 1:
-            raise InvalidArgument(
-                "Expected samples of at least 1 and action_share in (0, 1], "
-                f"got {self.samples} and {self.action_share}."
-            )
+        check_interval(self, "[1, inf)", "samples")
+        check_interval(self, "(0, 1]", "action_share")
 
     def return_logits(self, logits_BR: Tensor) -> Tensor:
         """Return the logits of the largest of the samples.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mgdt_agents.action_sets import allowed_actions, effective_actions
+from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent, cross_entropy
 from mgdt_agents.decision_transformer.rules import ActingRule, PredictedReturn
 from mgdt_agents.decision_transformer.tokens import encode_rewards
@@ -109,14 +109,9 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         config = self.config
         T, N = config.steps, config.n_steps
         valid = self._to_device(batch.valid)
-        raw_actions = batch.actions
-        allowed = np.ones((len(raw_actions), config.actions), bool)
-        if self.games:
-            raw_actions = effective_actions(self.games, self.protocol)[
-                batch.games[:, None], raw_actions
-            ]
-            allowed = allowed_actions(self.games, self.protocol)[batch.games]
-        actions, allowed_BA = self._to_device(raw_actions), self._to_device(allowed)
+        actions, allowed_BA = map(
+            self._to_device, actions_of_batch(batch, self.games, self.protocol)
+        )
         rewards = self._to_device(encode_rewards(batch.rewards))
         inputs = (self._to_device(batch.frames), actions, rewards)
         logits = self.model(*(part[:, :T] for part in inputs))

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
 from mgdt_agents.decision_transformer.config import DecisionTransformerConfig, without_returns
 from mgdt_agents.decision_transformer.model import DecisionTransformer
@@ -59,20 +60,11 @@ class ValueTransformerConfig(DecisionTransformerConfig):
                 f"Values are read where no return is seen: expected return_tokens='none', got "
                 f"{self.return_tokens!r}"
             )
-        if self.value_loss not in ("hl_gauss", "c51"):
-            raise InvalidArgument(
-                f"value_loss must be 'hl_gauss' or 'c51', got {self.value_loss!r}"
-            )
-        if not 0 < self.value_discount <= 1 or not 0 <= self.likely <= 1:
-            raise InvalidArgument(
-                "value_discount must be in (0, 1] and likely in [0, 1], got "
-                f"{self.value_discount} and {self.likely}"
-            )
-        if self.atoms < 2 or not self.max_value > 0 or self.n_steps < 1 or self.target_period < 1:
-            raise InvalidArgument(
-                "atoms must be at least 2, max_value above 0, n_steps and target_period at least "
-                f"1, got {self.atoms}, {self.max_value}, {self.n_steps} and {self.target_period}"
-            )
+        check_interval(self, "(0, 1]", "value_discount")
+        check_interval(self, "[0, 1]", "likely")
+        check_interval(self, "(0, inf)", "max_value")
+        check_interval(self, "[2, inf)", "atoms")
+        check_interval(self, "[1, inf)", "n_steps", "target_period")
 
 
 class ValueTransformer(DecisionTransformer):

@@ -9,7 +9,6 @@ setting says otherwise; `docs/agents.md` has them beside each other.
 import copy
 import dataclasses
 import json
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from mgdt_agents.action_sets import allowed_actions
 from mgdt_agents.actor_critic.impala_agent import ImpalaAgent
 from mgdt_agents.actor_critic.policy_losses import check_torchrl, policy_losses, vtrace
 from mgdt_agents.actor_critic.policy_network import NO_ACTION, Memory, PolicyOutputs, masked_logits
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.devices import bf16_pays
-from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
+from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
@@ -83,19 +83,13 @@ class ImpalaLearnerConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        positive = ("learning_rate", "rmsprop_epsilon", "max_gradient_norm")
-        costs = ("value_cost", "entropy_cost")
-        shares = ("discount", "rmsprop_decay", "popart_rate")
-        check_fields(
-            self,
-            {
-                **dict.fromkeys(("num_envs", "unroll_length"), (1, math.inf)),
-                **dict.fromkeys((*positive, *costs, "actor_lag", "lstm"), (0, math.inf)),
-                **dict.fromkeys(shares, (0, 1)),
-                "batch_size": (1, self.num_envs),
-                "seed": (0, MAX_SEED - self.num_envs),
-            },
-        )
+        sizes = ("actor_lag", "lstm", "learning_rate", "rmsprop_epsilon", "max_gradient_norm")
+        check_choices(self)
+        check_interval(self, "[1, inf)", "num_envs", "unroll_length")
+        check_interval(self, "[0, inf)", *sizes, "value_cost", "entropy_cost")
+        check_interval(self, "[0, 1]", "discount", "rmsprop_decay", "popart_rate")
+        check_interval(self, f"[1, {self.num_envs}]", "batch_size")
+        check_interval(self, f"[0, {MAX_SEED - self.num_envs}]", "seed")
         if self.size not in ImpalaAgent.presets:
             raise InvalidArgument(
                 f"Unknown size {self.size!r}. {did_you_mean(self.size, ImpalaAgent.presets)}"

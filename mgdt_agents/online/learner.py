@@ -1,6 +1,5 @@
 """What every learner that plays has in common, and the play that it learns from."""
 
-import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.sb3_agent import SB3Agent
 from mgdt_envs import AtariProtocol, game
-from mgdt_envs.errors import InvalidArgument
 
 RECENT_EPISODES = 100  # whose mean return is logged
 
@@ -177,15 +175,3 @@ def updates(learner: Learner, play: Play) -> Iterator[dict[str, float]]:
         figures = learner.learn(play.step(learner.act(play.observations)))
         if figures is not None:
             yield figures
-
-
-def check_fields(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raise `InvalidArgument` that names a field of `config` below its least or above its largest.
-
-    A field of several numbers is in the range if each of them is.
-    """
-    for name, (least, largest) in ranges.items():
-        value = getattr(config, name)
-        if not all(least <= number <= largest for number in np.atleast_1d(value)):
-            limit = f"at least {least:g}" if largest == math.inf else f"{least:g} to {largest:g}"
-            raise InvalidArgument(f"{name} must be {limit}, got {value}")

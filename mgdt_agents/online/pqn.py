@@ -8,7 +8,6 @@ setting; `docs/data.md` has the trials that decided it.
 
 import copy
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.devices import bf16_pays
 from mgdt_agents.frames import to_pixels
-from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
+from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
@@ -70,20 +70,15 @@ class PQNConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        at_least_one = ("num_envs", "epochs", "minibatches", "max_repeats", "channels", "hidden")
+        sizes = ("num_envs", "epochs", "minibatches", "max_repeats", "channels", "hidden")
         shares = ("discount", "trace_decay", "final_epsilon", "exploration_fraction")
-        check_fields(
-            self,
-            {
-                **dict.fromkeys(at_least_one, (1, math.inf)),
-                **dict.fromkeys(shares, (0, 1)),
-                **dict.fromkeys(("learning_rate", "max_gradient_norm"), (0, math.inf)),
-                # So that at least every second step is one to learn from.
-                "rollout_steps": (2, math.inf),
-                "seed": (0, MAX_SEED - self.num_envs),
-            },
-        )
-        check_fields(self, {"minibatches": (1, self.num_envs * (self.rollout_steps // 2))})
+        check_choices(self)
+        check_interval(self, "[1, inf)", *sizes)
+        check_interval(self, "[2, inf)", "rollout_steps")  # so that half or more are learned from
+        check_interval(self, "[0, inf)", "learning_rate", "max_gradient_norm")
+        check_interval(self, "[0, 1]", *shares)
+        check_interval(self, f"[0, {MAX_SEED - self.num_envs}]", "seed")
+        check_interval(self, f"[1, {self.num_envs * (self.rollout_steps // 2)}]", "minibatches")
 
 
 class Rollout(NamedTuple):

@@ -4,7 +4,6 @@ It makes the environments by `gym.make_vec`, so the suite needs no adapter.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.core.rl_module import RLModuleSpec
 
 from mgdt_agents.actor_critic import ImpalaAgent
-from mgdt_agents.online.learner import check_fields
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.online.rllib_module import AllowedActions, LearnerView, PolicyModule, ToPixels
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
@@ -68,17 +67,15 @@ class RLlibConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        whole = ("env_runners", "envs_per_runner", "unroll_length", "batch_size")
-        others = ("learners", "value_cost", "entropy_cost", "learning_rate", "max_gradient_norm")
-        check_fields(
-            self,
-            {
-                **dict.fromkeys(whole, (1, math.inf)),
-                **dict.fromkeys(others, (0, math.inf)),
-                "discount": (0, 1),
-                "seed": (0, MAX_SEED - self.env_runners * self.envs_per_runner),
-            },
+        costs = ("value_cost", "entropy_cost", "learning_rate", "max_gradient_norm")
+        seeds = MAX_SEED - self.env_runners * self.envs_per_runner
+        check_choices(self)
+        check_interval(
+            self, "[1, inf)", "env_runners", "envs_per_runner", "unroll_length", "batch_size"
         )
+        check_interval(self, "[0, inf)", "learners", *costs)
+        check_interval(self, "[0, 1]", "discount")
+        check_interval(self, f"[0, {seeds}]", "seed")
         if self.size not in ImpalaAgent.presets:
             raise InvalidArgument(
                 f"Unknown size {self.size!r}. {did_you_mean(self.size, ImpalaAgent.presets)}"

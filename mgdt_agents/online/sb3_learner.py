@@ -24,7 +24,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from mgdt_agents.online.learner import Learner, PlayedStep, check_fields
+from mgdt_agents.config_checks import check_interval
+from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_agents.sb3_agent import SB3Agent
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
@@ -45,7 +46,8 @@ class PPOLearnerConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        check_fields(self, {"num_envs": (1, math.inf), "seed": (0, MAX_SEED - self.num_envs)})
+        check_interval(self, "[1, inf)", "num_envs")
+        check_interval(self, f"[0, {MAX_SEED - self.num_envs}]", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,24 +72,18 @@ class DQNLearnerConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        ranges: dict[str, tuple[float, float]] = {
-            "num_envs": (1, math.inf),
-            # A row must have a successor.
-            "buffer_size": (2 * self.num_envs, math.inf),
-            "learning_rate": (0, math.inf),
-            "seed": (0, MAX_SEED - self.num_envs),
-        }
-        if self.learning_starts is not None:
-            ranges["learning_starts"] = (0, math.inf)
-        check_fields(self, ranges)
+        check_interval(self, "[1, inf)", "num_envs")
+        # A row must have a successor.
+        check_interval(self, f"[{2 * self.num_envs}, inf)", "buffer_size")
+        check_interval(self, "[0, inf)", "learning_rate", "learning_starts")
+        check_interval(self, f"[0, {MAX_SEED - self.num_envs}]", "seed")
 
 
 class _Spaces(gym.Env):
     """What stable-baselines3 must know of environments that others step."""
 
     def __init__(self, protocol: AtariProtocol, num_actions: int) -> None:
-        shape = protocol.stack, protocol.screen_size, protocol.screen_size
-        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+        self.observation_space = gym.spaces.Box(0, 255, protocol.observation_shape, np.uint8)
         self.action_space = gym.spaces.Discrete(num_actions)
 
 

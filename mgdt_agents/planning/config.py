@@ -3,33 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.decision_transformer.config import HEAD_SIZE
 from mgdt_envs.errors import InvalidArgument
-
-AT_LEAST = {
-    "layers": 1,
-    "context": 1,
-    "horizon": 0,
-    "frame_size": 1,
-    "grid": 1,
-    "cells": 1,
-    "channels": 1,
-    "code_size": 1,
-    "levels": 2,
-    "tokenizer_steps": 0,
-    "actions": 1,
-    "rewards": 1,
-    "atoms": 2,
-    "n_steps": 1,
-    "target_period": 1,
-    "changed_weight": 0,
-    "frame_weight": 0,
-    "reward_weight": 0,
-    "end_weight": 0,
-    "action_weight": 0,
-    "value_weight": 0,
-    "conservative_weight": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,31 +77,26 @@ class TrajectoryTransformerConfig:
         Raises:
             ValueError: naming those that do not.
         """
-        for name, lowest in AT_LEAST.items():
-            if not getattr(self, name) >= lowest:
-                raise InvalidArgument(
-                    f"{name} must be at least {lowest}, got {getattr(self, name)}"
-                )
+        sizes = ("layers", "context", "frame_size", "grid", "cells", "channels", "code_size")
+        numbers = ("actions", "rewards", "n_steps", "target_period")
+        weights = (
+            *("changed_weight", "frame_weight", "reward_weight", "end_weight", "action_weight"),
+            *("value_weight", "conservative_weight"),
+        )
+        check_choices(self)
+        check_interval(self, "[1, inf)", *sizes, *numbers)
+        check_interval(self, "[2, inf)", "levels", "atoms")
+        check_interval(self, "[0, inf)", "horizon", "tokenizer_steps", *weights)
+        check_interval(self, "(0, inf)", "max_value")
+        check_interval(self, "(0, 1]", "value_discount")
+        check_interval(self, "[0, 1]", "likely")
+        check_interval(self, "[0, 1)", "dropout")
         if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
             raise InvalidArgument(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
         if self.frame_size % (self.grid * self.cells):
             raise InvalidArgument(
                 "frame_size must be a multiple of grid times cells, got "
                 f"{self.frame_size}, {self.grid} and {self.cells}"
-            )
-        if not 0 < self.value_discount <= 1 or not 0 <= self.likely <= 1:
-            raise InvalidArgument(
-                "value_discount must be in (0, 1] and likely in [0, 1], got "
-                f"{self.value_discount} and {self.likely}"
-            )
-        if self.value_loss not in ("hl_gauss", "c51"):
-            raise InvalidArgument(
-                f"value_loss must be 'hl_gauss' or 'c51', got {self.value_loss!r}"
-            )
-        if not self.max_value > 0 or not 0 <= self.dropout < 1:
-            raise InvalidArgument(
-                "max_value must be above 0 and dropout in [0, 1), got "
-                f"{self.max_value} and {self.dropout}"
             )
 
     @property

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.action_sets import allowed_actions, effective_actions
+from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.decision_transformer.agent import cross_entropy
 from mgdt_agents.decision_transformer.rules import moved_on, sample
@@ -147,14 +147,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
         config = self.config
         T, N = config.steps, config.n_steps
         valid = self._to_device(batch.valid)
-        raw_actions = batch.actions
-        allowed = np.ones((len(raw_actions), config.actions), bool)
-        if self.games:
-            raw_actions = effective_actions(self.games, self.protocol)[
-                batch.games[:, None], raw_actions
-            ]
-            allowed = allowed_actions(self.games, self.protocol)[batch.games]
-        actions = self._to_device(raw_actions)
+        actions, allowed = map(self._to_device, actions_of_batch(batch, self.games, self.protocol))
         rewards = self._to_device(encode_rewards(batch.rewards))
         terminated = self._to_device(batch.terminated)
         said = self.model(self._to_device(batch.frames), actions[:, :T], rewards[:, :T])
@@ -183,7 +176,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
             self._to_device(batch.rewards),
             terminated,
             valid,
-            self._to_device(allowed),
+            allowed,
             config,
         )
         weights = {
@@ -321,13 +314,9 @@ class TrajectoryTransformerAgent(NetworkAgent):
         Raises:
             ValueError: for a game that the agent was not trained on.
         """
-        if games is None:
-            if not self.games:
-                return np.ones((rows, self.config.actions), bool)
-            return allowed_actions(self.games, self.protocol).any(0, keepdims=True).repeat(rows, 0)
-        if self.games and (unknown := set(games) - set(self.games)):
+        if games and self.games and (unknown := set(games) - set(self.games)):
             raise InvalidArgument(
                 f"This {self.kind} agent cannot imagine {sorted(unknown)}: it was trained on "
                 f"{list(self.games)}. mgdt-train --init fine-tunes it to others."
             )
-        return allowed_actions(games, self.protocol)
+        return self.allowed(games, rows)

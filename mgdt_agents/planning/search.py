@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.model import KeysValues
 from mgdt_agents.decision_transformer.tokens import NEGATIVE, POSITIVE
 from mgdt_agents.planning.world_model import WorldModel
@@ -43,11 +44,9 @@ class Search:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        if self.horizon < 0 or self.beam < 1 or not 0 <= self.likely <= 1:
-            raise InvalidArgument(
-                "Expected horizon >= 0, beam >= 1 and likely in [0, 1], got "
-                f"{self.horizon}, {self.beam} and {self.likely}."
-            )
+        check_interval(self, "[0, inf)", "horizon")
+        check_interval(self, "[1, inf)", "beam")
+        check_interval(self, "[0, 1]", "likely")
 
     def to_dict(self) -> dict[str, float]:
         """Return the fields, as JSON types."""

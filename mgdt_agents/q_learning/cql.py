@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.action_sets import allowed_actions, effective_actions
+from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.q_learning import losses
 from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
@@ -61,21 +62,12 @@ class CQLConfig(ImpalaConfig):
             ValueError: naming the one that cannot be.
         """
         ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
-        self.check_choice("heads", ("shared", "per-game"))
-        self.check_choice("loss", ("c51", "hl_gauss"))
-        self.check_positive("n_steps")
-        if not 0 < self.discount <= 1:
-            raise InvalidArgument(f"discount must be in (0, 1], got {self.discount}")
-        if self.atoms < 2 or not self.max_value > 0:
-            raise InvalidArgument(
-                "atoms must be at least 2 and max_value above 0, got "
-                f"{self.atoms} and {self.max_value}"
-            )
-        if not self.conservative_weight >= 0 or not 0 <= self.exploration <= 1:
-            raise InvalidArgument(
-                "conservative_weight must not be negative and exploration be in [0, 1], got "
-                f"{self.conservative_weight} and {self.exploration}"
-            )
+        check_interval(self, "[1, inf)", "n_steps")
+        check_interval(self, "(0, 1]", "discount")
+        check_interval(self, "[2, inf)", "atoms")
+        check_interval(self, "(0, inf)", "max_value")
+        check_interval(self, "[0, inf)", "conservative_weight")
+        check_interval(self, "[0, 1]", "exploration")
 
 
 class CQLAgent(NetworkAgent):
@@ -89,6 +81,7 @@ class CQLAgent(NetworkAgent):
 
     model: ImpalaNetwork
     kind = "cql"
+    memory = ()
     config_class = CQLConfig
     presets: ClassVar[dict[str, Any]] = {
         # Lee et al. 2022, section 4.2: (blocks, channels) of the scaled networks.
@@ -122,12 +115,6 @@ class CQLAgent(NetworkAgent):
     ) -> None:
         """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
-        if (self.config.frame_stack, self.config.frame_size) != self.observation_space.shape[:2]:
-            raise InvalidArgument(
-                f"The network reads {self.config.frame_stack} frames of {self.config.frame_size} "
-                f"pixels, the protocol gives {self.protocol.stack} of "
-                f"{self.protocol.screen_size}."
-            )
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.replay_games = self.games
 
@@ -223,14 +210,11 @@ class CQLAgent(NetworkAgent):
 
     def _of_batch(self, batch: WindowBatch, now: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the rows' actions `(B,)`, their games' actions `(B, A)`, and their heads."""
-        actions = batch.actions[:, now]
-        allowed = np.ones((len(actions), self.config.actions), bool)
-        if self.config.mask_actions and self.replay_games:
-            actions = effective_actions(self.replay_games, self.protocol)[batch.games, actions]
-            allowed = allowed_actions(self.replay_games, self.protocol)[batch.games]
+        games = self.replay_games if self.config.mask_actions else ()
+        actions, allowed = actions_of_batch(batch, games, self.protocol)
         heads = self._heads(self.replay_games)
         return (
-            self._to_device(actions),
+            self._to_device(actions[:, now]),
             self._to_device(allowed),
             None if heads is None else self._to_device(heads[batch.games]),
         )
@@ -251,11 +235,6 @@ class CQLAgent(NetworkAgent):
             )
         return np.array([self.games.index(name) for name in games])
 
-    @property
-    def memory(self) -> tuple[int, ...]:
-        """Nothing is remembered."""
-        return ()
-
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
@@ -265,20 +244,14 @@ class CQLAgent(NetworkAgent):
             None if heads is None else self._to_device(heads),
         )
         values = losses.expected_values(logits, self._atoms)
-        allowed = self._allowed(inputs)
+        rows = len(inputs.observations)
+        allowed = np.ones((rows, self.config.actions), bool)
+        if self.config.mask_actions:
+            allowed = self.allowed(inputs.games, rows)
         actions = losses.best_actions(values, self._to_device(allowed)).cpu().numpy()
         if not inputs.deterministic:
             explore = inputs.draws.uniform() < self.config.exploration
             number = (inputs.draws.uniform() * allowed.sum(1)).astype(np.int64)
             ordered = np.argsort(~allowed, axis=1, kind="stable")
-            actions = np.where(explore, ordered[np.arange(len(number)), number], actions)
+            actions = np.where(explore, ordered[np.arange(rows), number], actions)
         return actions, None
-
-    def _allowed(self, inputs: StepInputs) -> np.ndarray:
-        """Return `(n, A)` bool: the actions of each row's game, or of any of the agent's games."""
-        rows = len(inputs.observations)
-        if not self.config.mask_actions or not (self.games or inputs.games):
-            return np.ones((rows, self.config.actions), bool)
-        if inputs.games is not None:
-            return allowed_actions(inputs.games, self.protocol)
-        return allowed_actions(self.games, self.protocol).any(0, keepdims=True).repeat(rows, 0)

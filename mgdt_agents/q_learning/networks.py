@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
 from mgdt_agents.linear import Linear, linear
-from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,19 +52,8 @@ class ImpalaConfig:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        self.check_choice("pooling", ("flatten", "spatial"))
-        self.check_positive("blocks", "stem_stride", "spatial_features", "hidden")
-
-    def check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        """Raise `InvalidArgument` if a field is none of `allowed`."""
-        if getattr(self, name) not in allowed:
-            raise InvalidArgument(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-
-    def check_positive(self, *names: str) -> None:
-        """Raise `InvalidArgument` that names a field below 1."""
-        for name in names:
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_choices(self)
+        check_interval(self, "[1, inf)", "blocks", "stem_stride", "spatial_features", "hidden")
 
 
 class ResidualBlock(nn.Module):

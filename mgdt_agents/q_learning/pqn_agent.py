@@ -86,16 +86,12 @@ class PQNAgent(NetworkAgent):
 
     model: QNetwork
     kind = "pqn"
+    memory = ()
     config_class = PQNNetworkConfig
     presets: ClassVar[dict[str, Any]] = {"small": PQNNetworkConfig()}
 
     def _make_model(self) -> QNetwork:
         return QNetwork(self.config)
-
-    @property
-    def memory(self) -> tuple[int, ...]:
-        """Nothing is remembered."""
-        return ()
 
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ale_py import Action, roms
+from ale_py import Action
 
 from mgdt_agents.replay import files
 from mgdt_agents.replay.splits import ALL, split_ranges
 from mgdt_agents.replay.store import ReplayStore
 from mgdt_agents.replay.trace import Trace
 from mgdt_envs import game
-from mgdt_envs.emulator import NUM_ACTIONS
+from mgdt_envs.emulator import NUM_ACTIONS, rom_path
 from mgdt_envs.scoring import human_normalized_score, reason_without_score
 
 FORMAT = "mgdt-card"
@@ -49,6 +49,7 @@ def describe(
             None keeps that of `before`.
     """
     before = before if before and before["checksum"] == f"{trace.checksum:08x}" else {}
+    rom = rom_path(game(trace.game)).read_bytes()
     theirs = [it for it in stores if _is_of(it, trace)]
     rewards = max(map(_rewards, theirs), key=lambda it: it["steps"], default=before.get("rewards"))
     return {
@@ -70,7 +71,7 @@ def describe(
         "actions": _actions(trace),
         "rewards": rewards,
         "splits": _splits(trace),
-        "rom_md5": _rom_md5(trace.game),
+        "rom_md5": hashlib.md5(rom, usedforsecurity=False).hexdigest(),
         "regenerated": _regenerated(theirs, before.get("regenerated", [])),
         "license": LICENSE,
         "note": note if note is not None else before.get("note"),
@@ -185,12 +186,6 @@ def _splits(trace: Trace) -> dict[str, Any]:
         for name, it in ranges.items()
         if name != ALL
     }
-
-
-def _rom_md5(name: str) -> str:
-    rom = roms.get_rom_path(game(name).rom)
-    assert rom is not None
-    return hashlib.md5(Path(rom).read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _regenerated(

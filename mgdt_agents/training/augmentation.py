@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.replay.sampler import WindowBatch
-from mgdt_envs.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +29,8 @@ class Augmentation:
         Raises:
             ValueError: naming the one that cannot be.
         """
-        if self.shift < 0 or not 0 <= self.rotation <= 180:
-            raise InvalidArgument(
-                "Expected a shift of at least 0 pixels and a rotation in 0..180 degrees, got "
-                f"{self.shift} and {self.rotation}."
-            )
+        check_interval(self, "[0, inf)", "shift")  # pixels
+        check_interval(self, "[0, 180]", "rotation")  # degrees
 
     def __call__(self, batch: WindowBatch, rng: np.random.Generator, first: int = 0) -> WindowBatch:
         """Return the batch with other frames; what is drawn depends on the generator alone.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.training.augmentation import Augmentation
 from mgdt_envs.errors import InvalidArgument
 
@@ -21,27 +22,6 @@ FREE_FIELDS = (
 )
 """A run may resume with other values of these: they change no result but for rounding. Replay may
 have moved; what is in it is compared by its checksums."""
-CHOICES = {
-    "optimizer": ("lamb", "adamw"),
-    "decay": ("none", "linear", "cosine"),
-    "precision": ("auto", "bf16", "fp32"),
-}
-AT_LEAST = {
-    "steps": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "log_interval": 1,
-    "checkpoint_interval": 1,
-    "keep_checkpoints": 1,
-    "heldout_interval": 1,
-    "heldout_windows": 1,
-    "play_episodes": 1,
-    "play_interval": 0,
-    "warmup_steps": 0,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_gradient_norm": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,19 +108,13 @@ class TrainingConfig:
             object.__setattr__(self, "weights", weights)
         elif isinstance(self.weights, str):
             object.__setattr__(self, "weights", (self.weights,))
-        for name, lowest in AT_LEAST.items():
-            if not getattr(self, name) >= lowest:
-                raise InvalidArgument(
-                    f"{name} must be at least {lowest}, got {getattr(self, name)}"
-                )
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InvalidArgument(
-                    f"{name} must be one of {allowed}, got {getattr(self, name)!r}"
-                )
-        for name in ("average_decay", "heldout_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        counts = ("steps", "batch_size", "accumulate", "heldout_windows", "play_episodes")
+        intervals = ("log_interval", "checkpoint_interval", "keep_checkpoints", "heldout_interval")
+        rates = ("learning_rate", "weight_decay", "max_gradient_norm")
+        check_choices(self)
+        check_interval(self, "[1, inf)", *counts, *intervals)
+        check_interval(self, "[0, inf)", "play_interval", "warmup_steps", *rates)
+        check_interval(self, "[0, 1)", "average_decay", "heldout_fraction")
         _ = self.game_weights
 
     @property

@@ -125,5 +125,5 @@ def test_rules_that_are_not_there() -> None:
     assert rule_to_dict(Mine()) is None
     with pytest.raises(ValueError, match=r"Unknown rule 'Gredy'\. Did you mean 'Greedy'"):
         rule_from_dict({"name": "Gredy"})
-    with pytest.raises(ValueError, match=r"samples of at least 1 .* got 0 and 0.5"):
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         BestOfSamples(samples=0)

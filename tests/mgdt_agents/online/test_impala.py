@@ -280,12 +280,13 @@ def test_games_of_another_protocol():
     ("field", "value", "message"),
     [
         ("num_envs", 0, "num_envs must be at least 1, got 0"),
-        ("batch_size", 17, "batch_size must be 1 to 16, got 17"),
+        ("batch_size", 17, "batch_size must be in [1, 16], got 17"),
         ("actor_lag", -1, "actor_lag must be at least 0, got -1"),
         ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
-        ("discount", 1.5, "discount must be 0 to 1, got 1.5"),
+        ("discount", 1.5, "discount must be in [0, 1], got 1.5"),
+        ("rewards", "raw", "rewards must be 'clipped' or 'popart', got 'raw'"),
         ("size", "smal", "Unknown size 'smal'. Did you mean 'small'"),
-        ("seed", -1, "seed must be 0 to"),
+        ("seed", -1, "seed must be in [0, 21474836"),
     ],
 )
 def test_wrong_field(field, value, message):

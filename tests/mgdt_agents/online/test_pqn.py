@@ -230,11 +230,11 @@ def test_learner_resumes_from_its_state(precision):
     [
         ("num_envs", 0, "num_envs must be at least 1, got 0"),
         ("rollout_steps", 1, "rollout_steps must be at least 2, got 1"),
-        ("minibatches", 33, "minibatches must be 1 to 32, got 33"),
+        ("minibatches", 33, "minibatches must be in [1, 32], got 33"),
         ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
-        ("exploration_fraction", 1.5, "exploration_fraction must be 0 to 1, got 1.5"),
+        ("exploration_fraction", 1.5, "exploration_fraction must be in [0, 1], got 1.5"),
         ("channels", (4, 0, 4), "channels must be at least 1, got (4, 0, 4)"),
-        ("seed", -1, "seed must be 0 to"),
+        ("seed", -1, "seed must be in [0, 21474836"),
     ],
 )
 def test_wrong_field(field, value, message):

@@ -289,7 +289,7 @@ def test_refused(trained, tmp_path):
     )
     refused(InvalidArgument, "has . CPUs, and 500 are needed for 500 env runners", env_runners=500)
     refused(InvalidArgument, "Unknown size 'tiny'", size="tiny")
-    refused(InvalidArgument, "discount must be 0 to 1, got 2", discount=2)
+    refused(InvalidArgument, r"discount must be in \[0, 1\], got 2", discount=2)
     refused(OutputExists, "size was small, is deep", folder=output, size="deep")
     refused(OutputExists, "games was .*, is .*Qbert", folder=output, games=["Pong", "Qbert"])
 

@@ -169,7 +169,7 @@ def test_bad_options(options, message):
         ({"horizon": -1}, "horizon must be at least 0, got -1"),
         ({"frame_size": 80}, "multiple of grid times cells, got 80, 6 and 2"),
         ({"width": 100}, "width must be a multiple of 64, got 100"),
-        ({"likely": 2}, r"likely in \[0, 1\], got 0.99 and 2"),
+        ({"likely": 2}, r"likely must be in \[0, 1\], got 2"),
         ({"value_loss": "mse"}, "'hl_gauss' or 'c51', got 'mse'"),
     ],
 )

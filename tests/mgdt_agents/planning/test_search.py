@@ -82,9 +82,9 @@ def test_candidates_are_likely_and_of_the_game(world):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"horizon": -1}, r"horizon >= 0.*got -1, 4 and 0.1"),
-        ({"beam": 0}, r"beam >= 1.*got 2, 0 and 0.1"),
-        ({"likely": 1.5}, r"likely in \[0, 1\], got 2, 4 and 1.5"),
+        ({"horizon": -1}, "horizon must be at least 0, got -1"),
+        ({"beam": 0}, "beam must be at least 1, got 0"),
+        ({"likely": 1.5}, r"likely must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_bad_fields(fields, message):

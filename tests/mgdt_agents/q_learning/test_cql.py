@@ -209,10 +209,10 @@ def test_features_of_length_one() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "mse"}, r"loss must be one of \('c51', 'hl_gauss'\), got 'mse'"),
-        ({"heads": "many"}, "heads must be one of"),
+        ({"loss": "mse"}, "loss must be 'c51' or 'hl_gauss', got 'mse'"),
+        ({"heads": "many"}, "heads must be 'shared' or 'per-game', got 'many'"),
         ({"discount": 1.5}, r"discount must be in \(0, 1\], got 1.5"),
-        ({"conservative_weight": -1.0}, "conservative_weight must not be negative"),
+        ({"conservative_weight": -1.0}, "conservative_weight must be at least 0, got -1.0"),
     ],
 )
 def test_bad_configs(options: dict[str, Any], message: str) -> None:

@@ -84,6 +84,11 @@ def test_agent_plays_what_its_network_values_most():
     assert len(set(actions)) > 1
 
 
+def test_frames_of_another_protocol():
+    with pytest.raises(ValueError, match="reads 4 frames of 84 pixels, the protocol gives 2 of 84"):
+        PQNAgent("small", protocol=AtariProtocol(stack=2), device="cpu")
+
+
 def test_odd_frame_size():
     with pytest.raises(ValueError, match="frame_size must be even, got 85"):
         QNetwork(PQNNetworkConfig(frame_size=85))

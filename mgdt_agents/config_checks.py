@@ -1,0 +1,43 @@
+"""Checks of the fields of configurations."""
+
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mgdt_envs.errors import InvalidArgument
+
+
+def check_interval(config: Any, interval: str, *names: str) -> None:
+    """Check that numbers are in an interval.
+
+    Args:
+        config: what the numbers are fields of.
+        interval: such as "[0, 1)", which includes 0 and excludes 1, or "[1, inf)".
+        names: of the fields. Of several numbers in a field, each is checked; None is left out.
+
+    Raises:
+        ValueError: naming the first field that is not in the interval.
+    """
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if number is None:
+                continue
+            above = number > low or (number == low and interval[0] == "[")
+            below = number < high or (number == high and interval[-1] == "]")
+            if not (above and below):
+                bound = "at least" if interval[0] == "[" else "above"
+                expected = f"{bound} {low:g}" if interval.endswith("inf)") else f"in {interval}"
+                raise InvalidArgument(f"{name} must be {expected}, got {value}")
+
+
+def check_choices(config: Any) -> None:
+    """Check that fields whose type is `Literal` have one of its values.
+
+    Raises:
+        ValueError: naming the first field that has not.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value, choices = getattr(config, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in choices:
+            *others, last = map(repr, choices)
+            raise InvalidArgument(f"{name} must be {', '.join(others)} or {last}, got {value!r}")

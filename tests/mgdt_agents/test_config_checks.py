@@ -1,0 +1,47 @@
+"""Checks of the fields of configurations."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from mgdt_agents.config_checks import check_choices, check_interval
+from mgdt_envs.errors import InvalidArgument
+
+
+@dataclass
+class Config:
+    share: float | None = 0.5
+    sizes: tuple[int, ...] = (1, 2)
+    kind: Literal["a", "b", "c"] = "a"
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside", "message"),
+    [
+        ("[0, 1]", (0, 0.5, 1), (-0.1, 1.1), "share must be in [0, 1], got "),
+        ("(0, 1)", (0.5,), (0, 1), "share must be in (0, 1), got "),
+        ("[2, inf)", (2, 1e9), (1, float("nan")), "share must be at least 2, got "),
+        ("(0, inf)", (1e-9,), (0, -1, float("nan")), "share must be above 0, got "),
+        ("[1, 2147483647]", (2147483647,), (2147483648,), "share must be in [1, 2147483647], got "),
+    ],
+)
+def test_interval(interval, inside, outside, message):
+    for value in (*inside, None):
+        check_interval(Config(share=value), interval, "share")
+    for value in outside:
+        with pytest.raises(InvalidArgument, match=f"^{re.escape(f'{message}{value}')}$"):
+            check_interval(Config(share=value), interval, "share")
+
+
+def test_each_number_of_a_field_and_each_field():
+    check_interval(Config(), "[0, 2]", "share", "sizes")
+    with pytest.raises(InvalidArgument, match=r"sizes must be at least 1, got \(1, 0\)"):
+        check_interval(Config(share=2, sizes=(1, 0)), "[1, inf)", "share", "sizes")
+
+
+def test_choices():
+    check_choices(Config(kind="c"))
+    with pytest.raises(InvalidArgument, match="kind must be 'a', 'b' or 'c', got 'd'"):
+        check_choices(Config(kind="d"))
