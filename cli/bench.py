@@ -74,9 +74,9 @@ class BenchArguments:
     deterministic: bool = False
     """Take the likeliest action instead of drawing one."""
     max_steps: int | None = None
-    """Give episodes up after so many agent steps."""
+    """Give an episode up after this many agent steps."""
     idle_steps: int | None = None
-    """Give episodes up after so many agent steps without a reward."""
+    """Give an episode up after this many agent steps without a reward."""
     batch_size: int = 64
     """Episodes played at once, at most; changes no score."""
     workers: int = 1
@@ -259,7 +259,7 @@ def _print(results: Results, as_json: bool) -> None:
     if as_json:
         print(json.dumps(results.to_dict(), allow_nan=False))
     elif sys.stdout.isatty():
-        # Names of agents are no markup, whatever brackets they have.
+        # Brackets in the names of agents are not markup.
         Console(markup=False).print(results_table(results))
     else:
         print("\n".join(results_lines(results)))

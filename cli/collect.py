@@ -42,7 +42,7 @@ from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 
 TOGETHER = ("impala",)
-"""Learners of which one learns all games."""
+"""Learners that learn all games together."""
 STOPPING = threading.Event()
 """Set when collections are to stop after what they are at."""
 

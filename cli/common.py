@@ -61,7 +61,7 @@ USERS_ERRORS = {
     errno.EROFS,
 }
 SECONDS_BETWEEN_LINES = 30
-"""Of progress where stderr is no terminal."""
+"""Of progress where stderr is not a terminal."""
 
 
 def parse_number(text: str) -> int:
@@ -292,7 +292,7 @@ class ProgressBar(Progress):
         self._last_lines: dict[TaskID, float] = {}
 
     def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
-        """Add a task, of which `note` says more."""
+        """Add a task; its `note` is shown behind its bar."""
         options.setdefault("note", "")
         task_id = super().add_task(description, *args, **options)
         self._last_lines[task_id] = time.monotonic()

@@ -30,7 +30,7 @@ def export(arguments: ExportArguments) -> None:
 
     Raises:
         FileExistsError: if there is a data set of that id.
-        ValueError: if the id is none, or no episode is within the limit.
+        ValueError: for an id of another form, or if no episode is within the limit.
         ReplayError: if there is no whole store, or the data set cannot be written.
     """
     store = ReplayStore(arguments.store)

@@ -93,7 +93,7 @@ def import_all(arguments: ImportArguments) -> None:
     """Import every recording that the arguments name to a store in the output folder.
 
     Raises:
-        ValueError: for an unknown game, a run that is none, or an id that is none.
+        ValueError: for an unknown game, a run that is not a number, or an id of another form.
         ReplayError: if files are missing or do not fit one another, before anything is imported;
             if files are damaged; if a store is not of this import.
     """
@@ -120,7 +120,7 @@ def import_all(arguments: ImportArguments) -> None:
 
 
 def _open_runs(arguments: RunsArguments) -> dict[Path, DQNReplayRun | RLURun]:
-    """Return the runs by their stores, after saying what is to be known of them."""
+    """Return the runs by their stores, after saying how they differ from ale-py's play."""
     if not arguments.runs or not all(run.isdecimal() for run in arguments.runs):
         raise InvalidArgument(f"Expected numbers after --runs, such as 1,2, got {arguments.runs}.")
     run_class = DQNReplayRun if isinstance(arguments, DQNReplayArguments) else RLURun
@@ -154,7 +154,7 @@ def _open_runs(arguments: RunsArguments) -> dict[Path, DQNReplayRun | RLURun]:
 
 
 def _open_minari(arguments: MinariArguments) -> dict[Path, MinariRecording]:
-    """Return the data set by its store, after saying what is to be known of it."""
+    """Return the data set by its store, after saying what its observations and rules are."""
     games = resolve_games(arguments.games) if arguments.games else ()
     recording = MinariRecording(arguments.dataset, games=games, download=arguments.download)
     source = recording.source

@@ -35,9 +35,9 @@ def show_info(arguments: InfoArguments) -> None:
     """Print a table of the stores, then what each was recorded under and comes from.
 
     Raises:
-        ReplayError: after the table, if some are no whole stores.
+        ReplayError: after the table, if some stores are not whole.
         FileExistsError: if the picture exists.
-        ValueError: if there is no matplotlib to draw it with.
+        ValueError: if the picture's file or matplotlib does not fit; see `check_plot`.
     """
     if arguments.plot:
         check_plot(arguments.plot)
@@ -75,7 +75,7 @@ def named_stores(paths: tuple[Path, ...]) -> list[Path]:
 def info_table(stores: list[ReplayStore]) -> Table:
     """Return a table with a row for each store: counts, returns as stored, size.
 
-    Returns of clipped rewards, which are no scores, are marked.
+    Returns of clipped rewards are marked, because they are not scores.
     """
     table = Table()
     table.add_column("store", overflow="fold")
@@ -118,7 +118,7 @@ def plot_returns(stores: list[ReplayStore], path: Path) -> None:
 
 
 def _mark(store: ReplayStore) -> str:
-    """Return what is said beside returns that are no scores."""
+    """Return what is said beside returns that are not scores."""
     return "\n(clipped rewards)" if store.meta["source"].get("rewards_clipped") else ""
 
 
@@ -138,7 +138,7 @@ def _origins(stores: list[ReplayStore]) -> list[str]:
 
 
 def _splits(store: ReplayStore) -> str:
-    """Return which episodes the splits of a store are, but for all, and how well they are."""
+    """Return the episodes, steps and mean return of each split of a store except `mixed`."""
     returns, lengths = store.episode_returns, store.episode_lengths
     ranges = {}
     if store.split is None:

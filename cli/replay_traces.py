@@ -74,8 +74,8 @@ def chosen_traces(arguments: TracesArguments) -> dict[str, Path]:
     """Return the files that the arguments of a command mean, by the names that they give to stores.
 
     Raises:
-        ValueError: if both files and a collection are named, a name comes twice, or nothing is of
-            the games.
+        ValueError: if both files and a collection are named, a name comes twice, or no trace
+            is of the games.
         ReplayError: if a trace is missing or damaged.
     """
     named = resolve_games(arguments.games) if arguments.games else ()
@@ -105,7 +105,7 @@ def list_all(arguments: ListArguments) -> None:
     """Print a table of traces.
 
     Raises:
-        ValueError: for an unknown collection or game, or if nothing is of the games.
+        ValueError: for an unknown collection or game, or if no trace is of the games.
         ReplayError: if there is no collection at a place.
     """
     games = resolve_games(arguments.games) if arguments.games else ()

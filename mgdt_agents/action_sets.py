@@ -47,5 +47,5 @@ def actions_of_batch(
 
 
 def allowed_actions(games: Sequence[str], protocol: AtariProtocol) -> np.ndarray:
-    """Return `(games, 18)` bool: the actions that amount to themselves."""
+    """Return `(games, 18)` bool: the actions that the game has, which do not amount to others."""
     return effective_actions(games, protocol) == np.arange(NUM_ACTIONS)

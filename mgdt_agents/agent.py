@@ -99,7 +99,7 @@ class Agent(ABC):
 
         Raises:
             ValueError: for a wrong shape or dtype, a state or mask of another batch size, rewards
-                that are no numbers, or another agent's state.
+                that are not finite, or another agent's state.
             TypeError: for anything but an array.
         """
         batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
@@ -146,7 +146,7 @@ class Agent(ABC):
     def memory(self) -> tuple[int, ...] | None:
         """Columns of each part of the state, whose shapes are `(n, columns)`.
 
-        () is no state at all; None is a state of other shapes, of which the rows are checked.
+        () is no state at all; None is a state of other shapes, of which only the rows are checked.
         """
         return None
 

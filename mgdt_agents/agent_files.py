@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.replay.files import json_bytes
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -34,7 +35,7 @@ def write_folder(
     path.mkdir(parents=True, exist_ok=True)
     weights = save(tensors)
     content = {**content, CHECKSUM: hashlib.sha256(weights).hexdigest()}
-    files = {"model.safetensors": weights, "config.json": _json(content)}
+    files = {"model.safetensors": weights, "config.json": json_bytes(content)}
     if card is not None or not (path / "card.md").exists():
         trained_on = ", ".join(content["games"]) or "nothing"
         card = card or f"# {content['agent']}\n\nTrained on: {trained_on}.\n"
@@ -43,10 +44,6 @@ def write_folder(
         (path / f"{name}.partial").write_bytes(data)
     for name in files:
         os.replace(path / f"{name}.partial", path / name)
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -45,6 +45,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether to compute in bf16: "bf16", "fp32", or "auto" for where it pays."""
+    return precision == "bf16" or (precision == "auto" and bf16_pays(device))
+
+
 def bf16_pays(device: torch.device) -> bool:
     """Return whether a device computes faster in bf16 than in fp32."""
     if device.type != "cpu":

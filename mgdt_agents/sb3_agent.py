@@ -100,7 +100,7 @@ class SB3Agent(Agent):
             options: keyword arguments of the agent in place of what the zip says.
 
         Raises:
-            AgentLoadError: if it is no such file, of no known algorithm, or of other spaces.
+            AgentLoadError: for another file, an unknown algorithm, or other spaces.
             ValueError: for a device that is not there, or an option that the agent has not.
         """
         check_options(cls, options)

@@ -55,7 +55,7 @@ def minimal_action_index(game: Game, protocol: AtariProtocol) -> NDArray[np.int6
 
 
 def check_num_threads(num_threads: int) -> None:
-    """Refuse a number of threads below 0, of which ale-py would make its default.
+    """Refuse a number of threads below 0, which ale-py would take for its default.
 
     Raises:
         ValueError: if it is negative.

@@ -135,7 +135,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
 
         Raises:
             ResetNeeded: before the first reset and after an episode's end.
-            InvalidAction: if the action is no integer or outside 0..17.
+            InvalidAction: if the action is not an integer in 0..17.
             ClosedEnvironmentError: after `close`.
         """
         self._check_open()
@@ -209,7 +209,7 @@ def _checked_action(action: Any) -> int:
     """Return `action` as an int.
 
     Raises:
-        InvalidAction: if it is no integer or outside 0..17.
+        InvalidAction: if it is not an integer in 0..17.
     """
     try:
         index = operator.index(action)

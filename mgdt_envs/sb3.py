@@ -59,7 +59,7 @@ class MultiGameAtariVecEnv(VecEnv):
             num_envs: number of environments; by default one a game.
             games: a suite, a game, or several of either; see `mgdt_envs.resolve_games`.
             protocol: preprocessing and episode rules; see `MultiGameAtariVectorEnv`.
-            options: other arguments of `MultiGameAtariVectorEnv`, but for `autoreset_mode`.
+            options: other arguments of `MultiGameAtariVectorEnv`, except `autoreset_mode`.
 
         Raises:
             ValueError: as `MultiGameAtariVectorEnv`.

@@ -37,7 +37,7 @@ class ImpalaAgentConfig(ImpalaConfig):
     hidden: int = 256
     """Units of the layer between the pictures and the heads."""
     halve_frames: bool = False
-    """See means of four pixels, a quarter of what there is."""
+    """See the means of 2x2 pixels: a quarter as many."""
     lstm: int = 0
     """Units of an LSTM, which also reads the last action and its reward (256 in Espeholt et al.
     2018, figure 3); 0 is none."""

@@ -254,5 +254,5 @@ def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:
 
 
 def _without_others(logits_BV: Tensor, kept: Tensor) -> Tensor:
-    """Return the logits, minus infinity but for the ids `kept` of each row."""
+    """Return the logits, with minus infinity for all ids but those `kept` of each row."""
     return torch.full_like(logits_BV, -torch.inf).scatter(-1, kept, logits_BV.gather(-1, kept))

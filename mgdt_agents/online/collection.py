@@ -28,7 +28,7 @@ from mgdt_agents.online.learner import Learner, Play, updates
 from mgdt_agents.online.online_run import CHECKPOINT, OnlineRun, card, save_checkpoint
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
-from mgdt_agents.replay.files import replace
+from mgdt_agents.replay.files import json_bytes, replace
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv, resolve_games
@@ -88,7 +88,7 @@ def collect(
         learner = LEARNERS[algo](config, envs.games_of_envs, steps, device=device)
         # Only now, so that what is wrong with the arguments leaves no folder.
         output.mkdir(parents=True, exist_ok=True)
-        replace(output / "collection.json", (json.dumps(description, indent=2) + "\n").encode())
+        replace(output / "collection.json", json_bytes(description))
         recorder = TraceRecorder(envs, description)
         play = Play(recorder, envs.games_of_envs, config.seed)
         collection = _Collection(learner, recorder, play, output)

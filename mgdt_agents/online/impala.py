@@ -24,7 +24,7 @@ from mgdt_agents.actor_critic.impala_agent import ImpalaAgent
 from mgdt_agents.actor_critic.policy_losses import check_torchrl, policy_losses, vtrace
 from mgdt_agents.actor_critic.policy_network import NO_ACTION, Memory, PolicyOutputs, masked_logits
 from mgdt_agents.config_checks import check_choices, check_interval
-from mgdt_agents.devices import bf16_pays
+from mgdt_agents.devices import uses_bf16
 from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
@@ -178,9 +178,7 @@ class Impala(Learner):
             eps=config.rmsprop_epsilon,
         )
         self.random = np.random.default_rng(config.seed)
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and bf16_pays(self.device)
-        )
+        self.bf16 = uses_bf16(config.precision, self.device)
         # What plays: the weights of some updates ago. In bf16 it is converted once an update.
         self.player = copy.deepcopy(self.network).requires_grad_(False)
         if self.bf16:
@@ -210,8 +208,7 @@ class Impala(Learner):
     @property
     def learning_rate(self) -> float:
         """The learning rate of the unroll played last."""
-        steps_before = max(0, self.steps_played - self.unroll.actions.numel())
-        return self.config.learning_rate * max(0.0, 1 - steps_before / self.steps)
+        return self.learning_rate_of(self.unroll.actions.numel())
 
     @torch.no_grad()
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:

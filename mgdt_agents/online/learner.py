@@ -84,6 +84,14 @@ class Learner(ABC):
         )
         self.steps_played = 0
 
+    def learning_rate_of(self, update_steps: int) -> float:
+        """Return the learning rate of the update just played, of so many agent steps.
+
+        It falls from the config's to 0 over all steps.
+        """
+        steps_before = max(0, self.steps_played - update_steps)
+        return self.config.learning_rate * max(0.0, 1 - steps_before / self.steps)
+
     @abstractmethod
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Choose an action for each environment.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgdt_agents.markdown import markdown_table
 from mgdt_agents.training.metrics import Log
 from mgdt_envs import AtariProtocol
 
@@ -100,23 +101,15 @@ def card(
 ) -> str:
     """Return the text of `card.md`: what was learned, by what play."""
     together = f", {len(games)} games with one set of weights" if len(games) > 1 else ""
-    return "\n".join(
-        [
-            f"# {name}",
-            "",
-            f"Learned by playing {', '.join(games)}{together}: {steps:,} agent steps in "
-            "all when it is done; `metrics.jsonl` says how far it came. Not benchmarked; "
-            "`mgdt-bench` does that.",
-            *(("", note) if note else ()),
-            "",
-            f"Protocol: {protocol.sheet()}.",
-            "",
-            "| Setting | Value |",
-            "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in dataclasses.asdict(config).items()),
-            "",
-        ]
-    )
+    parts = [
+        f"# {name}",
+        f"Learned by playing {', '.join(games)}{together}: {steps:,} agent steps in all when it is "
+        "done; `metrics.jsonl` says how far it came. Not benchmarked; `mgdt-bench` does that.",
+        *([note] if note else []),
+        f"Protocol: {protocol.sheet()}.",
+        markdown_table(["Setting", "Value"], dataclasses.asdict(config).items()),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _means(figures: list[dict[str, float]]) -> dict[str, float]:

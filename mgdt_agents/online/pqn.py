@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mgdt_agents.config_checks import check_choices, check_interval
-from mgdt_agents.devices import bf16_pays
+from mgdt_agents.devices import uses_bf16
 from mgdt_agents.frames import to_pixels
 from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
@@ -59,7 +59,7 @@ class PQNConfig:
     hidden: int = 256
     """Width of the layer after them (the authors: 512)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the network but for its last layer; "auto" is bf16 on a GPU and on a CPU that has AMX or
+    """Of all layers but the last; "auto" is bf16 on a GPU and on a CPU that has AMX or
     AVX512-BF16, and else fp32."""
     seed: int = 0
     """Of the network, the random actions and the environments."""
@@ -171,9 +171,7 @@ class PQN(Learner):
         self.random = np.random.default_rng(config.seed)
         self.explores_for = np.zeros(self.num_envs, np.int64)  # steps to come
         self.explored = np.zeros(self.num_envs, np.int64)  # the action of these steps
-        self.bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and bf16_pays(self.device)
-        )
+        self.bf16 = uses_bf16(config.precision, self.device)
         # A copy, so that the weights are converted once an update and not once a step.
         self.player = copy.deepcopy(self.network).requires_grad_(False)
         if self.bf16:
@@ -200,8 +198,7 @@ class PQN(Learner):
     @property
     def learning_rate(self) -> float:
         """The learning rate of the rollout played last."""
-        steps_before = max(0, self.steps_played - self.rollout.actions.size)
-        return self.config.learning_rate * max(0.0, 1 - steps_before / self.steps)
+        return self.learning_rate_of(self.rollout.actions.size)
 
     def values(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the highest Q-value of each observation, and its index."""

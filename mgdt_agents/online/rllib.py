@@ -32,7 +32,7 @@ from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import RECENT_EPISODES, mean_returns
 from mgdt_agents.online.online_run import CHECKPOINT, OnlineRun, card, save_checkpoint
 from mgdt_agents.online.rllib_config import RETURNS, RLlibConfig, algorithm_config
-from mgdt_agents.replay.files import replace
+from mgdt_agents.replay.files import json_bytes, replace
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
@@ -96,7 +96,7 @@ def train_rllib(
         shutil.rmtree(made.logdir, ignore_errors=True)
         # Only now, so that what is wrong with the arguments leaves no folder.
         output.mkdir(parents=True, exist_ok=True)
-        replace(output / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+        replace(output / DESCRIPTION, json_bytes(description))
         run = _Run(made, agent, config, steps, output)
         if state is not None:
             run.resume(state)
@@ -230,7 +230,7 @@ class _Run(OnlineRun):
         played = self._before + int(found.get("num_env_steps_sampled_lifetime", 0))
         self._played = max(self._played, played)
         for name, returns in found.get(RETURNS, {}).items():
-            if isinstance(returns, list):  # else no episode has ended, and it is no number
+            if isinstance(returns, list):  # else no episode has ended, and it is NaN
                 self.returns[name].extend(returns)
                 self.episodes += len(returns)
         learned = result.get("learners", {}).get(DEFAULT_MODULE_ID, {})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.markdown import markdown_table
 from mgdt_agents.replay import files
 from mgdt_agents.replay.cards import RECENT, load_card, published_agents, published_returns
 from mgdt_agents.replay.splits import ALL, BOUNDS, WINDOW, split_ranges
@@ -143,11 +144,6 @@ def page_text(cards: Mapping[str, dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def _overview(cards: Mapping[str, dict[str, Any]]) -> str:
     header = ["trace", "steps", "episodes", "first", "last", "best", "human-normalized"]
     header += ["splits", "file"]
@@ -165,7 +161,7 @@ def _overview(cards: Mapping[str, dict[str, Any]]) -> str:
                 f"{card['bytes'] / 1e3:,.0f} kB",
             ]
         )
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _tenths(cards: Mapping[str, dict[str, Any]]) -> str:
@@ -175,7 +171,7 @@ def _tenths(cards: Mapping[str, dict[str, Any]]) -> str:
         if card["human_normalized"]
     ]
     header = ["trace", *map(str, range(1, 11))]
-    return "## Human-normalized return by tenth\n\n" + _table(header, rows) if rows else ""
+    return "## Human-normalized return by tenth\n\n" + markdown_table(header, rows) if rows else ""
 
 
 def _published(cards: Mapping[str, dict[str, Any]]) -> str:
@@ -202,7 +198,7 @@ def _published(cards: Mapping[str, dict[str, Any]]) -> str:
         "## Beside published learners\n\nMean return of the last "
         f"{RECENT} episodes of a trace, one run, beside what others report after as many agent "
         "steps. Not played by us, and their rules differ:\n\n"
-        f"{_table(['trace', 'steps', 'last', *names], rows)}\n\n{sources}"
+        f"{markdown_table(['trace', 'steps', 'last', *names], rows)}\n\n{sources}"
     )
 
 
@@ -238,7 +234,7 @@ def _section(name: str, card: dict[str, Any]) -> str:
     }
     if card["note"]:
         rows["made by"] = card["note"]
-    table = _table(["", ""], [[key, value] for key, value in rows.items()])
+    table = markdown_table(["", ""], [[key, value] for key, value in rows.items()])
     return f"## {name}\n\n![Learning curve of {name}]({name}.png)\n\n{table}"
 
 

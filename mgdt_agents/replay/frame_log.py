@@ -1,8 +1,8 @@
 """Frames on their way into a store: a file that only grows, until it becomes a blosc2 array.
 
-A blosc2 array on disk is no array while a chunk is added, so a store's frames wait in `frames.log`:
-compressed chunks, one after another, as they will stand in `frames.b2nd`. The frames after the last
-whole chunk are in memory, and after a flush in `rest-<frames>.b2` too.
+A blosc2 array on disk cannot be read while a chunk is added to it, so a store's frames wait in
+`frames.log`: compressed chunks, one after another, as they will stand in `frames.b2nd`. The frames
+after the last whole chunk are in memory, and after a flush in `rest-<frames>.b2` too.
 """
 
 import os
@@ -144,7 +144,7 @@ class FrameLog:
         files.close(self._file)
 
     def _write_compressed(self, leave: int) -> None:
-        """Write the chunks that the compressor was given, but for the last `leave`."""
+        """Write the chunks that the compressor was given, except for the last `leave`."""
         while len(self._compressing) > leave:
             chunk = self._compressing.popleft().result()
             with files.naming(self._path):

@@ -17,9 +17,9 @@ class Part:
     """What of a trace is played and kept; by default, all."""
 
     environments: int | None = None
-    """Play the first so many of the environments that were recorded together, alone: the whole run
-    in a part of its time and size. Checksums are over all environments, so the ends and returns of
-    episodes are what is compared then."""
+    """Play only this many of the environments that were recorded together, the first ones: the
+    whole run in a part of its time and size. Checksums are over all environments, so what is
+    compared then is the ends and returns of episodes."""
     split: Literal["random", "medium", "expert", "mixed"] | None = None
     """Keep the episodes of this split alone (random, medium, expert, mixed), and play no longer."""
     limit_steps: int | None = None

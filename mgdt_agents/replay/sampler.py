@@ -51,11 +51,11 @@ class WindowBatch(NamedTuple):
 
 
 class WindowSampler:
-    """Draw windows that end, but for `future` rows, at uniformly drawn steps.
+    """Draw windows that end at uniformly drawn steps, or `future` rows after them.
 
     Windows never cross the end of an episode. What is drawn is a pure function of the seed, the
-    batch's number and the rank, so training resumes from one integer. Memory does not grow with
-    the stores but for some bytes an episode and every `_ROWS_PER_MARK` steps.
+    batch's number and the rank, so training resumes from one integer. Memory hardly grows with the
+    stores: by some bytes an episode, and every `_ROWS_PER_MARK` steps.
 
     A pickled sampler holds the stores' paths, so handing one to another process costs little.
 
@@ -78,7 +78,7 @@ class WindowSampler:
     Raises:
         ValueError: if an argument is out of range, a store has no episodes to draw from, or the
             stores' frames differ in size.
-        ReplayError: if a store has rewards or actions that are none.
+        ReplayError: if a store has a reward that is NaN or an action above 17.
     """
 
     def __init__(
@@ -323,7 +323,7 @@ def _check_rows(store: ReplayStore, start: int, rewards: np.ndarray) -> None:
 
 
 def _ranks(stores: Sequence[ReplayStore]) -> list[np.ndarray]:
-    """Return for each store `(episodes,)`: the share of its game's steps in lesser episodes."""
+    """Return `(episodes,)` of each store: its game's share of steps in episodes of lower return."""
     of_games: dict[str, list[ReplayStore]] = {}
     for store in stores:
         of_games.setdefault(store.game, []).append(store)

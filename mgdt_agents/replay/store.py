@@ -2,10 +2,10 @@
 
 A store is a folder:
 
-- `meta.json`: format version, game, protocol, source, number of steps and episodes, CRC-32 of each
-  file, and of what else it holds itself; where its writer kept one, its `progress`; of a trace's
-  store, `regenerated_with`, the version of ale-py; of other frames than the protocol's screens,
-  their `obs_type` and `frame_shape`, see `mgdt_agents.replay.native`;
+- `meta.json`: format version, game, protocol, source, number of steps and episodes, and the CRC-32
+  of each file and of what else `meta.json` holds. Optional are `progress`, where the writer kept
+  it; `regenerated_with`, the version of ale-py that expanded a trace; `obs_type` and `frame_shape`,
+  where frames are not the protocol's screens, see `mgdt_agents.replay.native`;
 - `frames.b2nd`: a blosc2 array of all steps' frames, `(steps, height, width)` uint8, the frame
   that the step's action answers to. Single frames, never stacks;
 - `actions.npy` uint8 full-set ids, `rewards.npy` float32, `terminated.npy` and `truncated.npy`
@@ -42,8 +42,7 @@ STEP_COLUMNS = {
     "truncated": np.bool_,
 }
 COLUMNS = {**STEP_COLUMNS, "episode_starts": np.int64}
-# Of a .npy file with one dimension of any length, by numpy's format 1.0.
-HEADER_BYTES = 128
+HEADER_BYTES = 128  # of a one-dimensional .npy file of any length, by numpy's format 1.0
 REPLACED = ".replaced"  # ends the name of a store while a longer one takes its place
 PARTIAL = ".partial"  # ends the name of a store until it is whole
 OPTIONAL_FIELDS = {"obs_type": str, "frame_shape": list, "regenerated_with": dict}
@@ -279,7 +278,7 @@ def verify(path: Path) -> None:
 
 
 def meta_checksum(meta: dict[str, Any]) -> int:
-    """Return the CRC-32 of what `meta.json` holds, but for this number itself."""
+    """Return the CRC-32 of what `meta.json` holds, except for this number itself."""
     checksums = {name: it for name, it in meta["checksums"].items() if name != "meta.json"}
     return zlib.crc32(json.dumps(meta | {"checksums": checksums}, sort_keys=True).encode())
 
@@ -333,7 +332,7 @@ def game_and_protocol(meta: dict[str, Any], path: Path) -> tuple[str, AtariProto
     """Return the name of the game and the protocol that a store or a trace says.
 
     Raises:
-        ReplayError: naming `path`, if the game is unknown or the protocol is none.
+        ReplayError: naming `path`, for an unknown game or a protocol that cannot be.
     """
     try:
         protocol = AtariProtocol.from_dict(meta["protocol"])

@@ -79,7 +79,7 @@ class Trace:
     """Of the checksums."""
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the trace to `path`, in one step: whatever happens, there is no part of a trace.
+        """Write the trace to `path`, in one step, so that a part of it is never left there.
 
         Args:
             path: the file.
@@ -112,7 +112,7 @@ class Trace:
         """Read the trace at `path`.
 
         Raises:
-            ReplayError: if it is no trace, of another version, or damaged.
+            ReplayError: if it is not a trace, of another version, or damaged.
         """
         path = Path(path)
         if not path.exists():
@@ -221,8 +221,8 @@ class Trace:
 
         Args:
             num_threads: emulator threads; 0 takes one a core. The bits do not depend on it.
-            environments: play the first so many alone; then no checksum is compared, for they are
-                over all.
+            environments: play only this many, the first ones; then no checksum is compared, for
+                they are over all.
 
         Raises:
             ReplayError: if the trace cannot be played.

@@ -244,7 +244,7 @@ def _check_place(
 
 
 def index_entry(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an index says of a trace, but for its SHA-256."""
+    """Return what an index says of a trace, except for its SHA-256."""
     normalized = card["human_normalized"]
     return {
         "game": card["game"],

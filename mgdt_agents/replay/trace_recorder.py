@@ -18,20 +18,26 @@ CODE = Path(__file__).resolve().parents[2]
 """Folder of the packages, which is a git checkout where they are not installed."""
 
 
-@functools.cache
 def software() -> str:
     """Return which mgdt this is: its version and, in a git checkout, the commit.
 
     Such as "0.4.0+g973a457..."; ".dirty" follows where files differ from the commit.
     """
+    return __version__ if revision() is None else f"{__version__}+g{revision()}"
+
+
+@functools.cache
+def revision() -> str | None:
+    """Return the commit of the code, and ".dirty" where files differ; None if it is not in git."""
+    # Without a look at the folder, git would answer for one around it, such as a user's project.
     if not (CODE / ".git").exists():
-        return __version__
+        return None
     describe = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=.dirty"]
     try:
         answer = subprocess.run(describe, cwd=CODE, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return __version__
-    return f"{__version__}+g{answer.stdout.strip()}"
+        return None
+    return answer.stdout.strip()
 
 
 class TraceRecorder(VectorWrapper):

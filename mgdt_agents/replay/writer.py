@@ -297,7 +297,7 @@ class ReplayWriter:
 
 
 def settle(path: Path) -> None:
-    """Finish what a writer that was killed left undone beside or at `path`, where it is no play.
+    """Finish what a killed writer left to do beside or at `path`, where no play is missing.
 
     Raises:
         ReplayError: if another process writes to `path`.
@@ -310,9 +310,9 @@ def settle(path: Path) -> None:
 def _settle(path: Path) -> None:
     partial, replaced = partial_folder(path), path.with_name(path.name + REPLACED)
     meta = read_meta(partial)
-    if meta and "unfinished" not in meta:  # killed when only the name was wanting
+    if meta and "unfinished" not in meta:  # killed before the folder got its name
         _publish(path)
-    elif path.exists():  # else killed before the longer store got the name
+    elif path.exists():  # killed while the shorter store was removed
         _remove(replaced)
 
 
@@ -350,7 +350,7 @@ def trim(path: str | Path) -> None:
     """Make a store of the whole episodes that a cut-off writing to `path` kept.
 
     Raises:
-        ReplayError: if there is no such writing, or it goes on.
+        ReplayError: if there is no such writing, or it is still going on.
     """
     meta = read_meta(partial_folder(Path(path)))
     if meta is None:

@@ -20,13 +20,13 @@ FREE_FIELDS = (
     "play_episodes",
     "fsdp",
 )
-"""A run may resume with other values of these: they change no result but for rounding. Replay may
+"""A run may resume with other values of these: they change results by rounding at most. Replay may
 have moved; what is in it is compared by its checksums."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """How to train; the defaults are those of Lee et al. 2022, section 4.1, but for the batch."""
+    """How to train; the defaults are Lee et al. 2022's, section 4.1, except for the batch."""
 
     steps: int
     """Gradient steps."""

@@ -200,10 +200,10 @@ def check_finite(
     done: int,
     output: Path | None,
 ) -> None:
-    """Make sure that the losses since the last line of the log are numbers.
+    """Check that the losses since the last line of the log are finite.
 
     Raises:
-        TrainingError: naming the first step whose loss or gradient is none, and its windows.
+        TrainingError: naming the first step whose loss or gradient is not finite, and its windows.
     """
     columns = state.figures.values()
     rows = list(zip(columns["loss"], columns["gradient_norm"], strict=True))

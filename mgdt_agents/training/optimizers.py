@@ -100,8 +100,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return the optimizer of `model` that `config` names.
 
-    Weight decay is for matrices: norms' scales and biases are no memory of the data, and pulling
-    them to zero helps nothing (He et al. 2019, section 3.1).
+    Only matrices are decayed: norms' scales and biases do not memorize the data, and pulling them
+    to zero does not help (He et al. 2019, section 3.1).
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]

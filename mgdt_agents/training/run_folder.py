@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import platform
-import subprocess
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.markdown import markdown_table
 from mgdt_agents.replay import ReplayStore
-from mgdt_agents.replay.files import replace
+from mgdt_agents.replay.files import json_bytes, replace
+from mgdt_agents.replay.trace_recorder import revision
 from mgdt_agents.training import parallel
 from mgdt_agents.training.checkpoint import Checkpoints, TrainingState
 from mgdt_agents.training.config import FREE_FIELDS, TrainingConfig
@@ -29,7 +30,7 @@ class Run:
     """The folder of a run; `mgdt-bench --agents` takes it.
 
     It holds the agent, `training.json`, the log, checkpoints, and in `best` the agent of the lowest
-    held-out loss. Process 0 alone writes, but for its share of a checkpoint.
+    held-out loss. Only process 0 writes; the others write their shares of checkpoints.
 
     Args:
         folder: where; None writes nothing.
@@ -84,7 +85,7 @@ class Run:
         parallel.wait()
         if parallel.rank() == 0:
             content = {**self.description, "made_by": versions()}
-            replace(self.folder / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
+            replace(self.folder / DESCRIPTION, json_bytes(content))
         return done
 
     def save(self, state: TrainingState, done: int) -> None:
@@ -142,16 +143,9 @@ def describe(
 
 def versions() -> dict[str, str | None]:
     """Return the versions of what computes, and the revision of the code where it is in git."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        revision = subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        revision = None
     return {
         "mgdt": __version__,
-        "revision": revision,
+        "revision": revision(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -162,27 +156,18 @@ def card(description: Mapping[str, Any]) -> str:
     """Return the text of `card.md`: what was trained on what."""
     training = description["training"]
     stores = [
-        f"| {_split_of(store)} | {store['steps']:,} | {store['episodes']:,} | {store['checksum']} |"
-        for store in description["data"]
+        [_split_of(it), f"{it['steps']:,}", f"{it['episodes']:,}", it["checksum"]]
+        for it in description["data"]
     ]
-    settings = [f"| {name} | {value} |" for name, value in training.items() if name != "replay"]
-    return "\n".join(
-        [
-            f"# {description['agent']}",
-            "",
-            f"Trained offline for {training['steps']:,} gradient steps of "
-            f"{training['batch_size']:,} windows. Not benchmarked; `mgdt-bench` does that.",
-            "",
-            "| Game | Steps | Episodes | Checksum of the store |",
-            "| --- | --- | --- | --- |",
-            *stores,
-            "",
-            "| Setting | Value |",
-            "| --- | --- |",
-            *settings,
-            "",
-        ]
-    )
+    settings = [setting for setting in training.items() if setting[0] != "replay"]
+    parts = [
+        f"# {description['agent']}",
+        f"Trained offline for {training['steps']:,} gradient steps of "
+        f"{training['batch_size']:,} windows. Not benchmarked; `mgdt-bench` does that.",
+        markdown_table(["Game", "Steps", "Episodes", "Checksum of the store"], stores),
+        markdown_table(["Setting", "Value"], settings),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def fingerprint(store: ReplayStore) -> dict[str, Any]:

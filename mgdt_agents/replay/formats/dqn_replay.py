@@ -216,7 +216,7 @@ class EpisodeSplitter:
         """Return whether a row is one of the zero rows before an episode, else change the state.
 
         Raises:
-            ReplayError: if it had to be one and is none.
+            ReplayError: if it had to be one and is not.
         """
         before_episode = self.state is RowState.BEFORE_EPISODE
         after_lost_pass = self.state is RowState.AFTER_LOST_PASS

@@ -275,7 +275,7 @@ def chronological(buffers: list[LoggedBuffer]) -> list[LoggedBuffer]:
         buffers: by suffix.
 
     Raises:
-        ReplayError: if their numbers of rows are none that the writer could have logged.
+        ReplayError: if the writer cannot have logged such numbers of rows.
     """
     ordered: list[LoggedBuffer] = []
     for buffer in buffers:

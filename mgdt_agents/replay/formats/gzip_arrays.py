@@ -34,7 +34,7 @@ class GzipArray:
         shape, dtype: of the array.
 
     Raises:
-        ReplayError: if it is no such file.
+        ReplayError: if the file is not one.
     """
 
     def __init__(self, folder: SourceFolder, name: str, head: bytes) -> None:

@@ -88,7 +88,7 @@ class MinariRecording(Recording):
 
     Args:
         dataset_id: such as atari/pong/expert-v0.
-        games: names of games, of which it must be one; none takes any.
+        games: names of games, one of which it must be of; if empty, any will do.
         download: fetch the data set from Minari's server if it is not on this machine.
 
     Attributes, beside those of a recording:
@@ -96,7 +96,7 @@ class MinariRecording(Recording):
             that the data set was exported from, if it was.
 
     Raises:
-        ValueError: if the id or the name of a game is none.
+        ValueError: for an id of another form, or an unknown game.
         ReplayError: if there is no such data set, it cannot be read, or is not of Atari play that
             a store can hold.
     """
@@ -242,7 +242,7 @@ def export_minari(
 
     Raises:
         FileExistsError: if there is another data set, or anything else, of that id.
-        ValueError: if the id is none, or no episode is within the limit.
+        ValueError: for an id of another form, or if no episode is within the limit.
         MissingExtra: if Minari is not installed.
         ReplayError: if a file cannot be written. Nothing is left then.
     """

@@ -26,7 +26,7 @@ def fill_replay_buffer(
 
     A store does not have the observation after an episode's last action: there the last frame is
     repeated. It matters where a time limit ended the episode, if the buffer handles time-outs.
-    Nor does it have lives, so a lost life is no end.
+    Nor does it have lives, so a lost life does not end an episode.
 
     Args:
         buffer: of `DQN` or another learner, or of one's own. Observations are stacks, `(stack,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mgdt_agents.replay import ReplayStore, Trace, expand, trace_recorder
-from mgdt_agents.replay.trace_recorder import TraceRecorder, software
+from mgdt_agents.replay.trace_recorder import TraceRecorder, revision, software
+from mgdt_agents.training.run_folder import versions
 from mgdt_envs import MultiGameAtariVectorEnv, __version__
 
 
@@ -15,9 +16,9 @@ from mgdt_envs import MultiGameAtariVectorEnv, __version__
 def code(tmp_path, monkeypatch):
     """A folder that `software` takes for that of the packages."""
     monkeypatch.setattr(trace_recorder, "CODE", tmp_path)
-    software.cache_clear()
+    revision.cache_clear()
     yield tmp_path
-    software.cache_clear()
+    revision.cache_clear()
 
 
 def test_trace_names_the_software():
@@ -29,6 +30,14 @@ def test_trace_names_the_software():
 
 def test_software_that_is_installed(code):
     assert software() == __version__
+
+
+def test_packages_in_a_project_that_is_in_git(code, monkeypatch):
+    subprocess.run(["git", "init", "-q"], cwd=code, check=True)
+    (code / "site-packages").mkdir()
+    monkeypatch.setattr(trace_recorder, "CODE", code / "site-packages")
+    assert revision() is None
+    assert versions()["revision"] is None
 
 
 def test_software_of_a_checkout(code):
@@ -47,7 +56,7 @@ def test_software_of_a_checkout(code):
     commit = git("rev-parse", "HEAD")
     assert software() == f"{__version__}+g{commit}"
     (code / "file").write_text("2")
-    software.cache_clear()
+    revision.cache_clear()
     assert software() == f"{__version__}+g{commit}.dirty"
 
 
