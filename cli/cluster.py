@@ -3,7 +3,7 @@
 import logging
 import socket
 
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument, importing
 
 TIMEOUT = 5.0  # seconds, for an answer
 
@@ -19,10 +19,8 @@ def connect(address: str, *, shows_output: bool = True) -> None:
         MissingExtra: without Ray.
         ValueError: if no cluster answers there within seconds, or one of another version.
     """
-    try:
+    with importing("--ray needs Ray", "ray"):
         import ray
-    except ImportError:
-        raise MissingExtra("--ray needs Ray, the extra ray: pip install 'mgdt[ray]'") from None
     if address not in ("auto", "local"):
         check_answers(address)
     try:

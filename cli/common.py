@@ -38,7 +38,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from mgdt_envs.errors import InvalidArgument, MGDTError, MissingExtra, OutputExists
+from mgdt_envs.errors import InvalidArgument, MGDTError, OutputExists, importing
 
 T = TypeVar("T")
 
@@ -244,10 +244,8 @@ def check_plot(path: Path) -> None:
         raise OutputExists(f"{path} exists; choose another --plot or remove it first.")
     if path.suffix != ".png":
         raise InvalidArgument(f"Expected --plot to name a .png file, got {path}.")
-    try:
+    with importing("--plot needs matplotlib", "plot"):
         import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtra("--plot needs matplotlib: pip install 'mgdt[plot]'.") from None
 
 
 def draw_panels(path: Path, names: Sequence[str], draw: Callable[[Any, str], None]) -> None:

@@ -17,7 +17,7 @@ from mgdt_agents.training import FineTuningConfig, TrainingConfig
 from mgdt_cli.common import Games, Steps, parse
 from mgdt_cli.train_plan import PlanArguments
 from mgdt_envs import AtariProtocol
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument, importing
 from mgdt_envs.games import did_you_mean
 from mgdt_envs.protocol import as_protocol
 
@@ -177,13 +177,8 @@ def learner_config(agent: str, ray: str | None) -> type:
             f"--ray is for --agent impala, got {agent}; `mgdt-collect --ray` shares out the games "
             "of other learners."
         )
-    try:
+    with importing("--agent impala --ray needs RLlib, in an environment of its own", "rllib"):
         from mgdt_agents.online.rllib_config import RLlibConfig
-    except ImportError as error:
-        raise MissingExtra(
-            "--agent impala --ray needs RLlib, the extra rllib, in an environment of its own: "
-            f"pip install 'mgdt[rllib]' ({error})."
-        ) from error
     return RLlibConfig
 
 

@@ -46,6 +46,25 @@ def actions_of_batch(
     return actions, allowed_actions(games, protocol)[batch.games]
 
 
+def allowed_in_rows(
+    games: Sequence[str] | None, rows: int, known: Sequence[str], protocol: AtariProtocol
+) -> np.ndarray:
+    """Return `(rows, 18)` bool: the actions that each row's game has.
+
+    Args:
+        games: of the rows; None if they are not told, and then it is the actions that any of the
+            known games has.
+        rows: how many.
+        known: games that they may be; none allows all actions.
+        protocol: the rules.
+    """
+    if games is not None:
+        return allowed_actions(games, protocol)
+    if not known:
+        return np.ones((rows, NUM_ACTIONS), bool)
+    return allowed_actions(known, protocol).any(0, keepdims=True).repeat(rows, 0)
+
+
 def allowed_actions(games: Sequence[str], protocol: AtariProtocol) -> np.ndarray:
     """Return `(games, 18)` bool: the actions that the game has, which do not amount to others."""
     return effective_actions(games, protocol) == np.arange(NUM_ACTIONS)

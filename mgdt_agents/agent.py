@@ -14,7 +14,6 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mgdt_agents.action_sets import allowed_actions
 from mgdt_agents.agent_files import check_options, load_weights, read_config, write_folder
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
@@ -263,19 +262,6 @@ class NetworkAgent(Agent):
 
         Where training resumes, it is called once more.
         """
-
-    def allowed(self, games: Sequence[str] | None, rows: int) -> np.ndarray:
-        """Return `(rows, 18)` bool: which actions each row's game has.
-
-        Args:
-            games: of the rows; None if they are not known, and then it is the actions of any of
-                the agent's games, or all where it has none.
-            rows: how many.
-        """
-        if games is None and not self.games:
-            return np.ones((rows, NUM_ACTIONS), bool)
-        allowed = allowed_actions(self.games if games is None else games, self.protocol)
-        return allowed if games is not None else allowed.any(0, keepdims=True).repeat(rows, 0)
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the networks that training must keep to be resumed."""

@@ -21,12 +21,12 @@ from mgdt_agents.evaluation.report import (
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.replay import ReplayStore, trace_collection
 from mgdt_agents.replay.trace_collection import INDEX, TraceCollection, read_index
-from mgdt_envs.errors import InvalidArgument, MGDTError, MissingExtra, OutputExists
+from mgdt_envs.errors import InvalidArgument, MGDTError, OutputExists, importing
 
 FILES = ["config.json", "model.safetensors", "card.md"]
 """What `save` writes; nothing else is downloaded."""
 
-INSTALL = "The hub needs the extra of that name: pip install 'mgdt[hub]'."
+NEED = "The hub needs huggingface_hub"
 
 AgentT = TypeVar("AgentT", bound=NetworkAgent)
 
@@ -131,12 +131,10 @@ def download(repo_id: str, **options: Any) -> Path:
     Raises:
         AgentLoadError: if it cannot be had.
     """
-    try:
+    with importing(NEED, "hub"):
         from huggingface_hub import snapshot_download
-
+    try:
         return Path(snapshot_download(repo_id, allow_patterns=FILES, **options))
-    except ImportError as error:
-        raise MissingExtra(INSTALL) from error
     except (OSError, ValueError) as error:
         raise AgentLoadError(f"Cannot download {repo_id!r} from the hub: {error}") from error
 
@@ -155,16 +153,14 @@ def download_collection(repo_id: str, **options: Any) -> TraceCollection:
     """
 
     def fetch(names: Sequence[str]) -> Path:
-        try:
+        with importing(NEED, "hub"):
             from huggingface_hub import snapshot_download
-
-            return Path(
-                snapshot_download(
-                    repo_id, repo_type="dataset", allow_patterns=list(names), **options
-                )
+        patterns = list(names)
+        try:
+            folder = snapshot_download(
+                repo_id, repo_type="dataset", allow_patterns=patterns, **options
             )
-        except ImportError as error:
-            raise MissingExtra(INSTALL) from error
+            return Path(folder)
         except (OSError, ValueError) as error:
             raise ReplayError(f"Cannot download {repo_id!r} from the hub: {error}") from error
 
@@ -198,10 +194,8 @@ def push_collection(
             is uploaded then.
         ReplayError: if a trace cannot be read, or the hub cannot be reached.
     """
-    try:
+    with importing(NEED, "hub"):
         from huggingface_hub import HfApi, snapshot_download
-    except ImportError as error:
-        raise MissingExtra(INSTALL) from error
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
@@ -243,10 +237,8 @@ def _wrapper() -> Any:
     `PyTorchModelHubMixin` is written for an `nn.Module` whose arguments are its `config.json`. An
     agent is none, and it is imported without the hub, so this class stands between the two.
     """
-    try:
+    with importing(NEED, "hub"):
         from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
-    except ImportError as error:
-        raise MissingExtra(INSTALL) from error
 
     class HubAgent(PyTorchModelHubMixin):
         def __init__(

@@ -5,6 +5,9 @@ traceback, because it is a fault of the code. Each class is also the built-in er
 specializes, so `except ValueError` catches what it always caught.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MGDTError(Exception):
     """What all errors of the package are."""
@@ -20,3 +23,17 @@ class OutputExists(MGDTError, FileExistsError):
 
 class MissingExtra(MGDTError, ImportError):
     """A library that only some commands need, and that is not installed."""
+
+
+@contextmanager
+def importing(need: str, extra: str) -> Iterator[None]:
+    """Turn a failed import into a `MissingExtra` that says what to install.
+
+    Args:
+        need: a sentence such as "Cards need matplotlib".
+        extra: the extra of this package that has it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(f"{need}: pip install 'mgdt[{extra}]' ({error}).") from error

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mgdt_agents.action_sets import allowed_in_rows
 from mgdt_agents.actor_critic.policy_network import (
     NO_ACTION,
     ImpalaAgentConfig,
@@ -100,8 +101,8 @@ class ImpalaAgent(NetworkAgent):
             self._to_device(last_actions[:, 0])[None],
             self._to_device(np.clip(inputs.rewards, -1, 1).astype(np.float32))[None],
         )
-        allowed = self._to_device(self.allowed(inputs.games, rows))
-        logits = masked_logits(outputs.logits[0], allowed).cpu()
+        allowed = allowed_in_rows(inputs.games, rows, self.games, self.protocol)
+        logits = masked_logits(outputs.logits[0], self._to_device(allowed)).cpu()
         actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
         if not self.config.lstm:
             return actions, None

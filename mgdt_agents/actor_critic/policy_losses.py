@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mgdt_envs.errors import MissingExtra
+from mgdt_envs.errors import importing
 
 
 class VTrace(NamedTuple):
@@ -31,13 +31,8 @@ class PolicyLosses(NamedTuple):
 
 def check_torchrl() -> None:
     """Raise `MissingExtra` unless TorchRL, whose V-trace is used, is installed."""
-    try:
+    with importing("IMPALA needs TorchRL", "online"):
         importlib.import_module("torchrl.objectives.value.functional")
-    except ImportError as error:
-        raise MissingExtra(
-            "IMPALA needs TorchRL, the extra online: pip install 'mgdt[online]' "
-            f"({error.name or error} is missing)."
-        ) from None
 
 
 @torch.no_grad()

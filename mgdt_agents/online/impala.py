@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +25,6 @@ from mgdt_agents.actor_critic.policy_network import NO_ACTION, Memory, PolicyOut
 from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.devices import uses_bf16
 from mgdt_agents.online.learner import Learner, PlayedStep
-from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
@@ -128,6 +126,9 @@ class Impala(Learner):
         config: how it learns.
         games_of_envs, steps, protocol, device: see `Learner`; the learning rate falls over `steps`.
 
+    Raises:
+        MissingExtra: without TorchRL.
+
     Example:
         >>> learner = Impala(ImpalaLearnerConfig(num_envs=8), ["Pong"] * 4 + ["Boxing"] * 4, 1000)
         >>> learner.act(np.zeros((8, 4, 84, 84), np.uint8)).shape
@@ -142,22 +143,9 @@ class Impala(Learner):
     )
     agent: ImpalaAgent
 
-    def __init__(
-        self,
-        config: ImpalaLearnerConfig,
-        games_of_envs: Sequence[str],
-        steps: int,
-        *,
-        protocol: AtariProtocol | None = None,
-        device: str | torch.device = "auto",
-    ) -> None:
-        """Make a learner that knows nothing yet.
-
-        Raises:
-            MissingExtra: without TorchRL.
-        """
+    def _setup(self) -> None:
         check_torchrl()
-        super().__init__(config, games_of_envs, steps, protocol=protocol, device=device)
+        config: ImpalaLearnerConfig = self.config
         network = dataclasses.replace(
             ImpalaAgent.presets[config.size],
             lstm=config.lstm,
@@ -184,10 +172,10 @@ class Impala(Learner):
         if self.bf16:
             self.player.body.bfloat16()
         self.waiting: deque[dict[str, Tensor]] = deque()  # weights that are to play, oldest first
-        allowed = allowed_actions(games_of_envs, self.protocol)
+        allowed = allowed_actions(self.games_of_envs, self.protocol)
         self.allowed = torch.from_numpy(allowed).to(self.device)
         # Of PopArt's values, which is the game's.
-        numbers = [self.games.index(name) for name in games_of_envs]
+        numbers = [self.games.index(name) for name in self.games_of_envs]
         self.value_of_env = torch.tensor(numbers, device=self.device) * bool(network.value_games)
         rows, count = config.unroll_length, self.num_envs
         self.unroll = Unroll(

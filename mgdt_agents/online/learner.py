@@ -76,13 +76,18 @@ class Learner(ABC):
     ) -> None:
         """Make a learner that knows nothing yet."""
         self.config, self.steps, self.device = config, steps, resolve_device(device)
-        self.num_envs = len(games_of_envs)
+        self.games_of_envs, self.num_envs = tuple(games_of_envs), len(games_of_envs)
         self.games = tuple(dict.fromkeys(games_of_envs))
         self.protocol = protocol or AtariProtocol()
         self.actions = np.array(
             sorted({action for name in self.games for action in game(name).minimal_actions})
         )
         self.steps_played = 0
+        self._setup()
+
+    @abstractmethod
+    def _setup(self) -> None:
+        """Make the agent, and what it takes to learn."""
 
     def learning_rate_of(self, update_steps: int) -> float:
         """Return the learning rate of the update just played, of so many agent steps.

@@ -8,7 +8,6 @@ setting; `docs/data.md` has the trials that decided it.
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +21,6 @@ from mgdt_agents.devices import uses_bf16
 from mgdt_agents.frames import to_pixels
 from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_agents.q_learning.pqn_agent import PQNAgent, PQNNetworkConfig
-from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
 
@@ -123,6 +121,9 @@ class PQN(Learner):
         config: how it learns.
         games_of_envs, steps, protocol, device: see `Learner`; the exploration is fitted to `steps`.
 
+    Raises:
+        ValueError: for several games.
+
     Example:
         >>> learner = PQN(PQNConfig(num_envs=4), ["Pong"] * 4, steps=1000)
         >>> learner.act(np.zeros((4, 4, 84, 84), np.uint8)).shape
@@ -133,24 +134,10 @@ class PQN(Learner):
     config_class = PQNConfig
     agent: PQNAgent
 
-    def __init__(
-        self,
-        config: PQNConfig,
-        games_of_envs: Sequence[str],
-        steps: int,
-        *,
-        protocol: AtariProtocol | None = None,
-        device: str | torch.device = "auto",
-    ) -> None:
-        """Make a learner that knows nothing yet.
-
-        Raises:
-            ValueError: for several games.
-        """
-        if len(set(games_of_envs)) != 1:
-            games = ", ".join(sorted(set(games_of_envs)))
-            raise InvalidArgument(f"PQN learns one game, got {games}.")
-        super().__init__(config, games_of_envs, steps, protocol=protocol, device=device)
+    def _setup(self) -> None:
+        if len(self.games) != 1:
+            raise InvalidArgument(f"PQN learns one game, got {', '.join(sorted(self.games))}.")
+        config: PQNConfig = self.config
         stack, size = self.protocol.stack, self.protocol.screen_size
         network = PQNNetworkConfig(
             actions=tuple(self.actions.tolist()),

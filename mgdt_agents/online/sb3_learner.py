@@ -10,10 +10,8 @@ that brings 0, which is the value of what is over, and for PPO an end that bring
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -99,17 +97,7 @@ class SB3Learner(Learner):
     """A replay buffer takes gigabytes."""
     model: BaseAlgorithm
 
-    def __init__(
-        self,
-        config: Any,
-        games_of_envs: Sequence[str],
-        steps: int,
-        *,
-        protocol: AtariProtocol | None = None,
-        device: str | torch.device = "auto",
-    ) -> None:
-        """Make a learner that knows nothing yet."""
-        super().__init__(config, games_of_envs, steps, protocol=protocol, device=device)
+    def _setup(self) -> None:
         spaces = partial(_Spaces, self.protocol, len(self.actions))
         self.model = self._make_model(DummyVecEnv([spaces] * self.num_envs))
         self.model.set_logger(Logger(folder=None, output_formats=[]))

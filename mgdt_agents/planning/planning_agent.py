@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.action_sets import actions_of_batch
+from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.decision_transformer.agent import cross_entropy
 from mgdt_agents.decision_transformer.rules import moved_on, sample
@@ -319,4 +319,4 @@ class TrajectoryTransformerAgent(NetworkAgent):
                 f"This {self.kind} agent cannot imagine {sorted(unknown)}: it was trained on "
                 f"{list(self.games)}. mgdt-train --init fine-tunes it to others."
             )
-        return self.allowed(games, rows)
+        return allowed_in_rows(games, rows, self.games, self.protocol)

@@ -31,7 +31,7 @@ from mgdt_agents.decision_transformer.rules import RULES, TargetReturn
 from mgdt_agents.play.keys import action_of_keys
 from mgdt_agents.play.picture import explained
 from mgdt_agents.play.wall import Wall, WallStep
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument, importing
 
 PAGE = Path(__file__).parent / "page.html"
 JPEG_QUALITY = 85
@@ -83,10 +83,8 @@ class WallServer:
             MissingExtra: if aiohttp is not installed.
             ValueError: if the address cannot be served.
         """
-        try:
+        with importing("A page needs aiohttp", "play"):
             from aiohttp import web
-        except ImportError:
-            raise MissingExtra("A page needs aiohttp: pip install 'mgdt[play]'.") from None
         app = web.Application()
         app.add_routes([web.get("/", self._page), web.get("/wall", self._browser)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)

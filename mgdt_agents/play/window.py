@@ -8,7 +8,7 @@ import numpy as np
 from mgdt_agents.play.keys import action_of_keys
 from mgdt_agents.play.picture import draw_wall
 from mgdt_agents.play.wall import Wall
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument, importing
 
 HELP = "Space: pause. 1 to 9: take a game over; arrows and Ctrl play it. Escape: give it back."
 
@@ -28,10 +28,8 @@ def show_in_window(
         ValueError: if there is no display.
     """
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    try:
+    with importing("A window needs pygame", "video"):
         import pygame
-    except ImportError:
-        raise MissingExtra("A window needs pygame: pip install 'mgdt[video]'.") from None
     try:
         pygame.display.init()
     except pygame.error as error:

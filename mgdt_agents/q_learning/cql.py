@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.action_sets import actions_of_batch
+from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
 from mgdt_agents.q_learning import losses
@@ -247,7 +247,7 @@ class CQLAgent(NetworkAgent):
         rows = len(inputs.observations)
         allowed = np.ones((rows, self.config.actions), bool)
         if self.config.mask_actions:
-            allowed = self.allowed(inputs.games, rows)
+            allowed = allowed_in_rows(inputs.games, rows, self.games, self.protocol)
         actions = losses.best_actions(values, self._to_device(allowed)).cpu().numpy()
         if not inputs.deterministic:
             explore = inputs.draws.uniform() < self.config.exploration

@@ -14,7 +14,7 @@ from mgdt_agents.replay.cards import RECENT, load_card, published_agents, publis
 from mgdt_agents.replay.splits import ALL, BOUNDS, WINDOW, split_ranges
 from mgdt_agents.replay.trace import Trace
 from mgdt_envs import AtariProtocol, game
-from mgdt_envs.errors import MissingExtra, OutputExists
+from mgdt_envs.errors import OutputExists, importing
 from mgdt_envs.scoring import human_normalized_score, reason_without_score
 
 MADE = "<!-- Made by mgdt-replay card; what is written here by hand is lost. -->"
@@ -91,10 +91,8 @@ def draw(trace: Trace) -> bytes:
     Raises:
         MissingExtra: if matplotlib is not installed.
     """
-    try:
+    with importing("Cards need matplotlib", "plot"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("Cards need matplotlib: pip install 'mgdt[plot]'.") from None
     has_score = reason_without_score(trace.game, trace.protocol) is None
     returns = trace.episode_return.astype(np.float64)
     values = human_normalized_score(trace.game, returns) if has_score else returns

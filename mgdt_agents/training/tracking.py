@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents.training.run_folder import DESCRIPTION
-from mgdt_envs.errors import MissingExtra
+from mgdt_envs.errors import importing
 
 RUN_ID = "wandb_run_id"
 """File of a run's folder: its name at the service, under which a resumed run goes on."""
@@ -30,12 +30,8 @@ class WandbTracker:
 
     def __init__(self, output: Path) -> None:
         """Find wandb; a run begins with its first line, when `training.json` is there."""
-        try:
+        with importing("--track wandb needs Weights & Biases", "wandb"):
             import wandb
-        except ImportError:
-            raise MissingExtra(
-                "--track wandb needs Weights & Biases, the extra wandb: pip install 'mgdt[wandb]'"
-            ) from None
         self._wandb, self._output = wandb, output
         self._run: Any = None
 

@@ -44,7 +44,7 @@ from mgdt_agents.replay.formats.minari_rules import Observations, recorded_rules
 from mgdt_agents.replay.store import PROTOCOL, ReplayStore
 from mgdt_envs import game as find_game
 from mgdt_envs.emulator import NUM_ACTIONS
-from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
+from mgdt_envs.errors import InvalidArgument, OutputExists, importing
 
 
 def minari_library() -> Any:
@@ -53,14 +53,10 @@ def minari_library() -> Any:
     Raises:
         MissingExtra: if it is not installed.
     """
-    try:
+    with importing("Minari data sets need Python 3.11 or newer, and Minari", "minari"):
         import h5py  # noqa: F401
         import minari
         import PIL  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            f"Minari data sets need Python 3.11 or newer and pip install 'mgdt[minari]': {error}."
-        ) from error
     return minari
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
-from mgdt_envs.errors import MissingExtra
+from mgdt_envs.errors import importing
 
 _LENGTH_BYTES, _CHECKSUM_BYTES = 8, 4
 _EXAMPLE = """
@@ -73,13 +73,9 @@ def example_class() -> Any:
     Raises:
         MissingExtra: if the extra `tfds` is not installed.
     """
-    try:
+    with importing("TFRecord files need google-crc32c and protobuf", "tfds"):
         import google_crc32c  # noqa: F401
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-    except ImportError:
-        raise MissingExtra(
-            "TFRecord files need google-crc32c and protobuf: pip install 'mgdt[tfds]'."
-        ) from None
     # A pool of its own: TensorFlow, if it is there, has these names in the default one.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(text_format.Parse(_EXAMPLE, descriptor_pb2.FileDescriptorProto()))

@@ -38,6 +38,8 @@ class TwoStepLearner(Learner):
 
     def __init__(self, games_of_envs):
         super().__init__(None, games_of_envs, 8)
+
+    def _setup(self):
         self.steps_shown = []
 
     def act(self, observations):
