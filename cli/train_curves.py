@@ -81,7 +81,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
             break  # it is being written
         line = json.loads(text)
         for name, value in line.items():
-            if name != "step":
+            if name != "step" and value is not None:  # no mean return yet
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(line["step"])
                 values.append(value)

@@ -51,7 +51,6 @@ class Agent(ABC):
     training_runs: int = 1
 
     def __init__(self, games: Sequence[str] = (), protocol: AtariProtocol | None = None) -> None:
-        """Make an agent for `games` under `protocol`."""
         self.games = tuple(games)
         self.protocol = protocol or AtariProtocol()
         self.observation_space = spaces.Box(0, 255, self.protocol.observation_shape, np.uint8)

@@ -40,7 +40,6 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
         if self.config.return_tokens != "none":
             raise InvalidArgument(

@@ -46,7 +46,6 @@ class ConvolutionalCloningAgent(NetworkAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
 
     def _make_model(self) -> ImpalaNetwork:

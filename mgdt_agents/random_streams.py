@@ -49,7 +49,6 @@ class RowStreams:
     """
 
     def __init__(self, seed: int, streams: np.ndarray, steps: np.ndarray) -> None:
-        """Begin the step."""
         names = np.asarray(streams).astype(np.uint64)
         drawn = np.zeros(len(names), np.uint64)
         self._seed = seed % 2**64

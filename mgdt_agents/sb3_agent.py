@@ -47,7 +47,6 @@ class SB3Agent(Agent):
         protocol: AtariProtocol | None = None,
         actions: Sequence[int] | None = None,
     ) -> None:
-        """Wrap `model`."""
         given = {
             "games": None if games is None else list(games),
             "protocol": protocol and protocol.to_dict(),

@@ -34,7 +34,6 @@ class ColorScreens:
     def __init__(
         self, rows_of_games: Sequence[tuple[str, Rows, int]], protocol: AtariProtocol, threads: int
     ) -> None:
-        """Start the emulators."""
         self._pools: list[tuple[Rows, AtariVectorEnv]] = []
         self._screens: list[NDArray[np.uint8]] = []
         for name, rows, count in rows_of_games:

@@ -61,7 +61,6 @@ class ImpalaAgent(NetworkAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
         if self.config.value_games not in (0, len(self.games)):
             raise InvalidArgument(

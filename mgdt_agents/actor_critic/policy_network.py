@@ -46,11 +46,6 @@ class ImpalaAgentConfig(ImpalaConfig):
     clipped rewards for all."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
         if self.halve_frames and self.frame_size % 2:
             raise InvalidArgument(f"frame_size must be even to be halved, got {self.frame_size}")
@@ -102,7 +97,6 @@ class PolicyNetwork(nn.Module):
     """
 
     def __init__(self, config: ImpalaAgentConfig) -> None:
-        """Make the network that `config` describes, randomly initialized."""
         super().__init__()
         self.config = config
         self.body = ImpalaBody(dataclasses.replace(config, frame_size=config.pixels_shape[0]))

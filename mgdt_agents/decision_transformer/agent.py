@@ -77,7 +77,6 @@ class DecisionTransformerAgent(NetworkAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
         self.rule = self.default_rule() if rule is None else rule
         self.predicted_returns: np.ndarray | None = None

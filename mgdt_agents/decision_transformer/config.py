@@ -68,11 +68,6 @@ class DecisionTransformerConfig:
     """On the outputs of attention and of the MLP."""
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit one another.
-
-        Raises:
-            ValueError: naming the sizes that do not.
-        """
         if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
             raise InvalidArgument(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
         check_choices(self)

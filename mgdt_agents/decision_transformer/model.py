@@ -27,7 +27,6 @@ class PatchStem(nn.Module):
     """A linear map of each square patch, with a learned position (Lee et al. 2022, footnote 3)."""
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
-        """Make the map of `config.patch_size`."""
         super().__init__()
         self.patch = nn.Conv2d(1, config.width, config.patch_size, config.patch_size)
         self.position_MD = nn.Parameter(torch.empty(config.observation_tokens, config.width))
@@ -58,7 +57,6 @@ class ConvStem(nn.Module):
     SQUARE = 4
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
-        """Make the convolutions of `config.stem_channels`."""
         super().__init__()
         first, second, third = config.stem_channels
         self.convolutions = nn.Sequential(
@@ -142,7 +140,6 @@ class Block(nn.Module):
     """Pre-norm transformer block, as in GPT-2."""
 
     def __init__(self, config: BlockSizes) -> None:
-        """Make a block of `config.width`."""
         super().__init__()
         self.heads = config.heads
         self.norm_1 = nn.LayerNorm(config.width)
@@ -232,7 +229,6 @@ class DecisionTransformer(nn.Module):
     """
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
-        """Make the network that `config` describes, randomly initialized."""
         super().__init__()
         self.config = config
         width = config.width

@@ -40,11 +40,6 @@ class ActingRule:
     """What the logits of actions are divided by; below 1, likely actions become likelier."""
 
     def __post_init__(self) -> None:
-        """Check the temperature.
-
-        Raises:
-            ValueError: if it is not above 0.
-        """
         if not self.action_temperature > 0:
             raise InvalidArgument(
                 f"action_temperature must be above 0, got {self.action_temperature}; "
@@ -132,11 +127,6 @@ class BestOfSamples(ActingRule):
     """Share of the actions that are not ruled out, the likeliest."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         ActingRule.__post_init__(self)  # super() does not know a class with slots
         check_interval(self, "[1, inf)", "samples")
         check_interval(self, "(0, 1]", "action_share")

@@ -51,7 +51,6 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
         if not beta >= 0:
             raise InvalidArgument(f"beta must not be negative, got {beta}")

@@ -48,11 +48,6 @@ class ValueTransformerConfig(DecisionTransformerConfig):
     """Gradient steps between copies to the target network."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming those that cannot be.
-        """
         # Not super(): a dataclass with slots is another class than the one written here.
         DecisionTransformerConfig.__post_init__(self)
         if self.return_tokens != "none":
@@ -80,7 +75,6 @@ class ValueTransformer(DecisionTransformer):
     config: ValueTransformerConfig
 
     def __init__(self, config: ValueTransformerConfig) -> None:
-        """Make the network that `config` describes, randomly initialized."""
         super().__init__(config)
         self.value_head = Linear(config.width, config.actions * config.atoms)
         self.beta = 0.0

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import Learner, Play, updates
-from mgdt_agents.online.online_run import CHECKPOINT, OnlineRun, card, save_checkpoint
+from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint, save_checkpoint
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
 from mgdt_agents.replay.files import json_bytes, replace
@@ -73,6 +72,7 @@ def collect(
     Raises:
         FileExistsError: if the folder holds something else, or what cannot resume.
         ReplayError: if the trace to resume from is damaged.
+        TrainingError: if the checkpoint is.
     """
     games = resolve_games(games)
     description = describe(games, steps, algo, config)
@@ -117,8 +117,9 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
 
     Raises:
         FileExistsError: if the folder holds something else, or what cannot resume.
+        TrainingError: if the checkpoint is damaged.
     """
-    path, checkpoint = output / "collection.json", output / CHECKPOINT
+    path = output / "collection.json"
     if not output.exists() or all(file.suffix in PARTIAL for file in output.iterdir()):
         return None
     if not path.exists():
@@ -130,10 +131,9 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
             f"{output} holds another collection: {'; '.join(found)}. Choose another "
             "--output, or give the same arguments to resume it."
         )
-    if not checkpoint.exists():
+    state, learner = load_checkpoint(output), description["learner"]
+    if state is None:
         return None
-    state = torch.load(checkpoint, "cpu", weights_only=True)
-    learner = description["learner"]
     if not LEARNERS[learner].can_resume and state["steps_played"] < description["steps"]:
         raise OutputExists(
             f"{output} holds an unfinished collection of {learner}, which cannot resume; "

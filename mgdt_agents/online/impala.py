@@ -76,11 +76,6 @@ class ImpalaLearnerConfig:
     """Of the network, the actions and the environments."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         sizes = ("actor_lag", "lstm", "learning_rate", "rmsprop_epsilon", "max_gradient_norm")
         check_choices(self)
         check_interval(self, "[1, inf)", "num_envs", "unroll_length")

@@ -74,7 +74,6 @@ class Learner(ABC):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make a learner that knows nothing yet."""
         self.config, self.steps, self.device = config, steps, resolve_device(device)
         self.games_of_envs, self.num_envs = tuple(games_of_envs), len(games_of_envs)
         self.games = tuple(dict.fromkeys(games_of_envs))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgdt_agents.errors import TrainingError
 from mgdt_agents.markdown import markdown_table
 from mgdt_agents.training.metrics import Log
 from mgdt_envs import AtariProtocol
@@ -89,6 +90,28 @@ def save_checkpoint(output: Path, state: dict[str, Any]) -> None:
     """Write the checkpoint of a run: tensors and plain types."""
     torch.save(state, output / f"{CHECKPOINT}.partial")
     os.replace(output / f"{CHECKPOINT}.partial", output / CHECKPOINT)
+
+
+def load_checkpoint(output: Path) -> dict[str, Any] | None:
+    """Return the checkpoint of a run; None if there is none.
+
+    Raises:
+        TrainingError: if it is damaged.
+    """
+    if not (output / CHECKPOINT).exists():
+        return None
+    try:
+        return torch.load(output / CHECKPOINT, "cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds
+        raise unusable_checkpoint(output, error) from error
+
+
+def unusable_checkpoint(output: Path, error: Exception) -> TrainingError:
+    """Return the error that says why a run cannot resume from its checkpoint."""
+    return TrainingError(
+        f"Cannot resume from {output / CHECKPOINT}, which is damaged or of another network: "
+        f"{error}. Choose another --output."
+    )
 
 
 def card(

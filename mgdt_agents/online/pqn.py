@@ -63,11 +63,6 @@ class PQNConfig:
     """Of the network, the random actions and the environments."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         sizes = ("num_envs", "epochs", "minibatches", "max_repeats", "channels", "hidden")
         shares = ("discount", "trace_decay", "final_epsilon", "exploration_fraction")
         check_choices(self)

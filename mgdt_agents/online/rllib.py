@@ -26,11 +26,16 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from mgdt_agents.actor_critic import ImpalaAgent
 from mgdt_agents.devices import resolve_device
-from mgdt_agents.errors import TrainingError
 from mgdt_agents.online.collection import describe, differences
 from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import RECENT_EPISODES, mean_returns
-from mgdt_agents.online.online_run import CHECKPOINT, OnlineRun, card, save_checkpoint
+from mgdt_agents.online.online_run import (
+    OnlineRun,
+    card,
+    load_checkpoint,
+    save_checkpoint,
+    unusable_checkpoint,
+)
 from mgdt_agents.online.rllib_config import RETURNS, RLlibConfig, algorithm_config
 from mgdt_agents.replay.files import json_bytes, replace
 from mgdt_envs import resolve_games
@@ -115,7 +120,8 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
         FileExistsError: if the folder holds another training, saying what differs.
         TrainingError: if the checkpoint is damaged.
     """
-    if not (output / CHECKPOINT).exists():
+    state = load_checkpoint(output)
+    if state is None:
         return None
     before = json.loads((output / DESCRIPTION).read_text())
     if found := differences(before, description, FREE_FIELDS):
@@ -123,10 +129,7 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
             f"{output} holds another training: {'; '.join(found)}. Choose another --output, or "
             "give the same arguments to resume it."
         )
-    try:
-        return torch.load(output / CHECKPOINT, "cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds
-        raise _unusable(output, error) from error
+    return state
 
 
 def load_weights(agent: ImpalaAgent, state: dict[str, Any], output: Path) -> None:
@@ -138,14 +141,7 @@ def load_weights(agent: ImpalaAgent, state: dict[str, Any], output: Path) -> Non
     try:
         agent.model.load_state_dict(_weights(state["learner"]))
     except (KeyError, RuntimeError) as error:
-        raise _unusable(output, error) from error
-
-
-def _unusable(output: Path, error: Exception) -> TrainingError:
-    return TrainingError(
-        f"Cannot resume from {output / CHECKPOINT}, which is damaged or of another network: "
-        f"{error}. Choose another --output."
-    )
+        raise unusable_checkpoint(output, error) from error
 
 
 def gpus_per_learner(device: str, learners: int) -> int:

@@ -62,11 +62,6 @@ class RLlibConfig:
     """Of the network, the actions and the environments. What is learned depends on time, too."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         costs = ("value_cost", "entropy_cost", "learning_rate", "max_gradient_norm")
         seeds = MAX_SEED - self.env_runners * self.envs_per_runner
         check_choices(self)

@@ -98,7 +98,6 @@ class ToPixels(SingleAgentObservationPreprocessor):
     """
 
     def __init__(self, *args: Any, network: ImpalaAgentConfig, **kwargs: Any) -> None:
-        """Make the connector for a network."""
         self.network = network
         super().__init__(*args, **kwargs)
 
@@ -117,7 +116,6 @@ class AllowedActions(ConnectorV2):
     """Adds the actions that each step's game has, by `info["game"]`."""
 
     def __init__(self, *args: Any, protocol: AtariProtocol, **kwargs: Any) -> None:
-        """Make the connector for play under `protocol`."""
         self.protocol = protocol
         super().__init__(*args, **kwargs)
 
@@ -138,7 +136,6 @@ class LearnerView(AllowedActions):
     """
 
     def __init__(self, *args: Any, life_loss_ends: bool, **kwargs: Any) -> None:
-        """Make the connector."""
         self.life_loss_ends = life_loss_ends
         super().__init__(*args, **kwargs)
 

@@ -39,11 +39,6 @@ class PPOLearnerConfig:
     """Of the network, the exploration and the environments."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         check_interval(self, "[1, inf)", "num_envs")
         check_interval(self, f"[0, {MAX_SEED - self.num_envs}]", "seed")
 
@@ -65,11 +60,6 @@ class DQNLearnerConfig:
     """Of the network, the exploration and the environments."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         check_interval(self, "[1, inf)", "num_envs")
         # A row must have a successor.
         check_interval(self, f"[{2 * self.num_envs}, inf)", "buffer_size")

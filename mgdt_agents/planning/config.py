@@ -72,11 +72,6 @@ class TrajectoryTransformerConfig:
     """On the outputs of attention and of the MLP."""
 
     def __post_init__(self) -> None:
-        """Check that the sizes fit one another.
-
-        Raises:
-            ValueError: naming those that do not.
-        """
         sizes = ("layers", "context", "frame_size", "grid", "cells", "channels", "code_size")
         numbers = ("actions", "rewards", "n_steps", "target_period")
         weights = (

@@ -68,7 +68,6 @@ class TrajectoryTransformerAgent(NetworkAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
         sizes: TrajectoryTransformerConfig = self.config
         self.search = Search(horizon=sizes.horizon) if search is None else search

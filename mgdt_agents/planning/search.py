@@ -39,11 +39,6 @@ class Search:
     likeliest one's."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         check_interval(self, "[0, inf)", "horizon")
         check_interval(self, "[1, inf)", "beam")
         check_interval(self, "[0, 1]", "likely")

@@ -31,7 +31,6 @@ class Tokenizer(nn.Module):
     """
 
     def __init__(self, config: TrajectoryTransformerConfig) -> None:
-        """Make the networks, randomly initialized."""
         super().__init__()
         self.config = config
         side = config.grid * config.cells

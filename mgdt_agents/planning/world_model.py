@@ -27,7 +27,6 @@ class WorldModel(nn.Module):
     """
 
     def __init__(self, config: TrajectoryTransformerConfig) -> None:
-        """Make the network that `config` describes, randomly initialized."""
         super().__init__()
         self.config = config
         width = config.width
@@ -139,7 +138,6 @@ class PlanningModel(nn.Module):
     """A tokenizer, and a world model of what it makes of frames."""
 
     def __init__(self, config: TrajectoryTransformerConfig) -> None:
-        """Make both, randomly initialized."""
         super().__init__()
         self.tokenizer = Tokenizer(config)
         self.world = WorldModel(config)

@@ -60,7 +60,6 @@ class WallServer:
         stays: bool = False,
         on_ready: Callable[[str], object] = lambda address: None,
     ) -> None:
-        """Make a server that does not serve yet."""
         self.wall, self.agents, self.load = wall, tuple(agents), load
         self.stays, self.on_ready = stays, on_ready
         self.agent_name = self.agents[0]

@@ -67,7 +67,6 @@ class Wall:
         explain: bool = False,
         num_threads: int = 0,
     ) -> None:
-        """Start the emulators."""
         self.envs = MultiGameAtariVectorEnv(
             games=games,
             protocol=protocol or agent.protocol,

@@ -56,11 +56,6 @@ class CQLConfig(ImpalaConfig):
     """Share of uniformly random actions when acting (Dopamine's evaluation)."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
         check_interval(self, "[1, inf)", "n_steps")
         check_interval(self, "(0, 1]", "discount")
@@ -113,7 +108,6 @@ class CQLAgent(NetworkAgent):
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Make the agent, randomly initialized."""
         super().__init__(config, games=games, protocol=protocol, device=device)
         self.target = copy.deepcopy(self.model).requires_grad_(False)
         self.replay_games = self.games

@@ -47,11 +47,6 @@ class ImpalaConfig:
     """Number of actions."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         check_choices(self)
         check_interval(self, "[1, inf)", "blocks", "stem_stride", "spatial_features", "hidden")
 
@@ -60,7 +55,6 @@ class ResidualBlock(nn.Module):
     """Two convolutions around which the input goes."""
 
     def __init__(self, channels: int) -> None:
-        """Make a block of `channels`."""
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.ReLU(),
@@ -95,7 +89,6 @@ class ImpalaBody(nn.Module):
     """An Impala ResNet (Espeholt et al. 2018) up to the features that heads read."""
 
     def __init__(self, config: ImpalaConfig) -> None:
-        """Make the body, randomly initialized."""
         super().__init__()
         layers: list[nn.Module] = []
         channels, side = config.frame_stack, config.frame_size

@@ -36,7 +36,6 @@ class QNetwork(nn.Module):
     """A small dueling network (Wang et al. 2016) with a layer norm before each rectifier."""
 
     def __init__(self, config: PQNNetworkConfig) -> None:
-        """Make the network that `config` describes, randomly initialized."""
         super().__init__()
         if config.frame_size % 2:
             raise InvalidArgument(f"frame_size must be even, got {config.frame_size}")

@@ -50,7 +50,6 @@ class FrameLog:
     def __init__(
         self, folder: Path, shape: tuple[int, ...], *, num_frames: int = 0, num_bytes: int = 0
     ) -> None:
-        """Open the log in `folder`."""
         self.folder, self.shape, self.num_frames = folder, shape, num_frames
         blocks = BYTES_PER_CHUNK // (int(np.prod(shape)) * FRAMES_PER_BLOCK)
         self._per_chunk = min(FRAMES_PER_CHUNK, max(1, blocks) * FRAMES_PER_BLOCK)

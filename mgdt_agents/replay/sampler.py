@@ -95,7 +95,6 @@ class WindowSampler:
         seed: int = 0,
         rank: int = 0,
     ) -> None:
-        """Open the stores and choose their episodes."""
         if not stores:
             raise InvalidArgument("Expected at least one replay store, got none.")
         if steps < 1 or future < 0:

@@ -49,7 +49,6 @@ class RecordingCallback(BaseCallback):
     def __init__(
         self, path: str | Path, source: dict[str, Any] | None = None, *, seed: int = 0
     ) -> None:
-        """Make the callback."""
         super().__init__()
         self.path = Path(path)
         self.source = source or {}

@@ -76,7 +76,6 @@ class ReplayStore:
     frames: "blosc2.NDArray | _Frames"
 
     def __init__(self, path: str | Path) -> None:
-        """Open the store at `path`."""
         self.path = Path(path)
         self.folder, self.split = find_split(path)
         self.meta = _read_whole_meta(self.folder)
@@ -172,7 +171,6 @@ class ReplayStore:
         return np.asarray(column)  # still mapped; slicing a memmap takes ten times as long
 
     def __len__(self) -> int:
-        """Return the number of steps."""
         return len(self.actions)
 
     def __repr__(self) -> str:

@@ -63,7 +63,6 @@ class TraceRecorder(VectorWrapper):
     """
 
     def __init__(self, envs: MultiGameAtariVectorEnv, source: dict[str, Any]) -> None:
-        """Wrap `envs`."""
         if envs.protocol.jpeg:
             raise InvalidArgument(f"A trace holds play without JPEG, got {envs.protocol.sheet()}")
         if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.NEXT_STEP:

@@ -81,7 +81,6 @@ class ReplayWriter:
         further: dict[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
-        """Begin the store that will be at `path`, or go on with it."""
         self.path = Path(path)
         self.partial = partial_folder(self.path)
         self.game, self.protocol, self.source = game, protocol, source
@@ -105,7 +104,6 @@ class ReplayWriter:
             raise
 
     def __enter__(self) -> "ReplayWriter":
-        """Return the writer."""
         return self
 
     def add_episode(

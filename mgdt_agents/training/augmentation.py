@@ -24,11 +24,6 @@ class Augmentation:
     """Degrees by which frames are turned about their center at most, either way."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         check_interval(self, "[0, inf)", "shift")  # pixels
         check_interval(self, "[0, 180]", "rotation")  # degrees
 

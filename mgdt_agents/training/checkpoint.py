@@ -42,7 +42,6 @@ class TrainingState:
     def __init__(
         self, agent: NetworkAgent, optimizer: torch.optim.Optimizer, average: nn.Module | None
     ) -> None:
-        """Begin with what `agent` is."""
         self.agent, self.optimizer, self.average = agent, optimizer, average
         self.figures = Figures()
         self.best = math.inf
@@ -93,7 +92,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int, in_background: bool) -> None:
-        """Find what is there."""
         self.folder, self.keep, self.in_background = folder, keep, in_background
         self.partial = folder / "checkpoint.partial"
         self._writing: tuple[int, Future[Any]] | None = None

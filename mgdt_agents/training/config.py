@@ -95,11 +95,6 @@ class TrainingConfig:
     cannot hold, instead of copying them to each."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: naming the one that cannot be.
-        """
         # The class is frozen.
         replay = (self.replay,) if isinstance(self.replay, str | Path) else self.replay
         object.__setattr__(self, "replay", tuple(map(Path, replay)))

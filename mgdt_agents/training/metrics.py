@@ -38,7 +38,6 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, step: int) -> None:
-        """Open the files to append to."""
         self._file = self._board = None
         if folder is None:
             return
@@ -76,7 +75,6 @@ class Stopwatch:
     """
 
     def __init__(self, windows: int, device: torch.device) -> None:
-        """Start."""
         self._windows, self._device = windows, device
         self._started, self._waited, self._steps = time.monotonic(), 0.0, 0
 
@@ -120,7 +118,6 @@ class Figures:
     """
 
     def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
-        """Begin with `values`."""
         self._known = dict(values or {})
         self._new: list[dict[str, Tensor]] = []
 

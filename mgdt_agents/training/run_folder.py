@@ -46,7 +46,6 @@ class Run:
         config: TrainingConfig,
         stores: Sequence[ReplayStore],
     ) -> None:
-        """Describe what is to be trained."""
         self.folder = folder
         self.description = describe(agent, config, stores)
         self.checkpoints: Checkpoints | None = None

@@ -36,7 +36,6 @@ class WandbTracker:
         self._run: Any = None
 
     def __enter__(self) -> "WandbTracker":
-        """Return the tracker."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -69,7 +69,6 @@ class Parts:
     """
 
     def __init__(self, sampler: WindowSampler, batch_size: int, parts: int) -> None:
-        """Divide the batch."""
         self.sampler, self.batch_size, self.parts = sampler, batch_size, parts
         self.rank = parallel.rank()
         shares = parallel.count() * parts
@@ -112,7 +111,6 @@ class HeldOut:
     def __init__(
         self, agent: NetworkAgent, config: TrainingConfig, stores: list[ReplayStore]
     ) -> None:
-        """Open a sampler for each game."""
         self.samplers = {
             game: _sampler(
                 agent, config, [s for s in stores if s.game == game], split="heldout", seed=0

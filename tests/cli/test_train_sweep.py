@@ -167,6 +167,14 @@ def test_curves(run, runs, capsys):
     assert "loss: 1" not in capsys.readouterr().out
 
 
+def test_curve_of_play_before_the_first_episode_ends(run, tmp_path, capsys):
+    lines = [{"step": 8, "mean_return": None}, {"step": 16, "mean_return": 1.5}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    run("curves", tmp_path, "--figures", "mean_return")
+    assert "mean_return: 1.5 to 1.5" in capsys.readouterr().out
+
+
 def test_picture_of_curves(run, refused, runs, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "curves.png"

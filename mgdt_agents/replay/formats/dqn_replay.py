@@ -92,7 +92,6 @@ class DQNReplayRun(Recording):
         downloads: Path,
         num_threads: int = 0,
     ) -> None:
-        """Read the headers of the files."""
         self.game, self.protocol = find_game(game), protocol
         check_num_threads(num_threads)
         self._num_threads = num_threads or max(os.cpu_count() or 1, 2)

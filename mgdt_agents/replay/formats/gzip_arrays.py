@@ -38,7 +38,6 @@ class GzipArray:
     """
 
     def __init__(self, folder: SourceFolder, name: str, head: bytes) -> None:
-        """Read the header in `head`."""
         self.folder, self.name, self._head = folder, name, head
         self.path = f"{folder.address}/{name}"
         start = gzip.GzipFile(fileobj=io.BytesIO(head))

@@ -185,7 +185,6 @@ class SourceFolder:
     """
 
     def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, downloads: Path) -> None:
-        """Look at the folder `path` of `filesystem`."""
         self.filesystem, self.path, self.downloads = filesystem, path, downloads
         self.is_local = isinstance(filesystem, LocalFileSystem)
         self.address = path if self.is_local else filesystem.unstrip_protocol(path)

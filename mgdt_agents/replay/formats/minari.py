@@ -100,7 +100,6 @@ class MinariRecording(Recording):
     def __init__(
         self, dataset_id: str, *, games: Sequence[str] = (), download: bool = False
     ) -> None:
-        """Read what the data set says of itself."""
         expected = [find_game(name) for name in games]
         self.dataset_id = dataset_id
         self._dataset = _load(dataset_id, download)

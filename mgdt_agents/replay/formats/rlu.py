@@ -88,7 +88,6 @@ class RLURun(Recording):
         downloads: Path,
         num_threads: int = 0,
     ) -> None:
-        """Read what the data set says of itself."""
         self.game, self.protocol = find_game(game), protocol
         check_num_threads(num_threads)
         self._num_threads = num_threads or os.cpu_count() or 1

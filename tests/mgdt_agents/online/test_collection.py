@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mgdt_agents import load_agent
-from mgdt_agents.errors import ReplayError, TraceDivergedError
+from mgdt_agents.errors import ReplayError, TraceDivergedError, TrainingError
 from mgdt_agents.online import online_run
 from mgdt_agents.online.collection import collect
 from mgdt_agents.online.pqn import PQNConfig
@@ -138,6 +138,17 @@ def test_stop_while_the_recorded_steps_are_played_again(tmp_path):
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     assert not collect_small(output, should_stop=stop_after(3))
     assert before == {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_damaged_checkpoint(tmp_path):
+    output = tmp_path / "Breakout"
+    assert not collect_small(output, should_stop=stop_after(1))
+    checkpoint = output / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(
+        TrainingError, match=r"Cannot resume from .*checkpoint\.pt, which is damaged"
+    ):
+        collect_small(output)
 
 
 def test_finished_collection_is_left_alone(collected):
