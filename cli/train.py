@@ -103,7 +103,7 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
         return
     if parallel.rank() == 0:
         make_room(output, arguments.overwrite, "training.json")
-    parallel.wait()
+    parallel.barrier()
     steps, speaks = arguments.training.steps, parallel.rank() == 0
     tracking = speaks and arguments.track == "wandb"
     share_of_peak = share_of_peak_at(agent, arguments.training)
@@ -144,7 +144,7 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
 def share_of_peak_at(agent: NetworkAgent, config: TrainingConfig) -> Callable[[float], float]:
     """Return what gives, for windows/s, the share of what a product of matrices reaches here."""
     flop = cost_of(type(agent), agent.config, config).flop
-    peak = parallel.count() * peak_of(agent.device, computing_dtype(agent.device, config))
+    peak = parallel.world_size() * peak_of(agent.device, computing_dtype(agent.device, config))
     return lambda windows_per_second: windows_per_second * flop / peak
 
 
@@ -172,7 +172,7 @@ def stop(number: int, frame: Any) -> None:
     if multiprocessing.parent_process() is not None:
         return
     # torchrun hands each signal on, and so does the terminal.
-    if STOPPING.is_set() and parallel.count() == 1:
+    if STOPPING.is_set() and parallel.world_size() == 1:
         raise KeyboardInterrupt
     if not STOPPING.is_set() and parallel.rank() == 0:
         say("Stopping after this step; once more to stop at once.")

@@ -110,7 +110,7 @@ class Checkpoints:
         self.finish()
         if parallel.rank() == 0:
             shutil.rmtree(self.partial, ignore_errors=True)
-        parallel.wait()
+        parallel.barrier()
         content = state.to_save()
         with _naming(self.folder, self.partial), _single_process():
             if self.in_background:
@@ -153,7 +153,7 @@ class Checkpoints:
             self.partial.rename(self.folder / f"checkpoint-{step}")
             for older in sorted(self._steps())[: -self.keep]:
                 shutil.rmtree(self.folder / f"checkpoint-{older}")
-        parallel.wait()
+        parallel.barrier()
 
     def _steps(self) -> list[int]:
         names = [path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*")]
@@ -161,7 +161,7 @@ class Checkpoints:
 
 
 def _is_alone() -> bool:
-    return parallel.count() == 1
+    return parallel.world_size() == 1
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -59,12 +59,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def wait() -> None:
+def barrier() -> None:
     """Wait for all processes to come here."""
     if dist.is_initialized():
         dist.barrier()
@@ -74,7 +74,7 @@ def gather(value: Any) -> list[Any]:
     """Return the value of each process, in the order of their ranks."""
     if not dist.is_initialized():
         return [value]
-    values: list[Any] = [None] * count()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
@@ -87,7 +87,7 @@ def means(figures: Mapping[str, float]) -> dict[str, float]:
 
 def any_says(flag: bool, step: int) -> bool:
     """Return whether any process says so; with more than one, they ask at some steps only."""
-    if count() == 1:
+    if world_size() == 1:
         return flag
     return step % STEPS_BETWEEN_QUESTIONS == 0 and any(gather(flag))
 
@@ -118,7 +118,7 @@ def spread(module: nn.Module, *, fsdp: bool, trained: bool, in_stages: bool = Fa
         trained: it has gradients to average.
         in_stages: a step may give a part of its weights no gradient.
     """
-    if count() == 1:
+    if world_size() == 1:
         return
     if fsdp:
         for parameter in module.parameters():

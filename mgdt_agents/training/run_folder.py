@@ -69,7 +69,7 @@ class Run:
         if self.folder is None or self.checkpoints is None:
             return 0
         done = self.checkpoints.newest
-        parallel.wait()  # until all have looked
+        parallel.barrier()  # until all have looked
         if parallel.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder)
@@ -81,7 +81,7 @@ class Run:
                     f"{'; '.join(differences)}. Choose another folder."
                 )
             self.checkpoints.load(state, done)
-        parallel.wait()
+        parallel.barrier()
         if parallel.rank() == 0:
             content = {**self.description, "made_by": versions()}
             replace(self.folder / DESCRIPTION, json_bytes(content))

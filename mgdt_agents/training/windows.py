@@ -71,11 +71,12 @@ class Parts:
     def __init__(self, sampler: WindowSampler, batch_size: int, parts: int) -> None:
         self.sampler, self.batch_size, self.parts = sampler, batch_size, parts
         self.rank = parallel.rank()
-        shares = parallel.count() * parts
+        processes = parallel.world_size()
+        shares = processes * parts
         if batch_size % shares:
             raise InvalidArgument(
-                f"Expected a batch_size that {parallel.count()} processes of {parts} parts each "
-                f"can share, a multiple of {shares}, got {batch_size}."
+                f"Expected a batch_size that {processes} processes of {parts} parts each can "
+                f"share, a multiple of {shares}, got {batch_size}."
             )
         self.size = batch_size // shares
 
@@ -126,11 +127,12 @@ class HeldOut:
         # shared out, too.
         size = min(self.windows, BATCH_SIZE)
         number = -(-self.windows // size)
-        rounds = -(-number // parallel.count())
+        processes = parallel.world_size()
+        rounds = -(-number // processes)
         figures: dict[str, float] = {}
         for game, sampler in self.samplers.items():
             theirs = []
-            for step in range(parallel.rank(), rounds * parallel.count(), parallel.count()):
+            for step in range(parallel.rank(), rounds * processes, processes):
                 batch = sampler.sample(size, step)
                 # Numbered as in the agent's games, of which this sampler has one.
                 batch = batch._replace(games=batch.games + agent.games.index(game))
