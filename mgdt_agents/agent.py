@@ -374,7 +374,7 @@ class NetworkAgent(Agent):
         protocol: AtariProtocol | None = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """Return a copy of the agent in which what is given is otherwise.
+        """Return a copy of the agent with another config, protocol or weights.
 
         Args:
             config: of a network whose weights have the same shapes.

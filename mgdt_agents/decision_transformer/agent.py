@@ -206,8 +206,9 @@ class DecisionTransformerAgent(NetworkAgent):
     ) -> np.ndarray:
         """Return what return the model expects, whatever the rule.
 
-        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
-        remembered. With a return token at every step, the returns before are the rule's likeliest.
+        The arguments are those that `predict` would be called with at this step. Nothing is drawn
+        or remembered. With a return token at every step, the returns before are the rule's
+        likeliest.
 
         Returns:
             `(R,)` for one observation, `(n, R)` for a batch, float32: the probability of each
@@ -237,8 +238,8 @@ class DecisionTransformerAgent(NetworkAgent):
     ) -> np.ndarray:
         """Return what `predict` draws the action from, given the return likeliest under the rule.
 
-        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
-        remembered.
+        The arguments are those that `predict` would be called with at this step. Nothing is drawn
+        or remembered.
 
         Returns:
             `(A,)` for one observation, `(n, A)` for a batch, float32: the probability of each
@@ -262,8 +263,8 @@ class DecisionTransformerAgent(NetworkAgent):
     ) -> np.ndarray:
         """Return where in the frames the action looks, given the return likeliest under the rule.
 
-        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
-        remembered.
+        The arguments are those that `predict` would be called with at this step. Nothing is drawn
+        or remembered.
 
         Returns:
             `(layers, heads, steps, rows, columns)` for one observation, with n before it for a

@@ -215,8 +215,8 @@ class TrajectoryTransformerAgent(NetworkAgent):
     ) -> np.ndarray:
         """Return the scores that the search gives to actions.
 
-        The arguments are those of the `predict` that the decision is up to, and nothing is drawn or
-        remembered.
+        The arguments are those that `predict` would be called with at this step. Nothing is drawn
+        or remembered.
 
         Returns:
             `(A,)` for one observation, `(n, A)` for a batch, float32: the score of the best plan
@@ -241,7 +241,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
     ) -> Imagined:
         """Return what the model imagines of the next actions.
 
-        The other arguments are those of the `predict` that the decision is up to.
+        The other arguments are those that `predict` would be called with at this step.
 
         Args:
             observation: a batch of n observations.

@@ -23,8 +23,9 @@ class RecordingCallback(BaseCallback):
 
     stable-baselines3 begins an episode in the step that ended the one before; in a trace that is a
     step of its own, in which the other environments act. To write the trace, each environment's
-    actions are therefore played once more, which also checks them. The trace ends where the
-    first environment has no more: others may lose as many steps as they had episodes more.
+    actions are therefore played once more, which also checks them. The trace ends when the first
+    environment, the one with the fewest episodes, has played all its actions; each other loses as
+    many of its last steps as it had episodes more.
 
     Args:
         path: file of the trace, which must not exist.

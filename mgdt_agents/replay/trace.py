@@ -8,13 +8,13 @@ stepped together, with NEXT_STEP autoreset (the action after an episode's end is
 - `seeds` `(N,)` int64: environment i was reset with `seeds[i]`;
 - `actions` `(T, N)` uint8: full-set ids;
 - `checksums` `(ceil(T / 20) + 1,)` uint32: CRC-32 of the newest frames `(N, height, width)` before
-  steps 0, 20, 40, ... and after the last step, each going on over the actions since the one
-  before, so that an action that is not the recorded one is found even if no frame shows it;
+  steps 0, 20, 40, ... and after the last step, continued over the actions since the checksum
+  before, so that a wrong action is found even if no frame shows it;
 - `episode_end_step` int32, `episode_env` int16, `episode_return` float32: every finished episode,
   in the order in which they ended.
 
-Traces of version 1 are read, too: their checksums are 1000 steps apart, and the last alone goes on
-over actions, all of them.
+Traces of version 1 are read, too: their checksums are 1000 steps apart, and only the last one
+covers actions, all of them.
 """
 
 import io
@@ -270,7 +270,7 @@ class Trace:
 
 
 def play_checksum(frames: np.ndarray, actions: np.ndarray) -> int:
-    """Return the CRC-32 of frames `(N, height, width)`, going on over actions `(steps, N)`."""
+    """Return the CRC-32 of frames `(N, height, width)`, continued over actions `(steps, N)`."""
     frames, actions = np.ascontiguousarray(frames), np.ascontiguousarray(actions)
     return zlib.crc32(actions.data, zlib.crc32(frames.data))
 

@@ -73,7 +73,7 @@ class TrainingState:
         return {**networks, "optimizer": optimizer, "log": log}
 
     def take(self, saved: dict[str, Any]) -> None:
-        """Become what `to_save` returned."""
+        """Restore what `to_save` returned."""
         for name, network in self.networks().items():
             network.load_state_dict(saved[name])
         set_optimizer_state_dict(self.agent.model, self.optimizer, saved["optimizer"])
