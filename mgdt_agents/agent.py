@@ -195,7 +195,7 @@ class NetworkAgent(Agent):
     """
 
     config_class: ClassVar[type]
-    """What has a `frame_stack` and a `frame_size` must have the protocol's."""
+    """If it has a `frame_stack` and a `frame_size`, they must be the protocol's."""
     presets: ClassVar[dict[str, Any]]
     learns_in_stages: ClassVar[bool] = False
     """Whether a gradient step may leave a part of the network alone."""
@@ -218,14 +218,11 @@ class NetworkAgent(Agent):
             config = self.presets[config]
         self.config = config
         if hasattr(config, "frame_stack"):
-            given, read = (
-                self.protocol.observation_shape[:2],
-                (config.frame_stack, config.frame_size),
-            )
-            if read != given:
+            frames, size, _ = self.protocol.observation_shape
+            if (config.frame_stack, config.frame_size) != (frames, size):
                 raise InvalidArgument(
-                    f"The network reads {read[0]} frames of {read[1]} pixels, the protocol gives "
-                    f"{given[0]} of {given[1]}."
+                    f"The network reads {config.frame_stack} frames of {config.frame_size} pixels, "
+                    f"the protocol gives {frames} of {size}."
                 )
         self.device = resolve_device(device)
         self.model = self._make_model().to(self.device)
