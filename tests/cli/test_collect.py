@@ -214,14 +214,14 @@ def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
     output = ["--output", tmp_path / "new"]
     assert "'Pong'" in refused("--games", "Breakout,Pnog", *output)
     wrong = ["--games", "Pong", "--pqn.discount", 2]
-    assert "discount must be 0 to 1, got 2.0" in refused(*wrong, *output)
+    assert "discount must be in [0, 1], got 2.0" in refused(*wrong, *output)
     zero = ["--games", "Pong", "--processes", 0]
     assert "at least 1, got 0" in refused(*zero, *output)
     several = ["--games", "Pong,Boxing", "--algo", "impala"]
     error = refused(*several, "--processes", 2, *output)
     assert "impala learns all games in one process, got --processes 2" in error
     error = refused(*several, "--impala.discount", 2, *output)
-    assert "discount must be 0 to 1, got 2.0" in error
+    assert "discount must be in [0, 1], got 2.0" in error
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torchrl.objectives.value.functional", None)
         assert "pip install 'mgdt[online]'" in refused(*several, *output)
