@@ -23,7 +23,7 @@ from rich.console import Console
 
 from mgdt_agents import Agent, load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
-from mgdt_agents.evaluation.benchmark import check_agents, results_of
+from mgdt_agents.evaluation.benchmark import check_agents, results_of, with_speeds
 from mgdt_agents.evaluation.episode_log import FILE as EPISODES
 from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.published_scores import PublishedAgent
@@ -143,6 +143,7 @@ def bench(arguments: BenchArguments) -> None:
     finally:
         log.close()
     results = dataclasses.replace(results_of(agents, config, episodes), published=published)
+    results = with_speeds(results, agents, config)
     results.save(output / "results.json")
     _print(results, arguments.json)
     say(f"Every episode's score: {output / 'results.json'}")

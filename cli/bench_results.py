@@ -79,6 +79,23 @@ def import_scores(arguments: ImportScoresArguments) -> None:
     results = dataclasses.replace(results, published=(*kept, *chosen.values()))
     results.save(path)
     Console(markup=False).print(results_table(results))
+    if (arguments.folder / "report.html").exists():
+        _write_report_again(arguments.folder, results)
+
+
+def _write_report_again(folder: Path, results: Results) -> None:
+    """Write the report of results, with the videos that are there."""
+    # Imported only when needed: matplotlib takes a second.
+    from mgdt_agents.evaluation.page import read_curves, write_report
+
+    curves = {name: lines for name in results.agents if (lines := read_curves(Path(name)))}
+    videos = {
+        (agent, game): path
+        for number, agent in enumerate(results.agents)
+        for game in results.games
+        if (path := folder / "videos" / f"{number}-{game}.mp4").exists()
+    }
+    say(f"The report: {write_report(results, folder, curves=curves, videos=videos)}")
 
 
 def compare_results(arguments: CompareArguments) -> None:

@@ -14,7 +14,13 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mgdt_agents.agent_files import check_options, load_weights, read_config, write_folder
+from mgdt_agents.agent_files import (
+    check_options,
+    load_weights,
+    read_config,
+    trained_windows,
+    write_folder,
+)
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
@@ -192,11 +198,14 @@ class NetworkAgent(Agent):
         config: the sizes of the network; a frozen dataclass.
         model: the network.
         device: where it computes.
+        trained_windows: training windows that it has seen, as its card says; None if that is not
+            known.
     """
 
     config_class: ClassVar[type]
     """If it has a `frame_stack` and a `frame_size`, they must be the protocol's."""
     presets: ClassVar[dict[str, Any]]
+    trained_windows: int | None = None
     learns_in_stages: ClassVar[bool] = False
     """Whether a gradient step may leave a part of the network alone."""
 
@@ -361,6 +370,7 @@ class NetworkAgent(Agent):
         agent = cls(config, device=device, **saved | options)
         load_weights(path, agent.model, content)
         agent.model.eval()
+        agent.trained_windows = trained_windows(path)
         if env is not None:
             agent.check_spaces(env)
         return agent

@@ -1,6 +1,8 @@
 """The benchmark: which episodes are played, and by whom."""
 
+import dataclasses
 import platform
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from mgdt_agents.evaluation.episode_log import (
     checksum_of,
     fingerprint,
 )
+from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_agents.evaluation.rollout import RolloutStep, play
 from mgdt_envs import AtariProtocol, __version__
@@ -46,7 +49,7 @@ class BenchmarkConfig:
     idle_steps: int | None = None
     """Give an episode up after so many agent steps without a reward; None plays on."""
     batch_size: int = 64
-    """Episodes played at once, at most; changes no score."""
+    """Episodes for which an agent decides at once, at most; changes no score."""
 
     @property
     def seeds(self) -> range:
@@ -114,13 +117,14 @@ def play_episodes(
         traced: keep in the log what every episode can be played again from.
     """
     check_agents(agents, config)
+    emulators = Emulators()
     for name, run, agent in runs_of(agents):
         weights = fingerprint(agent)
         for protocol in config.protocols:
             found, waiting = find_episodes(config, log, weights, name, run, protocol, traced=traced)
             yield from found
             rules = config_rules(config, protocol)
-            steps = play(agent, waiting, **config.play_options(protocol))
+            steps = play(agent, waiting, emulators=emulators, **config.play_options(protocol))
             for episode, trace in finished(steps, name, run, protocol, partial(on_step, name)):
                 if log is not None:
                     log.append(weights, rules, episode, trace if traced else None)
@@ -182,7 +186,9 @@ def finished(
     for step in steps:
         keys = list(zip(step.games.tolist(), step.seeds.tolist(), strict=True))
         for row, key in enumerate(keys):
-            playing.setdefault(key, _Sum()).add(step, row)
+            if key not in playing:
+                playing[key] = _Sum()
+            playing[key].add(step, row)
         on_step(step)
         for row in np.flatnonzero(step.terminated | step.truncated).tolist():
             game, seed = keys[row]
@@ -210,7 +216,7 @@ class _Sum:
     def add(self, step: RolloutStep, row: int) -> None:
         self.score += float(step.rewards[row])
         self.actions.append(step.actions[row])
-        self.checksum = zlib.crc32(step.observations[row, -1].tobytes(), self.checksum)
+        self.checksum = zlib.crc32(step.observations[row, -1], self.checksum)
 
 
 def end_of(step: RolloutStep, row: int) -> str:
@@ -293,7 +299,32 @@ def agent_info(runs: Sequence[Agent]) -> AgentInfo:
             if isinstance(network, nn.Module)
             else None
         ),
+        trained_windows=getattr(agent, "trained_windows", None),
     )
+
+
+def with_speeds(results: Results, agents: Agents, config: BenchmarkConfig) -> Results:
+    """Return the results with each agent's decisions per second, measured now for a second."""
+    infos = dict(results.agents)
+    rows = min(config.batch_size, len(config.games) * config.episodes)
+    for name, _, agent in runs_of(agents):
+        if infos[name].decisions_per_second is None:
+            speed = decisions_per_second(agent, rows)
+            infos[name] = dataclasses.replace(infos[name], decisions_per_second=speed)
+    return dataclasses.replace(results, agents=infos)
+
+
+def decisions_per_second(agent: Agent, rows: int, seconds: float = 1.0) -> float:
+    """Measure how many rows an agent decides in a second, of a batch of so many noise pictures."""
+    shape = (rows, *agent.observation_space.shape)
+    observations = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    games = [(agent.games or ("Pong",))[0]] * rows
+    _, state = agent.predict(observations, game=games)  # the first call is slower
+    calls, begin = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - begin < seconds:
+        _, state = agent.predict(observations, state, reward=np.zeros(rows), game=games)
+        calls += 1
+    return calls * rows / (time.perf_counter() - begin)
 
 
 def versions() -> dict[str, str]:

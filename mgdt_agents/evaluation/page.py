@@ -19,12 +19,17 @@ from typing import Any
 
 from mgdt_agents.evaluation.figures import as_svg, draw, draw_curves
 from mgdt_agents.evaluation.report import (
+    PUBLISHED_MARK,
+    costs,
     counted,
     headline_name,
     intervals_over,
     latex_by_game,
     markdown_by_game,
+    normalized_of,
     protocol_sheet,
+    published_aggregates,
+    published_in,
     with_interval,
 )
 from mgdt_agents.evaluation.results import Episode, Results
@@ -122,7 +127,8 @@ def _leaderboard(results: Results) -> dict[str, Any]:
     others = [name for name in ("mean", "median", "optimality_gap") if name != main]
     words = {"mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
     header = ["agent", *(["protocol"] if several else []), headline_name(results)]
-    header += [*(words[name] for name in others), "parameters", "training runs"]
+    header += [words[name] for name in others]
+    header += ["parameters", "training windows", "decisions/s", "training runs"]
     rows = []
     for (agent, protocol), figures in results.aggregates.items():
         info = results.agents[agent]
@@ -134,38 +140,59 @@ def _leaderboard(results: Results) -> dict[str, Any]:
             else:
                 text = with_interval(figure.value, figure.interval, "{:.1%}")
                 row.append(Cell(text, figure.value))
-        size = info.parameters
-        row.append(Cell("" if size is None else f"{size:,}", "" if size is None else size))
+        row += [_number(value, "{:,.0f}") for value in costs(info).values()]
         row.append(Cell(str(info.runs), info.runs))
         rows.append(row)
+    for published in results.published:
+        found = published_aggregates(results, published)
+        if not found["games"]:
+            continue
+        name = f"{published.name} {PUBLISHED_MARK}"
+        row = [Cell(name, name), *([Cell("published", "published")] if several else [])]
+        row += [_number(found.get(metric), "{:.1%}") for metric in (main, *others)]
+        rows.append([*row, *[Cell("", "")] * 4])
+    text = "Human-normalized scores over games: 0 % is random play, 100 % a person's."
+    if results.published:
+        text += f" {PUBLISHED_MARK} published, not played here, and by rules of its own: see below."
     return {
         "id": "leaderboard",
         "title": "Leaderboard",
-        "text": "Human-normalized scores over games: 0 % is random play, 100 % a person's.",
+        "text": text,
         "table": {"header": header, "rows": rows, "left": 2 if several else 1},
     }
 
 
+def _number(value: float | None, form: str) -> Cell:
+    return Cell("", "") if value is None else Cell(form.format(value), value)
+
+
 def _games(results: Results) -> dict[str, Any]:
-    rows = []
+    rows: list[list[Cell]] = []
     several = len(results.protocols) > 1
     for (agent, protocol, name), summary in results.summaries.items():
-        entry = game(name)
-        normalized = summary.human_normalized
-        human = entry.human if entry.has_human_reference else None
         rows.append(
             [
                 Cell(name, name),
                 Cell(agent, agent),
                 *([Cell(protocol, protocol)] if several else []),
                 Cell(with_interval(summary.mean, summary.interval, "{:,.1f}"), summary.mean),
-                Cell("no reference", "")
-                if normalized is None
-                else Cell(f"{normalized:.1%}", normalized),
-                Cell("", "") if human is None else Cell(f"{entry.random:,g}", entry.random),
-                Cell("", "") if human is None else Cell(f"{human:,g}", human),
+                _normalized(summary.human_normalized),
+                *_references(name),
             ]
         )
+    for name in results.games:
+        for published in published_in(results, name):
+            marked, score = f"{published.name} {PUBLISHED_MARK}", published.scores[name]
+            rows.append(
+                [
+                    Cell(name, name),
+                    Cell(marked, marked),
+                    *([Cell("published", "published")] if several else []),
+                    Cell(f"{score:,.1f}", score),
+                    _normalized(normalized_of(published, name)),
+                    *_references(name),
+                ]
+            )
     rows.sort(key=lambda row: row[0].text)
     header = ["game", "agent", *(["protocol"] if several else []), "mean score"]
     header += ["human-normalized", "random", "human"]
@@ -180,6 +207,18 @@ def _games(results: Results) -> dict[str, Any]:
             "filter": "Filter by game or agent",
         },
     }
+
+
+def _normalized(value: float | None) -> Cell:
+    return Cell("no reference", "") if value is None else _number(value, "{:.1%}")
+
+
+def _references(name: str) -> list[Cell]:
+    """Return the cells of what the random policy and a person score in a game."""
+    entry = game(name)
+    if not entry.has_human_reference:
+        return [Cell("", "")] * 2
+    return [_number(score, "{:,g}") for score in (entry.random, entry.human)]
 
 
 def _drawn(results: Results, folder: Path) -> list[dict[str, Any]]:
@@ -243,6 +282,9 @@ def _rules(results: Results) -> dict[str, Any]:
     for name, info in results.agents.items():
         trained = ", ".join(info.trained_on) or "no games"
         facts.append((f"{name} ({info.kind})", f"trained on {trained}"))
+    for agent in results.published:
+        notes = "; ".join(filter(None, (agent.source, agent.protocol, agent.note)))
+        facts.append((f"{agent.name} {PUBLISHED_MARK} (published)", notes))
     for protocol in results.protocols:
         for name, reason in results.left_out(protocol).items():
             facts.append((f"{name} is not normalized", reason))

@@ -1,11 +1,41 @@
 """One of the places in a batch: an emulator that plays one episode after the other."""
 
+from collections import defaultdict
+
 import numpy as np
 from ale_py import AtariVectorEnv
 
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import emulator_arguments, jpeg_round_trip, minimal_action_index
 from mgdt_envs.games import game as game_of
+
+FULL_STRENGTH = np.ones(1, np.float32)
+"""Of the action; the games' paddles could be moved by less."""
+
+
+class Emulators:
+    """Emulators that nobody plays on, kept for whoever is next.
+
+    To make one takes as long as to start an episode from its seed, which is as long as about 200
+    steps: in either, ale-py loads the ROM, and five sixths of that are a table of colors that the
+    gray observations do not use. So a benchmark makes them once for all agents.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any; each takes 1.7 MB and a thread that sleeps."""
+        self._idle: defaultdict[tuple[str, AtariProtocol], list[AtariVectorEnv]] = defaultdict(list)
+
+    def take(self, game: str, protocol: AtariProtocol) -> AtariVectorEnv:
+        """Return an emulator of a game under the rules; what it played before is to be reset."""
+        try:
+            return self._idle[game, protocol].pop()
+        except IndexError:
+            arguments = emulator_arguments(protocol)
+            return AtariVectorEnv(game_of(game).rom, 1, num_threads=1, **arguments)
+
+    def give_back(self, emulator: AtariVectorEnv, game: str, protocol: AtariProtocol) -> None:
+        """Keep an emulator that `take` returned, and that is not in the middle of a step."""
+        self._idle[game, protocol].append(emulator)
 
 
 class Place:
@@ -18,6 +48,8 @@ class Place:
     Attributes:
         game: name of the game that is being played.
         seed: of the episode.
+        observation: `(stack, screen_size, screen_size)` uint8, what is seen; each step has an
+            array of its own.
         steps: agent steps since the episode began.
         idle_steps: agent steps since the last reward, or since the episode began.
         reward: what the last step brought; 0 before the first.
@@ -27,60 +59,60 @@ class Place:
 
     game: str
     seed: int
+    observation: np.ndarray
     steps: int
     idle_steps: int
     reward: float
     terminated: bool
     truncated: bool
 
-    def __init__(self, protocol: AtariProtocol, observation: np.ndarray) -> None:
+    def __init__(self, protocol: AtariProtocol, emulators: Emulators) -> None:
         """Make a place in which nothing is played yet.
 
         Args:
             protocol: the rules.
-            observation: `(stack, screen_size, screen_size)` uint8, where what is seen is written.
+            emulators: where the place has its emulators from.
         """
         self.game = ""
-        self._protocol, self._observation = protocol, observation
+        self._protocol, self._emulators = protocol, emulators
 
     def begin(self, game: str, seed: int) -> None:
         """Begin an episode from its own seed, whatever was played before."""
         if game != self.game:
-            entry = game_of(game)
-            self._index = minimal_action_index(entry, self._protocol)
-            self._envs = AtariVectorEnv(
-                entry.rom, 1, num_threads=1, **emulator_arguments(self._protocol)
-            )
+            self.leave()
+            self._index = minimal_action_index(game_of(game), self._protocol)
+            self._emulator = self._emulators.take(game, self._protocol)
             self.game = game
         self.seed = seed
         self.steps = self.idle_steps = 0
         self.reward = 0.0
         self.terminated = self.truncated = False
-        observations, _ = self._envs.reset(seed=np.array([seed]))
-        self._observation[:] = 0
+        observations, _ = self._emulator.reset(seed=np.array([seed]))
+        self.observation = np.zeros_like(observations[0])
         self._see(observations[0])
+
+    def leave(self) -> None:
+        """Give the emulator back, which has received what was sent."""
+        if self.game:
+            self._emulators.give_back(self._emulator, self.game, self._protocol)
+            self.game = ""
 
     def send(self, action: int) -> None:
         """Let the emulator begin a step with an action, a full-set id."""
-        self._envs.send(self._index[action : action + 1])
+        # What `AtariVectorEnv.send` does, without a new array of strengths.
+        self._emulator.ale.send(self._index[action : action + 1], FULL_STRENGTH)
 
     def receive(self) -> None:
         """Wait for the step."""
-        observations, rewards, terminated, truncated, _ = self._envs.recv()
+        observations, rewards, terminated, truncated, _ = self._emulator.recv()
         self.reward = float(rewards[0])
         self.terminated, self.truncated = bool(terminated[0]), bool(truncated[0])
         self.steps += 1
         self.idle_steps = 0 if self.reward else self.idle_steps + 1
         self._see(observations[0])
 
-    def move(self, observation: np.ndarray) -> None:
-        """Write what is seen to another array from here on, beginning with what is seen now."""
-        observation[:] = self._observation
-        self._observation = observation
-
     def _see(self, observation: np.ndarray) -> None:
         if self._protocol.jpeg:
-            self._observation[:-1] = self._observation[1:].copy()
-            self._observation[-1] = jpeg_round_trip(observation[-1])
-        else:
-            self._observation[:] = observation
+            frame = jpeg_round_trip(observation[-1])
+            observation = np.concatenate([self.observation[1:], frame[None]])
+        self.observation = observation

@@ -1,16 +1,18 @@
 """Results as a table for people, as tab-separated lines for programs, and as Markdown."""
 
+import numpy as np
 from rich.table import Table
 
 from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.results import (
     FEWEST_SCORES_OF_IQM,
+    AgentInfo,
     Aggregate,
     Interval,
     Results,
 )
 from mgdt_envs import game
-from mgdt_envs.aggregates import iqm, mean
+from mgdt_envs.aggregates import AGGREGATES
 from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalized_score, human_normalized_scores
 
 # Beside the main figure; they go without intervals, which are in the results.
@@ -71,6 +73,7 @@ def results_table(results: Results) -> Table:
         _add_published(table, results, name)
     _add_aggregates(table, results)
     _add_medians(table, results)
+    _add_costs(table, results)
     return table
 
 
@@ -79,16 +82,34 @@ def published_in(results: Results, name: str) -> list[PublishedAgent]:
     return [agent for agent in results.published if name in agent.scores]
 
 
+def normalized_of(agent: PublishedAgent, name: str) -> float | None:
+    """Return a published score, human-normalized; None where there is no reference."""
+    if not game(name).has_human_reference:
+        return None
+    return float(human_normalized_score(name, agent.scores[name]))
+
+
+def published_aggregates(results: Results, agent: PublishedAgent) -> dict[str, float]:
+    """Return a published agent's figures over those of the games that it has scores of.
+
+    "games" is how many they are. The others are those of `Results.aggregates`, as far as there
+    are scores enough.
+    """
+    scores = {name: agent.scores[name] for name in results.games if name in agent.scores}
+    normalized = np.array(list(human_normalized_scores(scores).scores.values()))
+    figures = {"games": float(len(normalized))}
+    for name, metric in AGGREGATES.items():
+        if len(normalized) >= (FEWEST_SCORES_OF_IQM if name == "iqm" else 1):
+            figures[name] = float(metric(normalized[None]))
+    return figures
+
+
 def _add_published(table: Table, results: Results, name: str) -> None:
     """Add the rows of published agents in a game, marked, in the first columns of scores."""
     agents = published_in(results, name)
     blank = [""] * 2 * (len(results.protocols) - 1)
     for row, agent in enumerate(agents):
-        score = agent.scores[name]
-        normalized = (
-            float(human_normalized_score(name, score)) if game(name).has_human_reference else None
-        )
-        cells = [f"{score:,.1f}", _percent(normalized), *blank, ""]
+        cells = [f"{agent.scores[name]:,.1f}", _percent(normalized_of(agent, name)), *blank, ""]
         table.add_row(
             "", f"{agent.name} {PUBLISHED_MARK}", *cells, end_section=row == len(agents) - 1
         )
@@ -108,6 +129,27 @@ def _add_medians(table: Table, results: Results) -> None:
             cells += ["", value]
         if subsets := {estimate.subset for estimate in found if estimate is not None}:
             table.add_row(f"Atari-57 median by {', '.join(subsets)}", agent, *cells)
+
+
+def costs(info: AgentInfo) -> dict[str, float | None]:
+    """Return what an agent costs: of its network, its training and its play."""
+    return {
+        "parameters": info.parameters,
+        "training windows": info.trained_windows,
+        "decisions/s": info.decisions_per_second,
+    }
+
+
+def _add_costs(table: Table, results: Results) -> None:
+    """Add a row of what each agent costs, where anything is known."""
+    table.add_section()
+    label = "parameters / windows / decisions/s"
+    for agent, info in results.agents.items():
+        values = costs(info).values()
+        if any(value is not None for value in values):
+            cells = ["-" if value is None else f"{value:,.0f}" for value in values]
+            table.add_row(label, agent, " / ".join(cells))
+            label = ""
 
 
 def _add_aggregates(table: Table, results: Results) -> None:
@@ -131,19 +173,14 @@ def _add_aggregates(table: Table, results: Results) -> None:
             end_section=row == len(agents) - 1,
         )
     for published in results.published:
-        scores = {
-            name: published.scores[name] for name in results.games if name in published.scores
-        }
-        normalized = list(human_normalized_scores(scores).scores.values())
-        if normalized:
-            metric, name = (
-                (iqm, "IQM") if len(normalized) >= FEWEST_SCORES_OF_IQM else (mean, "mean")
-            )
+        found = published_aggregates(results, published)
+        if found["games"]:
+            name, word = ("iqm", "IQM") if "iqm" in found else ("mean", "mean")
             table.add_row(
-                f"{name} of {counted(len(normalized), 'game')}",
+                f"{word} of {counted(int(found['games']), 'game')}",
                 f"{published.name} {PUBLISHED_MARK}",
                 "",
-                f"{float(metric(normalized)):.1%}",
+                f"{found[name]:.1%}",
             )
     for row, agent in enumerate(agents):
         cells = []

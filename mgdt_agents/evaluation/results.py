@@ -76,6 +76,11 @@ class AgentInfo:
     """The rules of the data; None if they are not known, or nothing was learned."""
     parameters: int | None = None
     """Of its network; None if it has none."""
+    trained_windows: int | None = None
+    """Training windows that each run has seen, as its card says; None if that is not known."""
+    decisions_per_second: float | None = None
+    """Of `predict` alone on the machine of the benchmark, in a batch as large as was played; None
+    if it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

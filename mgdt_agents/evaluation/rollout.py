@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mgdt_agents.agent import Agent
-from mgdt_agents.evaluation.place import Place
+from mgdt_agents.evaluation.place import Emulators, Place
 from mgdt_envs import AtariProtocol
 from mgdt_envs.seeds import EVALUATION_SEED
 
@@ -20,7 +20,7 @@ round otherwise: an episode would depend on how many others are played beside it
 
 
 class RolloutStep(NamedTuple):
-    """One agent step of the n episodes that are being played."""
+    """One agent step of n episodes."""
 
     games: np.ndarray
     """`(n,)` names."""
@@ -53,6 +53,7 @@ def rollout(
     batch_size: int = 64,
     max_steps: int | None = None,
     idle_steps: int | None = None,
+    emulators: Emulators | None = None,
 ) -> Iterator[RolloutStep]:
     """Play a fixed number of episodes of each game, many in one batch.
 
@@ -66,13 +67,14 @@ def rollout(
         seed: of the first episode.
         protocol: the rules; None takes those the agent was trained under.
         deterministic: handed to `predict`.
-        batch_size: episodes played at once, at most.
+        batch_size: episodes for which the agent decides at once, at most.
         max_steps: agent steps after which an episode is given up; None plays on.
         idle_steps: agent steps without a reward after which an episode is given up, such as one
             of Breakout that is never served; None plays on.
+        emulators: where emulators are taken from, and left for others.
 
     Yields:
-        Each step of all episodes being played.
+        Each step of a batch, when its next one has begun.
     """
     return play(
         agent,
@@ -82,6 +84,7 @@ def rollout(
         batch_size=batch_size,
         max_steps=max_steps,
         idle_steps=idle_steps,
+        emulators=emulators,
     )
 
 
@@ -94,6 +97,7 @@ def play(
     batch_size: int = 64,
     max_steps: int | None = None,
     idle_steps: int | None = None,
+    emulators: Emulators | None = None,
 ) -> Iterator[RolloutStep]:
     """Play given episodes, many in one batch: what ends makes place for the next in the queue.
 
@@ -105,12 +109,14 @@ def play(
         episodes: game and seed of each.
         protocol: the rules; None takes those the agent was trained under.
         deterministic: handed to `predict`.
-        batch_size: episodes played at once, at most.
+        batch_size: episodes for which the agent decides at once, at most; twice as many are
+            played where there are so many.
         max_steps: agent steps after which an episode is given up; None plays on.
         idle_steps: agent steps without a reward after which an episode is given up.
+        emulators: where emulators are taken from, and left for others.
 
     Yields:
-        Each step of all episodes being played.
+        Each step of a batch, when its next one has begun.
     """
     rules = protocol or agent.known_protocol()
     agent.set_random_seed(0)
@@ -119,35 +125,30 @@ def play(
     # On a GPU all sizes of a batch differ in how they round, on a CPU small ones alone do.
     on_gpu = torch.device(getattr(agent, "device", "cpu")).type != "cpu"
     fewest = rows if on_gpu else FEWEST_ROWS
-    observations = np.zeros(
-        (max(rows, fewest), rules.stack, rules.screen_size, rules.screen_size), np.uint8
+    emulators = emulators or Emulators()
+    # Where there are episodes for two full batches, the emulators of one play while the agent
+    # decides for the other.
+    batches = deque(
+        _Batch(agent, [Place(rules, emulators) for _ in range(rows)], deterministic, fewest)
+        for _ in range(2 if len(queue) >= 2 * batch_size else 1)
     )
-    places = [Place(rules, observations[row]) for row in range(rows)]
-    state: tuple[np.ndarray, ...] | None = None
     with ThreadPoolExecutor(max(1, rows)) as threads:
-        try:
-            _begin(places, queue, threads)
-            while places:
-                shown = observations[: len(places)].copy()
-                actions, state = _decide(agent, places, observations, state, deterministic, fewest)
-                for place, action in zip(places, actions.tolist(), strict=True):
-                    place.send(action)
-                for place in places:
-                    place.receive()
-                step = _step(places, shown, actions, max_steps, idle_steps)
-                yield step
-                ended = np.flatnonzero(step.terminated | step.truncated)
-                refilled = ended[: len(queue)]
-                _begin([places[row] for row in refilled], queue, threads)
-                if len(ended) > len(refilled):
-                    staying = np.setdiff1d(np.arange(len(places)), ended[len(refilled) :])
-                    places = [places[row] for row in staying]
-                    for row, place in enumerate(places):
-                        place.move(observations[row])
-                    if state is not None:
-                        state = tuple(part[staying] for part in state)
-        finally:
-            places.clear()
+        for batch in batches:
+            batch.fill(range(rows), queue, threads)
+        batches = deque(batch for batch in batches if batch.send())
+        while batches:
+            batch = batches.popleft()
+            steps = [batch.receive(max_steps, idle_steps)]
+            batch.replace(steps[0], queue, threads)
+            if batches and len(batch) + len(batches[0]) <= batch_size:
+                other = batches.popleft()
+                steps.append(other.receive(max_steps, idle_steps))
+                other.replace(steps[1], queue, threads)
+                batch.join(other)
+            if batch.send():
+                batches.append(batch)
+            # While the emulators are busy with the next one.
+            yield from steps
 
 
 class _Queue:
@@ -171,41 +172,122 @@ class _Queue:
         return game, self._waiting[game].popleft()
 
 
-def _begin(places: Sequence[Place], queue: _Queue, threads: ThreadPoolExecutor) -> None:
-    """Begin an episode in each place; a seeded start takes as long as hundreds of steps."""
-    starts = [(place, *queue.take(place.game)) for place in places]
-    list(threads.map(lambda start: start[0].begin(*start[1:]), starts))
+class _Batch:
+    """Episodes for which an agent decides together.
 
+    Args:
+        agent: who plays.
+        places: where they are played.
+        deterministic: handed to `predict`.
+        fewest: rows that the agent is given at least.
+    """
 
-def _decide(
-    agent: Agent,
-    places: Sequence[Place],
-    observations: np.ndarray,
-    state: tuple[np.ndarray, ...] | None,
-    deterministic: bool,
-    fewest: int,
-) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-    """Return the actions and the new state of the rows that are being played."""
-    rows = len(places)
-    steps = np.array([place.steps for place in places])
-    rewards = np.array([place.reward for place in places])
-    streams = np.array([stream_of(place.game, place.seed) for place in places])
-    padding = max(0, fewest - rows)
-    if padding:
+    def __init__(self, agent: Agent, places: list[Place], deterministic: bool, fewest: int) -> None:
+        """Make a batch of which nothing has begun."""
+        self._agent, self._places = agent, places
+        self._deterministic, self._fewest = deterministic, fewest
+        self._state: tuple[np.ndarray, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def fill(self, rows: Iterable[int], queue: _Queue, threads: ThreadPoolExecutor) -> None:
+        """Begin an episode in each of some places; a seeded start takes as long as 200 steps."""
+        starts = [(place, *queue.take(place.game)) for place in map(self._places.__getitem__, rows)]
+        list(threads.map(lambda start: start[0].begin(*start[1:]), starts))
+        self._name()
+
+    def _name(self) -> None:
+        """Note what the agent is told in all steps of these episodes, and the rows that it gets."""
+        games = [place.game for place in self._places]
+        seeds = [place.seed for place in self._places]
+        self._games, self._seeds = np.array(games, object), np.array(seeds, np.int64)
         # Rows that nobody sees, each at its own beginning.
-        steps, rewards, streams = (np.pad(part, (0, padding)) for part in (steps, rewards, streams))
-        if state is not None:
+        self._padding = max(0, self._fewest - len(games)) if games else 0
+        self._told = games + games[:1] * self._padding
+        streams = [stream_of(game, seed) for game, seed in zip(games, seeds, strict=True)]
+        self._streams = np.array(streams + [0] * self._padding)
+
+    def send(self) -> bool:
+        """Let the agent decide and the emulators begin the step; return whether there are any."""
+        places, padding = self._places, self._padding
+        if not places:
+            return False
+        shown = [place.observation for place in places]
+        observations = np.stack(shown + shown[:1] * padding)
+        steps = np.array([place.steps for place in places] + [0] * padding)
+        rewards = np.array([place.reward for place in places] + [0.0] * padding)
+        state = self._state
+        if state is not None and padding:
             state = tuple(np.concatenate([part, part[:1].repeat(padding, 0)]) for part in state)
-    actions, state = agent.predict(
-        observations[: rows + padding],
-        state,
-        steps == 0,
-        deterministic,
-        reward=rewards,
-        stream=np.stack([streams, steps], 1),
-        game=[place.game for place in places] + [places[0].game] * padding,
-    )
-    return actions[:rows], None if state is None else tuple(part[:rows] for part in state)
+        actions, state = self._agent.predict(
+            observations,
+            state,
+            steps == 0,
+            self._deterministic,
+            reward=rewards,
+            stream=np.stack([self._streams, steps], 1),
+            game=self._told,
+        )
+        self._shown, self._actions = observations[: len(places)], actions[: len(places)]
+        self._state = None if state is None else tuple(part[: len(places)] for part in state)
+        for place, action in zip(places, self._actions.tolist(), strict=True):
+            place.send(action)
+        return True
+
+    def receive(self, max_steps: int | None, idle_steps: int | None) -> RolloutStep:
+        """Wait for the emulators and return the step."""
+        # The last first: when it is done so are most of the others, and each wait is a switch of
+        # threads.
+        for place in reversed(self._places):
+            place.receive()
+        terminated = np.array([place.terminated for place in self._places])
+        truncated = np.array([place.truncated for place in self._places])
+        capped = idle = np.zeros(len(self._places), bool)
+        if max_steps is not None:
+            capped = np.array([place.steps >= max_steps for place in self._places])
+        if idle_steps is not None:
+            idle = np.array([place.idle_steps >= idle_steps for place in self._places])
+        capped = capped & ~(terminated | truncated)
+        idle = idle & ~(terminated | truncated | capped)
+        return RolloutStep(
+            games=self._games,
+            seeds=self._seeds,
+            observations=self._shown,
+            actions=self._actions,
+            rewards=np.array([place.reward for place in self._places]),
+            terminated=terminated,
+            truncated=truncated | capped | idle,
+            idle=idle,
+            capped=capped,
+        )
+
+    def replace(self, step: RolloutStep, queue: _Queue, threads: ThreadPoolExecutor) -> None:
+        """Begin the next episodes in the places of those that have ended, or close the places."""
+        ended = np.flatnonzero(step.terminated | step.truncated)
+        if not len(ended):
+            return
+        refilled, closed = np.split(ended, [len(queue)])
+        self.fill(refilled.tolist(), queue, threads)
+        for row in closed:
+            self._places[row].leave()
+        staying = np.setdiff1d(np.arange(len(self)), closed)
+        self._places = [self._places[row] for row in staying]
+        if self._state is not None:
+            self._state = tuple(part[staying] for part in self._state)
+        self._name()
+
+    def join(self, other: "_Batch") -> None:
+        """Take the places of another batch."""
+        if not other._places:
+            return
+        if not self._places:
+            self._state = other._state
+        elif self._state is not None:
+            assert other._state is not None
+            self._state = tuple(map(np.concatenate, zip(self._state, other._state, strict=True)))
+        self._places += other._places
+        self._name()
 
 
 def stream_of(game: str, seed: int) -> int:
@@ -214,31 +296,3 @@ def stream_of(game: str, seed: int) -> int:
     It is of the game and the episode alone, so that no other episode changes what is drawn.
     """
     return (zlib.crc32(game.encode()) << 31) + seed
-
-
-def _step(
-    places: Sequence[Place],
-    observations: np.ndarray,
-    actions: np.ndarray,
-    max_steps: int | None,
-    idle_steps: int | None,
-) -> RolloutStep:
-    ended = np.array([place.terminated or place.truncated for place in places])
-    capped, idle = (
-        np.array([limit is not None and count(place) >= limit for place in places]) & ~ended
-        for limit, count in (
-            (max_steps, lambda place: place.steps),
-            (idle_steps, lambda place: place.idle_steps),
-        )
-    )
-    return RolloutStep(
-        games=np.array([place.game for place in places], object),
-        seeds=np.array([place.seed for place in places], np.int64),
-        observations=observations,
-        actions=actions,
-        rewards=np.array([place.reward for place in places]),
-        terminated=np.array([place.terminated for place in places]),
-        truncated=np.array([place.truncated for place in places]) | capped | idle,
-        idle=idle & ~capped,
-        capped=capped,
-    )

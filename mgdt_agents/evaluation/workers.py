@@ -1,7 +1,9 @@
 """The benchmark in several processes, each with one thread and agents of its own."""
 
 import multiprocessing
+import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.queues import Queue
 from typing import Any
@@ -17,8 +19,9 @@ from mgdt_agents.evaluation.benchmark import (
     finished,
 )
 from mgdt_agents.evaluation.episode_log import EpisodeLog, fingerprint
+from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.results import Episode
-from mgdt_agents.evaluation.rollout import play
+from mgdt_agents.evaluation.rollout import FEWEST_ROWS, play
 from mgdt_agents.registry import load_agent
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -53,7 +56,7 @@ def play_in_processes(
         RuntimeError: if a process dies.
     """
     names: dict[tuple[str, int], str] = {}
-    tasks: list[Task] = []
+    runs_waiting: list[Task] = []
     for name, runs in paths.items():
         for run, path in enumerate(runs):
             agent = load_agent(path, device="cpu")
@@ -65,16 +68,21 @@ def play_in_processes(
                 for episode in found:
                     on_episode(episode)
                     yield episode
-                # Shares of a game: small enough that all processes end at about the same time.
-                share = max(1, config.episodes // 4)
-                for game in config.games:
-                    seeds = [entry for entry in waiting if entry[0] == game]
-                    tasks += [
-                        (name, run, path, protocol, seeds[first : first + share])
-                        for first in range(0, len(seeds), share)
-                    ]
-    if not tasks:
+                runs_waiting.append((name, run, path, protocol, waiting))
+    number = sum(len(waiting) for *_, waiting in runs_waiting)
+    if not number:
         return
+    # Shares of a game: small enough that all processes end at about the same time, but no smaller
+    # than the batch that an agent is given anyway, unless some process would have none.
+    share = max(1, min(max(number // (4 * workers), FEWEST_ROWS), number // workers))
+    tasks: list[Task] = []
+    for name, run, path, protocol, waiting in runs_waiting:
+        for game in config.games:
+            seeds = [entry for entry in waiting if entry[0] == game]
+            tasks += [
+                (name, run, path, protocol, seeds[first : first + share])
+                for first in range(0, len(seeds), share)
+            ]
     context = multiprocessing.get_context("spawn")
     to_do: Queue[Any] = context.Queue()
     done: Queue[Any] = context.Queue()
@@ -87,7 +95,7 @@ def play_in_processes(
     for process in processes:
         process.start()
     try:
-        for episode, trace in _results(done, processes, sum(len(task[4]) for task in tasks)):
+        for episode, trace in _results(done, processes, number):
             if log is not None:
                 weights = names[episode.agent, episode.run]
                 rules = config_rules(config, episode.protocol)
@@ -117,17 +125,28 @@ def _results(done: "Queue[Any]", processes: Sequence[Any], number: int) -> Itera
 
 def _work(to_do: "Queue[Any]", done: "Queue[Any]", config: BenchmarkConfig, device: str) -> None:
     """Play what is to do until there is nothing more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     agents: dict[str, Agent] = {}
+    emulators = Emulators()
     try:
         while (task := to_do.get()) is not None:
             name, run, path, protocol, episodes = task
             if path not in agents:
                 agents = {path: load_agent(path, device=device)}
-            steps = play(agents[path], episodes, **config.play_options(protocol))
+            options = config.play_options(protocol)
+            steps = play(agents[path], episodes, emulators=emulators, **options)
             for played in finished(steps, name, run, protocol):
                 done.put(played)
     except KeyboardInterrupt:
         pass  # the first process tells the user
     except Exception as error:
         done.put(error)
+
+
+def _end_with_parent() -> None:
+    """End this process when the benchmark's first one has died, as a kill has it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -9,6 +9,7 @@ import pytest
 from mgdt_agents import load_agent, make_agent
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation import BenchmarkConfig, play_episodes, rollout, run_benchmark
+from mgdt_agents.evaluation.benchmark import agent_info, decisions_per_second, with_speeds
 from mgdt_agents.replay.trace import BUNDLED, Trace
 from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.seeds import BENCHMARK_SEEDS
@@ -85,6 +86,39 @@ def test_what_the_results_say_of_themselves(results):
     # Who names no games may have learned under any rules.
     assert results.agents["noop"].trained_under is None
     assert results.agents["fire"].parameters is None
+
+
+def test_training_windows_are_those_of_the_card(tmp_path):
+    assert agent_info([load_agent("dt", device="cpu")]).trained_windows == 416_000
+    agent = make_agent("dt", "tiny", device="cpu")
+    cards = {
+        "Trained offline for 1,000 gradient steps of 256 windows.": 256_000,
+        "Trained by playing for 1,000 steps.": None,
+    }
+    for card, windows in cards.items():
+        agent.save(tmp_path, card)
+        assert agent_info([load_agent(tmp_path, device="cpu")]).trained_windows == windows
+    assert agent_info([load_agent("random")]).trained_windows is None
+
+
+def test_speed_is_measured_and_not_measured_twice(results):
+    class CountingAgent(OneActionAgent):
+        rows = 0
+
+        def _act(self, inputs):
+            self.rows += len(inputs.observations)
+            return super()._act(inputs)
+
+    agent = CountingAgent(1)
+    speed = decisions_per_second(agent, 3, seconds=0.2)
+    assert agent.rows % 3 == 0
+    # The first call does not count.
+    assert speed <= (agent.rows - 3) / 0.2
+    agents = {name: OneActionAgent(1) for name in results.agents}
+    config = BenchmarkConfig(games=GAMES, episodes=2)
+    measured = with_speeds(results, agents, config)
+    assert all(info.decisions_per_second > 0 for info in measured.agents.values())
+    assert with_speeds(measured, agents, config).agents == measured.agents
 
 
 def test_parameters_are_counted():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mgdt_agents.evaluation.page import read_curves, write_report
+from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import latex_by_game, markdown_by_game
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_agents.evaluation.videos import record_episode
@@ -27,7 +28,7 @@ VIDEO_PLAYS = """async number => {
 }"""
 
 
-def made_up(agents=("dt", EVIL), games=GAMES, protocols=("default",)):
+def made_up(agents=("dt", EVIL), games=GAMES, protocols=("default",), published=()):
     """Return results in which the second agent is better everywhere."""
     episodes = [
         Episode(agent=agent, protocol=rules, game=game, seed=7 + n, score=10.0 * rank + n, steps=9)
@@ -37,13 +38,22 @@ def made_up(agents=("dt", EVIL), games=GAMES, protocols=("default",)):
         for n in range(3)
     ]
     return Results(
-        agents={name: AgentInfo(kind="dt", parameters=1_234_567) for name in agents},
+        agents={
+            name: AgentInfo(
+                kind="dt",
+                parameters=1_234_567,
+                trained_windows=416_000,
+                decisions_per_second=1_230.0,
+            )
+            for name in agents
+        },
         games=tuple(games),
         protocols={name: AtariProtocol() for name in protocols},
         seeds=range(7, 10),
         deterministic=False,
         versions={"mgdt": "1", "ale-py": "2"},
         episodes=tuple(episodes),
+        published=published,
     )
 
 
@@ -54,7 +64,7 @@ def test_what_is_written(tmp_path):
     page = path.read_text()
     for section in ("leaderboard", "games", "figure-profile", "curves", "protocol"):
         assert f'<section id="{section}"' in page
-    assert "1,234,567" in page
+    assert all(figure in page for figure in ("1,234,567", "416,000", "1,230"))
     assert "no reference" in page
     # Nothing but text comes from names, and no address is asked for anything.
     assert EVIL not in page
@@ -68,6 +78,25 @@ def test_what_is_written(tmp_path):
         picture = cv2.imread(str(tmp_path / "made" / "figures" / f"{name}.png"))
         assert picture.std() > 5, name
     assert (tmp_path / "made" / "table.md").read_text().startswith(markdown_by_game(results))
+
+
+@pytest.mark.parametrize("protocols", [("default",), ("default", "sticky")])
+def test_published_agents_are_marked_as_such(tmp_path, protocols):
+    scores = {"Breakout": 31.8, "AirRaid": 900.0, "Qbert": 5.0}
+    others = PublishedAgent(
+        name="MGDT", scores=scores, source="a paper", protocol="their rules", note="tuned"
+    )
+    page = write_report(made_up(protocols=protocols, published=(others,)), tmp_path).read_text()
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", page, re.S)]
+    kind = ["published"] * (len(protocols) - 1)
+    # (31.8 - 1.7) / (30.5 - 1.7), the only game with a reference that was played
+    assert [row[:5] for row in rows if row[:1] == ["MGDT"]] == [
+        ["MGDT", "†", *kind, "104.5%", "104.5%", "0.0%"][:5]
+    ]
+    marked = [row for row in rows if row[1:3] == ["MGDT", "†"]]
+    assert [row[0] for row in marked] == ["AirRaid", "Breakout"]
+    assert marked[1][3:] == [*kind, "31.8", "104.5%", "1.7", "30.5"]
+    assert "a paper; their rules; tuned" in page
 
 
 def test_the_same_results_give_the_same_page(tmp_path):

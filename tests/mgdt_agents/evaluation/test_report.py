@@ -149,6 +149,14 @@ def test_table(results):
     assert "IQM" not in text
 
 
+def test_table_says_what_agents_cost():
+    known = AgentInfo(kind="dt", parameters=1_234, decisions_per_second=99.7)
+    text = rendered(make(dt=known))
+    assert line_with(text, "parameters / windows / decisions/s", "dt", "1,234 / - / 100")
+    assert text.count(" / - / ") == 1  # nothing is known of the other
+    assert "decisions" not in rendered(make())
+
+
 def test_table_with_iqm(four_games):
     text = rendered(four_games)
     assert line_with(text, "IQM of 4 games", "dt", "100.0%")

@@ -7,6 +7,7 @@ import pytest
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation import rollout
+from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.rollout import FEWEST_ROWS, play
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 
@@ -265,3 +266,40 @@ def test_jpeg_is_that_of_the_single_environment():
         row = step.seeds.tolist().index(3)
         assert np.array_equal(step.observations[row], observation)
         observation, *_ = env.step(step.actions[row])
+
+
+def test_emulators_that_have_played_play_the_same():
+    emulators = Emulators()
+    first = played(batch_size=3, emulators=emulators)[2]
+    used = {id(each) for idle in emulators._idle.values() for each in idle}
+    again = played(batch_size=3, emulators=emulators)[2]
+    assert len(used) >= 6
+    # None was made, and none is lost.
+    assert {id(each) for idle in emulators._idle.values() for each in idle} == used
+    assert set(first) == set(again)
+    for key, episode in first.items():
+        for step, same_step in zip(episode, again[key], strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(step, same_step, strict=True))
+
+
+def test_one_batch_is_decided_for_while_the_other_plays():
+    agent = ScriptedAgent()
+    steps = play(agent, [("Breakout", n) for n in range(4)], protocol=PROTOCOL, batch_size=2)
+    seen = [set(next(steps).seeds.tolist()) for _ in range(4)]
+    assert seen == [{0, 1}, {2, 3}, {0, 1}, {2, 3}]
+    # Of each batch the next step has begun.
+    assert len(agent.calls) == 6
+    *_, last = steps
+    assert len(last.seeds) < 2 or last.terminated.all()
+
+
+def test_what_is_left_of_two_batches_becomes_one():
+    # Two of each game in either batch; Breakout ends before Riverraid.
+    episodes = [(game, seed) for game in GAMES for seed in range(4)]
+    steps = list(play(FireAgent(), episodes, protocol=PROTOCOL, batch_size=4))
+    assert {len(step.seeds) for step in steps[:2]} == {4}
+    left = steps[-5]
+    assert left.games.tolist() == ["Riverraid"] * 4
+    assert sorted(left.seeds) == [0, 1, 2, 3]
+    together = play(FireAgent(), episodes, protocol=PROTOCOL)
+    assert lengths_and_ends(steps) == lengths_and_ends(together)

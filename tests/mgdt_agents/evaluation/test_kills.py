@@ -1,0 +1,109 @@
+"""A benchmark that is killed: it resumes to the results of an undisturbed one."""
+
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from mgdt_agents import load_agent, make_agent
+from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
+from mgdt_agents.evaluation.episode_log import EpisodeLog
+from mgdt_agents.evaluation.verify import verify
+from mgdt_envs import AtariProtocol
+
+CONFIG = BenchmarkConfig(
+    games=("Breakout",),
+    episodes=4,
+    protocols={"short": AtariProtocol(max_frames=240), "shorter": AtariProtocol(max_frames=80)},
+    batch_size=2,
+)
+
+
+def bench(agents, folder: Path) -> None:
+    """Play, or resume, in a child of this process."""
+    code = 1
+    gc.freeze()  # emulators of the parent have threads that are not here
+    try:
+        torch.set_num_threads(1)  # nor are those of OpenMP
+        folder.mkdir(exist_ok=True)
+        log = EpisodeLog(folder)
+        run_benchmark(agents, CONFIG, log, traced=True).save(folder / "results.json")
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def episodes_of(folder: Path) -> list[tuple]:
+    """Return what tells the episodes of the log apart."""
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    return [(line["weights"], line["rules"], line["game"], line["seed"]) for line in lines]
+
+
+def test_killed_at_random_moments(tmp_path):
+    agents = {"random": load_agent("random"), "dt": make_agent("dt", "tiny", device="cpu")}
+    expected, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    start = time.monotonic()
+    if (child := os.fork()) == 0:
+        bench(agents, expected)
+    assert os.waitpid(child, 0)[1] == 0
+    seconds = time.monotonic() - start
+    draw, kills = random.Random(), 0
+    for _ in range(5):
+        if (child := os.fork()) == 0:
+            bench(agents, folder)
+        time.sleep(draw.uniform(0, seconds / 3))
+        os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert kills
+    if (child := os.fork()) == 0:
+        bench(agents, folder)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (folder / "results.json").read_bytes() == (expected / "results.json").read_bytes()
+    assert len(episodes_of(folder)) == len(set(episodes_of(folder))) == 16
+    assert len(verify(folder).episodes) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_command_killed_at_ten_random_moments(tmp_path, workers):
+    options = ["--games", "Breakout,Pong", "--episodes", "8", "--max-steps", "300", "--trace"]
+    command = [sys.executable, "-m", "mgdt_cli.bench", "--agents", "dt,random", *options]
+    command += ["--no-report", "--workers", str(workers), "--output"]
+    start = time.monotonic()
+    subprocess.run([*command, tmp_path / "undisturbed"], check=True, capture_output=True)
+    seconds = time.monotonic() - start
+    draw, kills = random.Random(), 0
+    for _ in range(10):
+        child = subprocess.Popen(
+            [*command, tmp_path / "killed"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        time.sleep(draw.uniform(0, seconds))
+        child.kill()
+        # The pipes end when its processes have ended, too.
+        child.communicate()
+        kills += child.returncode == -signal.SIGKILL
+    assert kills > 1
+    subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
+    expected, found = (
+        Results.load(tmp_path / name / "results.json").to_dict()
+        for name in ("undisturbed", "killed")
+    )
+    for agent in (*expected["agents"].values(), *found["agents"].values()):
+        assert agent.pop("decisions_per_second") > 0  # which is a time
+    assert found == expected
+    names = episodes_of(tmp_path / "killed")
+    assert len(names) == len(set(names)) == 32
+    assert len(verify(tmp_path / "killed").episodes) == 32
