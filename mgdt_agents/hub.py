@@ -131,12 +131,17 @@ def download(repo_id: str, **options: Any) -> Path:
     Raises:
         AgentLoadError: if it cannot be had.
     """
+    return _download(repo_id, FILES, AgentLoadError, **options)
+
+
+def _download(repo_id: str, names: Sequence[str], error: type[MGDTError], **options: Any) -> Path:
+    """Return the folder with files of a repository of the hub; `error` says that it cannot be."""
     with importing(NEED, "hub"):
         from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=FILES, **options))
-    except (OSError, ValueError) as error:
-        raise AgentLoadError(f"Cannot download {repo_id!r} from the hub: {error}") from error
+        return Path(snapshot_download(repo_id, allow_patterns=list(names), **options))
+    except (OSError, ValueError) as reason:
+        raise error(f"Cannot download {repo_id!r} from the hub: {reason}") from reason
 
 
 def download_collection(repo_id: str, **options: Any) -> TraceCollection:
@@ -153,16 +158,7 @@ def download_collection(repo_id: str, **options: Any) -> TraceCollection:
     """
 
     def fetch(names: Sequence[str]) -> Path:
-        with importing(NEED, "hub"):
-            from huggingface_hub import snapshot_download
-        patterns = list(names)
-        try:
-            folder = snapshot_download(
-                repo_id, repo_type="dataset", allow_patterns=patterns, **options
-            )
-            return Path(folder)
-        except (OSError, ValueError) as error:
-            raise ReplayError(f"Cannot download {repo_id!r} from the hub: {error}") from error
+        return _download(repo_id, names, ReplayError, repo_type="dataset", **options)
 
     return TraceCollection(f"hf://{repo_id}", read_index(fetch([INDEX])), fetch)
 
