@@ -10,6 +10,7 @@ that brings 0, which is the value of what is over, and for PPO an end that bring
 """
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 
@@ -95,9 +96,9 @@ class SB3Learner(Learner):
             self.model, games=self.games, protocol=self.protocol, actions=self.actions.tolist()
         )
 
+    @abstractmethod
     def _make_model(self, env: DummyVecEnv) -> BaseAlgorithm:
         """Return the algorithm of `self.config`."""
-        raise NotImplementedError
 
     def _count(self) -> None:
         """Count a step of all environments, and let the schedules follow."""
