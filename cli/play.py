@@ -20,6 +20,8 @@ from mgdt_cli.common import Games, ProgressBar, parse, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
+MAX_PORT = 65535
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlayArguments:
@@ -82,6 +84,8 @@ def play(arguments: PlayArguments) -> None:
         if getattr(arguments, name) < least:
             value = getattr(arguments, name)
             raise InvalidArgument(f"--{name} must be at least {least}, got {value}")
+    if arguments.port > MAX_PORT:
+        raise InvalidArgument(f"--port must be at most {MAX_PORT}, got {arguments.port}")
     agent = load_agent(arguments.agent, device=arguments.device)
     games = arguments.games or agent.games or ("bundled",)
     wall = Wall(

@@ -226,6 +226,7 @@ def _style() -> AbstractContextManager[None]:
         raise MissingExtra("Figures need matplotlib: pip install 'mgdt[report]'.") from None
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names are no formulas
         "svg.hashsalt": "mgdt",  # the same picture twice is the same file
         "figure.constrained_layout.use": True,
     }

@@ -283,7 +283,9 @@ def markdown_of_agent(
 
 def _markdown(rows: list[list[str]]) -> str:
     """Return a Markdown table, whose first row is the header."""
-    header, *others = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    header, *others = [
+        [cell.replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows
+    ]
     lines = [header, ["---"] * len(header), *others]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

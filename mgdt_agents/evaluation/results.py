@@ -304,7 +304,8 @@ class Results:
         if content.get("version") != VERSION:
             raise InvalidArgument(
                 f"Expected version {VERSION} of the format of results, got "
-                f"{content.get('version')!r}; another version of mgdt wrote them."
+                f"{content.get('version')!r}: another version of mgdt wrote them. Read them with "
+                "that one, or play again."
             )
         try:
             seeds = range(*content["seeds"])

@@ -65,8 +65,9 @@ class WallServer:
         self.agent_name = self.agents[0]
         self.error = ""
         self.paused = False
-        self.number = 0  # of the newest picture
-        self.message = b""
+        self.number = 0  # of the newest message
+        self.content: dict[str, Any] = {}  # what the page says of the newest picture
+        self.jpeg = b""
         self.rate = 0.0  # decisions a second, over the last pictures
         self.taken: dict[Any, int] = {}  # the game that each browser plays
         self.keys: dict[Any, set[str]] = {}
@@ -95,7 +96,7 @@ class WallServer:
             except OSError as error:
                 raise InvalidArgument(
                     f"Cannot serve on {host}:{port} ({error.strerror}); choose another --port, "
-                    "0 for any that is free."
+                    "0 for any that is free, or another --host."
                 ) from None
             port = runner.addresses[0][1]
             self.on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
@@ -118,27 +119,34 @@ class WallServer:
             async with self.news:
                 await self.news.wait_for(lambda: self.browsers and not self.paused)
             began = time.perf_counter()
-            self.message = await loop.run_in_executor(self.thread, self._next_message)
-            async with self.news:
-                self.number += 1
-                self.news.notify_all()
+            self.content, self.jpeg = await loop.run_in_executor(self.thread, self._next_picture)
+            await self._tell()
             # After a delay the next step comes at once, but what was missed is not caught up.
             due = max(due + pause, loop.time())
             await asyncio.sleep(due - loop.time())
             seconds = time.perf_counter() - began
             self.rate += 0.1 * (1 / seconds - self.rate)
 
-    def _next_message(self) -> bytes:
+    async def _tell(self) -> None:
+        """Have every page sent the newest picture, and how the play stands."""
+        async with self.news:
+            self.number += 1
+            self.news.notify_all()
+
+    def _message(self) -> bytes:
+        content = json.dumps(self.content | self._standing()).encode()
+        return struct.pack(">I", len(content)) + content + self.jpeg
+
+    def _next_picture(self) -> tuple[dict[str, Any], bytes]:
         taken = {
             game: action_of_keys(self.keys.get(browser, set()))
             for browser, game in self.taken.copy().items()
         }
         step = self.wall.step(taken)
         screens = [explained(step, number) for number in range(len(step.screens))]
-        content = json.dumps(self._content(step, screens, taken)).encode()
         strip = beside(screens)
         jpeg = cv2.imencode(".jpg", strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        return struct.pack(">I", len(content)) + content + jpeg.tobytes()
+        return self._content(step, screens, taken), jpeg.tobytes()
 
     def _content(
         self, step: WallStep, screens: Sequence[np.ndarray], taken: dict[int, int]
@@ -160,16 +168,19 @@ class WallServer:
                     else (step.returns[number] * 1000).round().astype(int).tolist(),
                 }
             )
-        rule = getattr(self.wall.agent, "rule", None)
         config: Any = getattr(self.wall.agent, "config", None)
+        return {"games": games, "return_range": getattr(config, "return_range", None)}
+
+    def _standing(self) -> dict[str, Any]:
+        """Return what a page shows beside the picture, and may change while nothing moves."""
+        rule = getattr(self.wall.agent, "rule", None)
         return {
-            "games": games,
             "agent": self.agent_name,
             "agents": self.agents,
             "rule": type(rule).__name__ if rule is not None else None,
             "rules": RULE_NAMES if rule is not None else (),
-            "return_range": None if step.returns is None else config.return_range,
             "rate": round(self.rate, 1),
+            "paused": self.paused,
             "error": self.error,
         }
 
@@ -216,9 +227,9 @@ class WallServer:
         while True:
             await ready.wait()
             async with self.news:
-                while self.number == shown:
+                while self.number == shown or not self.jpeg:
                     await self.news.wait()
-                shown, message = self.number, self.message
+                shown, message = self.number, self._message()
             ready.clear()
             try:
                 await socket.send_bytes(message)
@@ -236,9 +247,8 @@ class WallServer:
         if asked.get("ack"):
             ready.set()
         if isinstance(asked.get("pause"), bool):
-            async with self.news:
-                self.paused = asked["pause"]
-                self.news.notify_all()
+            self.paused = asked["pause"]
+            await self._tell()
         if "take" in asked:
             self.taken.pop(socket, None)
             self.keys.pop(socket, None)
@@ -252,6 +262,7 @@ class WallServer:
             if asked.get(what) in names:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self.thread, self._change, what, asked[what])
+                await self._tell()
 
     def _change(self, what: str, name: str) -> None:
         """Have another agent play, or the agent act by another rule."""

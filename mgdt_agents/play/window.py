@@ -12,6 +12,9 @@ from mgdt_envs.errors import InvalidArgument, importing
 
 HELP = "Space: pause. 1 to 9: take a game over; arrows and Ctrl play it. Escape: give it back."
 
+UNSEEN = ("dummy", "offscreen")
+"""Drivers of SDL that show nothing."""
+
 
 def show_in_window(
     wall: Wall, *, scale: int = 2, should_stop: Callable[[], bool] = lambda: False
@@ -32,6 +35,10 @@ def show_in_window(
         import pygame
     try:
         pygame.display.init()
+        # Without a display SDL may fall back on pictures that nobody sees.
+        if pygame.display.get_driver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
+            pygame.display.quit()
+            raise pygame.error("no display")
     except pygame.error as error:
         raise InvalidArgument(
             f"No window can be opened here ({error}); use --record FILE.mp4 or --web."

@@ -49,6 +49,7 @@ def test_a_recording_is_not_overwritten(refused, tmp_path):
         (["--games", "Pang"], "Unknown game or suite 'Pang'"),
         (["--agent", "nobody"], "Unknown agent 'nobody'"),
         (["--port", "-1", "--web"], "--port must be at least 0, got -1"),
+        (["--port", "65536", "--web"], "--port must be at most 65535, got 65536"),
         (["--seconds", "0"], "--seconds must be at least 0.1, got 0.0"),
     ],
 )
@@ -56,12 +57,14 @@ def test_bad_arguments(refused, arguments, message):
     assert message in refused(*arguments)
 
 
-def test_no_display(refused, monkeypatch):
+@pytest.mark.parametrize("driver", ["x11", None])
+def test_no_display(refused, monkeypatch, driver):
     pytest.importorskip("pygame")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    # A driver that needs a display, whatever the machine has.
-    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+    if driver:
+        # A driver that needs a display, whatever the machine has.
+        monkeypatch.setenv("SDL_VIDEODRIVER", driver)
     message = refused("--games", "Pong", "--agent", "random")
     assert "No window can be opened here" in message
     assert "--record" in message

@@ -29,7 +29,8 @@ def measure() -> dict[str, Figure]:
 
     def show() -> None:
         for _ in range(STEPS):
-            server._next_message()
+            server._next_picture()
+            server._message()
 
     def play() -> None:
         state, rewards = None, np.zeros(len(GAMES))

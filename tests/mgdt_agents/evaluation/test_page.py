@@ -116,6 +116,12 @@ def test_results_without_references_have_tables_alone(tmp_path):
     assert "<svg" not in page
 
 
+def test_names_are_no_formulas(tmp_path):
+    page = write_report(made_up(agents=("$x_1$", "$\\frac{$")), tmp_path).read_text()
+    assert page.count(">$x_1$</text>") == 5  # legends and axes of four figures
+    assert "&lt;img src=x" in markdown_by_game(made_up())
+
+
 def test_names_in_latex_and_markdown():
     results = made_up(agents=("a_b&c", "d|e\\f"))
     latex = latex_by_game(results).splitlines()

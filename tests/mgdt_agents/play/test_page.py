@@ -35,9 +35,22 @@ def test_the_page_in_a_browser():
             page.select_option("#agent", "cql")
             page.wait_for_selector("#rule-label", state="hidden")
             page.wait_for_selector("canvas.returns", state="hidden")
+            # Who comes later sees how things stand, and all see what one of them changes.
             page.click("#pause")
-            assert page.inner_text("#status") == "Paused"
+            page.wait_for_selector("#status:has-text('Paused')")
+            other, other_faults = watched_page(browser, address)
+            other.goto(address)
+            other.wait_for_selector("#status:has-text('Paused')")
+            other.click("#pause")
+            page.wait_for_selector("#status:has-text('decisions/s')")
+            other.locator("figure").nth(0).click()
+            page.wait_for_selector("figure.taken >> text=a person")
+            assert "Somebody plays it" in page.locator("figure.taken").get_attribute("aria-label")
+            page.locator("figure").nth(0).click()  # does not take it
+            other.close()
+            page.wait_for_selector("figure.taken", state="detached")
             assert not faults
+            assert not other_faults
             page.close()
             assert process.wait(60) == 0
             assert "The last page was closed." in process.stderr.read()

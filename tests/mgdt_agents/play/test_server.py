@@ -121,12 +121,33 @@ def test_pause():
             await picture(socket)
             await socket.send_json({"pause": True})
             await asyncio.sleep(0.3)
-            number = wall_server.number
+            jpeg, number = wall_server.jpeg, wall_server.number
             await asyncio.sleep(0.3)
-            assert wall_server.number == number
+            assert (wall_server.jpeg, wall_server.number) == (jpeg, number)
+            # Who comes now is told, and what is chosen meanwhile shows.
+            async with connect(session, address) as other:
+                content, _ = await picture(other)
+                assert content["paused"]
+                await other.send_json({"agent": "broken"})
+                await picture_where(socket, lambda c: c["error"])
+            assert wall_server.jpeg is jpeg
             await socket.send_json({"pause": False})
-            while wall_server.number < number + 2:
+            await picture_where(socket, lambda c: not c["paused"])
+            while wall_server.number < number + 4:
                 await picture(socket)
+
+
+def test_a_browser_that_dies_gives_its_game_back():
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as stays:
+            dies = await connect(session, address)
+            await dies.send_json({"take": 1})
+            await picture_where(stays, lambda c: c["games"][1]["taken"])
+            dies._response.connection.transport.abort()  # no word of farewell
+            await picture_where(stays, lambda c: not c["games"][1]["taken"])
+            assert len(wall_server.browsers) == 1
+
+    serve(talk)
 
     serve(talk)
 
