@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class EpisodeLog:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data) and not self._read_only:
-            self.path.write_bytes(data[:whole])
+            os.truncate(self.path, whole)
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 content = json.loads(line)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgdt_agents.evaluation.published_scores import PublishedAgent, published_agent
+from mgdt_agents.replay.files import replace
 from mgdt_envs import AtariProtocol, resolve_games
 from mgdt_envs.aggregates import (
     AGGREGATES,
@@ -332,7 +333,7 @@ class Results:
         return results
 
     def save(self, path: str | Path) -> None:
-        """Write the file `path`, one row a line."""
+        """Write the file `path`, one row a line; a kill leaves the old one or the new one."""
         content = self.to_dict()
         parts = []
         for name, value in content.items():
@@ -342,7 +343,7 @@ class Results:
             else:
                 text = json.dumps(value, allow_nan=False)
             parts.append(f" {json.dumps(name)}: {text}")
-        Path(path).write_text("{\n" + ",\n".join(parts) + "\n}\n")
+        replace(Path(path), ("{\n" + ",\n".join(parts) + "\n}\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "Results":

@@ -17,8 +17,10 @@ import torch
 from mgdt_agents import load_agent, make_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
 from mgdt_agents.evaluation.episode_log import EpisodeLog
+from mgdt_agents.evaluation.results import AgentInfo, Episode
 from mgdt_agents.evaluation.verify import verify
 from mgdt_envs import AtariProtocol
+from tests.killing import check_kills
 
 CONFIG = BenchmarkConfig(
     games=("Breakout",),
@@ -72,6 +74,43 @@ def test_killed_at_random_moments(tmp_path):
     assert (folder / "results.json").read_bytes() == (expected / "results.json").read_bytes()
     assert len(episodes_of(folder)) == len(set(episodes_of(folder))) == 16
     assert len(verify(folder).episodes) == 16
+
+
+def test_killed_while_it_writes_nothing_is_lost(tmp_path):
+    episodes = [
+        Episode(agent="a", game="Pong", seed=seed, score=seed, steps=7) for seed in range(3)
+    ]
+    results = Results(
+        agents={"a": AgentInfo(kind="random")},
+        games=("Pong",),
+        protocols={"default": AtariProtocol()},
+        seeds=range(3),
+        deterministic=False,
+        versions={"ale-py": "1"},
+        episodes=tuple(episodes),
+    )
+
+    def begin(folder):
+        """Leave two episodes and a half, and other results."""
+        folder.mkdir()
+        log = EpisodeLog(folder)
+        for episode in episodes:
+            log.append("weights", "rules", episode, None)
+        log.close()
+        log.path.write_bytes(log.path.read_bytes()[:-5])
+        (folder / "results.json").write_text("{}")
+
+    def command(folder):
+        log = EpisodeLog(folder)
+        assert len(log) >= 2
+        assert (folder / "results.json").read_text()[-2:] in ("{}", "}\n")
+        if log.find("weights", "rules", episodes[2]) is None:
+            log.append("weights", "rules", episodes[2], None)
+        log.close()
+        results.save(folder / "results.json")
+
+    # The log is cut and opened; the results are written aside and put in their place.
+    assert check_kills(command, tmp_path, begin=begin) >= 4
 
 
 @pytest.mark.slow
