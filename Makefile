@@ -12,10 +12,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECK_STAMP := $(VENV)/.installed-check
+INSTALL := $(BIN)/pip install -q --no-compile -c constraints.txt
+# On every core, which pip does not; without the tests of libraries, and whatever cannot be compiled.
+COMPILE := $(BIN)/python -m compileall -qq -j0 -x '/tests?/' $(VENV)/lib || true
 FRESH := build/fresh
 RLLIB := .venv-rllib
 
-.PHONY: help setup quickstart bench test test-all test-rllib perf check chromium docs wheel format clean
+.PHONY: help setup quickstart bench test test-all test-rllib perf check lint types chromium docs wheel format clean
 
 help:
 	@echo "make setup     make .venv and install mgdt into it"
@@ -47,12 +50,17 @@ bench: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-check: $(CHECK_STAMP) chromium
+# Two things at a time, as each uses one core; then the tests, on every core.
+check: chromium lint
+	$(MAKE) --no-print-directory -j2 wheel types docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal --packages-required $(TEST_ARGS)
+
+lint: $(CHECK_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(CHECK_STAMP)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --packages-required $(TEST_ARGS)
-	$(MAKE) docs wheel
 
 # Pages are tested in Debian's browser, which only root can install; else their tests say so.
 chromium:
@@ -93,8 +101,8 @@ wheel: $(CHECK_STAMP)
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m venv $(FRESH)
-	$(FRESH)/bin/pip install -q -c constraints.txt $(TORCH_ARGS) torch
-	$(FRESH)/bin/pip install -q -c constraints.txt dist/*.whl
+	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt $(TORCH_ARGS) torch
+	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt dist/*.whl
 	mkdir $(FRESH)/empty
 	cd $(FRESH)/empty && ../bin/mgdt-bench --agents dt --games Pong --episodes 1
 
@@ -117,12 +125,15 @@ $(BIN)/pip:
 
 # PyTorch comes first and by itself, so that TORCH_ARGS reach no other package.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install -q -c constraints.txt $(TORCH_ARGS) torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,report,video]'
+	$(INSTALL) $(TORCH_ARGS) torch
+	$(INSTALL) -e '.[dev,report,video]'
+	$(COMPILE)
 	@touch $@
 
 # timm without its dependencies, torchvision among them: a test needs its optimizers alone.
-$(CHECK_STAMP): $(STAMP)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,check,docs,all]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps timm
-	@touch $@
+$(CHECK_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) $(TORCH_ARGS) torch
+	$(INSTALL) -e '.[dev,check,docs,all]'
+	$(INSTALL) --no-deps timm
+	$(COMPILE)
+	@touch $(STAMP) $@

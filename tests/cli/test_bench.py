@@ -90,6 +90,7 @@ def test_names_with_commas_and_spaces(run, played, tmp_path):
             "--games",
             "Pong,bundled",
             "air_raid",
+            "--no-report",
             "--output",
             output,
         )
@@ -113,7 +114,8 @@ def test_defaults(run, monkeypatch, played, tmp_path):
 
 def test_options(run, played, tmp_path):
     options = ["--episodes", 7, "--seed", 9, "--protocol", "mgdt_release", "--deterministic"]
-    run("--agents", "random", "--games", "Pong", *options, "--output", tmp_path / "a")
+    options += ["--no-report", "--output", tmp_path / "a"]
+    run("--agents", "random", "--games", "Pong", *options)
     ((_, config),) = played
     assert config == BenchmarkConfig(
         games=("Pong",),
@@ -131,7 +133,7 @@ def test_terminal_gets_a_table(run, monkeypatch, played, tmp_path, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     run(
         *("--agents", "random,run[a]", "--games", "Pong", "--episodes", "2"),
-        *("--output", "out[b]"),
+        *("--output", "out[b]", "--no-report"),
     )
     output = capsys.readouterr()
     assert "\t" not in output.out

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mgdt_agents.replay import ReplayStore, expand, splits, trace_collection
-from mgdt_cli import replay
+from mgdt_cli import replay, replay_expand
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def test_expand(run, truncated_recording, traces, tmp_path, capsys):
 
 def test_expand_takes_several_traces_and_the_collection(run, monkeypatch, traces, tmp_path):
     both = [traces / "first.npz", traces / "second.npz"]
-    run("expand", *both, "--output", tmp_path / "several")
+    run("expand", *both, "--output", tmp_path / "several", "--jobs", 1)
     monkeypatch.setattr(trace_collection, "BUNDLED", traces)
     monkeypatch.chdir(tmp_path)
-    run("expand")
+    run("expand", "--jobs", 1)
     for folder in ("several", "replay"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["first", "second"]
         ReplayStore(tmp_path / folder / "second").verify()
@@ -96,8 +96,10 @@ def test_expand_a_part(run, refused, truncated_recording, traces, tmp_path, monk
     assert names == ["first-mixed", "first-ram"]
 
 
-def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path):
+def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path, monkeypatch):
     """Stores are as one after the other, with one bar; a trace that diverges disturbs no other."""
+    bars, new_bar = [], replay_expand.progress_bar
+    monkeypatch.setattr(replay_expand, "progress_bar", lambda: bars.append(new_bar()) or bars[-1])
     both = [traces / "first.npz", traces / "second.npz"]
     run("expand", *both, "--output", tmp_path / "turn", "--jobs", 1)
     (tmp_path / "replay" / "second").parent.mkdir()
@@ -108,6 +110,9 @@ def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path
     arguments = ["expand", *both, traces / "damaged.npz", "--output", tmp_path / "replay"]
     error = refused(*arguments, "--jobs", 2)
     assert "Breakout diverged at the reset" in error
+    steps = truncated_recording.trace.actions.size
+    shown = [(task.description, task.completed, task.total) for bar in bars for task in bar.tasks]
+    assert shown == [("2 traces", 2 * steps, 2 * steps), ("2 traces", steps, 2 * steps)]
     assert sorted(path.name for path in (tmp_path / "replay").iterdir()) == ["first", "second"]
     for path in (tmp_path / "turn").rglob("*"):
         if path.is_file():
@@ -116,15 +121,6 @@ def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path
     assert "Expected a number of jobs, or 0 for one a core, got -1" in refused(
         *arguments, "--jobs", -1
     )
-
-
-def test_one_bar_over_all(run, truncated_recording, traces, tmp_path, capsys):
-    both = [traces / "first.npz", traces / "second.npz"]
-    for jobs in (1, 2):
-        run("expand", *both, "--output", tmp_path / str(jobs), "--jobs", jobs)
-        lines = [line for line in capsys.readouterr().err.splitlines() if "2 traces:" in line]
-        steps = 2 * truncated_recording.trace.actions.size
-        assert f"2 traces: {steps:,} of {steps:,}" in lines[-1]
 
 
 def test_expand_of_what_is_no_trace(refused, traces, tmp_path):

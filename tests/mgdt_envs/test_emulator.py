@@ -26,9 +26,11 @@ def test_action_mapping():
 
 
 @pytest.mark.parametrize("entry", GAMES, ids=lambda entry: entry.name)
-def test_native_actions_are_those_that_ale_py_takes(entry):
+def test_actions_are_those_that_ale_py_takes(entry):
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.loadROM(roms.get_rom_path(entry.rom))
+    assert entry.minimal_actions == tuple(action.value for action in ale.getMinimalActionSet())
     taken = tuple(action.value for action in ale.getLegalActionSet())
     assert emulator_action_set(entry, AtariProtocol.machado()) == taken
 

@@ -10,6 +10,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from mgdt_envs import GAMES, AtariProtocol, MultiGameAtariEnv
 
 IDS = ["MultiGameAtari-v0", *(f"MultiGameAtari/{game.name}-v0" for game in GAMES)]
+QUICK = {"MultiGameAtari-v0", "MultiGameAtari/AirRaid-v0", "MultiGameAtari/Pong-v0"}
 FREEWAY_UP = 2
 FREEWAY_UP_RIGHT = 6  # outside Freeway's minimal set; the console takes it for up
 SHORT = AtariProtocol(max_frames=40)
@@ -34,25 +35,22 @@ def test_every_id_is_registered():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("env_id", IDS)
-def test_stable_baselines3_checker(env_id):
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow)
+        for env_id in IDS
+    ],
+)
+def test_checkers(env_id):
     env = gym.make(env_id).unwrapped
+    check_env(env)
     check_env_sb3(env)
-    if "/" in env_id:
-        assert env.games == (env_id.split("/")[1].removesuffix("-v0"),)
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("env_id", [*IDS[:4], "MultiGameAtari/Pong-v0"])
-def test_gymnasium_checker(env_id):
-    check_env(gym.make(env_id).unwrapped)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("env_id", IDS)
-def test_gymnasium_checker_for_all(env_id):
-    check_env(gym.make(env_id).unwrapped)
+def test_every_id_is_of_its_game():
+    for env_id, entry in zip(IDS[1:], GAMES, strict=True):
+        assert gym.make(env_id).unwrapped.games == (entry.name,)
 
 
 def test_spec_survives_json():

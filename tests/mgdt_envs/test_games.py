@@ -4,10 +4,8 @@ import json
 import math
 import pickle
 
-import ale_py
 import gymnasium
 import pytest
-from ale_py import roms
 
 from mgdt_envs import GAMES, SUITES, game, resolve_games, suite
 
@@ -30,14 +28,6 @@ def test_scores():
     # Spot checks against dqn_zoo's atari_data.py.
     assert (game("Pong").random, game("Pong").human) == (-20.7, 14.6)
     assert (game("Breakout").random, game("Breakout").human) == (1.7, 30.5)
-
-
-@pytest.mark.parametrize("entry", GAMES, ids=lambda entry: entry.name)
-def test_minimal_actions_are_the_emulators(entry):
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    ale = ale_py.ALEInterface()
-    ale.loadROM(roms.get_rom_path(entry.rom))
-    assert entry.minimal_actions == tuple(action.value for action in ale.getMinimalActionSet())
 
 
 @pytest.mark.parametrize(

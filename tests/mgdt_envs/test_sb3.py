@@ -68,10 +68,10 @@ def test_it_is_the_dummy_vec_env_of_single_environments(protocol):
 
 
 def test_unseeded_environments_differ():
-    env = MultiGameAtariVecEnv(8, "Pong")
+    env = MultiGameAtariVecEnv(4, "Pong")
     env.seed()
     env.reset()
-    frames = np.stack([env.step(np.full(8, 2 + step % 2))[0] for step in range(40)])
+    frames = np.stack([env.step(np.full(4, 2 + step % 2))[0] for step in range(40)])
     assert (frames != frames[:, :1]).any()  # two of them can play alike
 
 
@@ -147,9 +147,9 @@ def make_model(algorithm, env):
     )
 
 
-def train_on_eight_games(algorithm, steps):
+def train_on(games, algorithm, steps):
     """Train under `VecMonitor` and `LearnerRewards`; return the true and the monitored scores."""
-    recorder = Recorder(MultiGameAtariVecEnv(games=EIGHT, protocol=AtariProtocol(max_frames=200)))
+    recorder = Recorder(MultiGameAtariVecEnv(games=games, protocol=AtariProtocol(max_frames=200)))
     monitored = Recorder(VecMonitor(recorder, info_keywords=("game",)))
     model = make_model(algorithm, LearnerRewards(monitored))
     before = {name: weight.clone() for name, weight in model.policy.state_dict().items()}
@@ -160,14 +160,14 @@ def train_on_eight_games(algorithm, steps):
     for kept in (recorder, monitored):
         episodes = [info["episode"] for step in kept.steps for info in step[3] if "episode" in info]
         scores.append([(episode["r"], episode["l"]) for episode in episodes])
-    assert {episode["game"] for episode in episodes} == set(EIGHT)
+    assert {episode["game"] for episode in episodes} == set(games)
     assert len(model.ep_info_buffer) == min(len(episodes), 100)
     return scores
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 def test_training_and_vec_monitor(algorithm):
-    true, monitored = train_on_eight_games(algorithm, 480)
+    true, monitored = train_on(EIGHT[:4], algorithm, 440)
     assert true == monitored
     assert len(true) >= 8
     assert any(score for score, _ in true)
@@ -176,7 +176,7 @@ def test_training_and_vec_monitor(algorithm):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 def test_5000_steps(algorithm):
-    true, monitored = train_on_eight_games(algorithm, 5000)
+    true, monitored = train_on(EIGHT, algorithm, 5000)
     assert true == monitored
     assert len(true) >= 90
 

@@ -25,10 +25,10 @@ class Attentive(RandomAgent):
 
 
 def test_store_has_the_returns_that_the_environments_reported(tmp_path):
-    protocol = AtariProtocol(max_frames=800)
+    protocol = AtariProtocol(max_frames=400)
     agent = RandomAgent(protocol=protocol)
-    trace = record_agent(agent, "random", "Breakout", 2000, num_envs=3, seed=4, num_threads=1)
-    assert trace.actions.shape == (667, 3)
+    trace = record_agent(agent, "random", "Breakout", 930, num_envs=3, seed=4, num_threads=1)
+    assert trace.actions.shape == (310, 3)
     assert (trace.source["agent"], trace.source["seed"]) == ("random", 4)
     assert "ale-py" in trace.source["versions"]
     envs = MultiGameAtariVectorEnv(3, "Breakout", protocol, num_threads=1)

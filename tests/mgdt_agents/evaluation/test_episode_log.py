@@ -35,7 +35,7 @@ def test_killed_at_random_moments_the_results_are_the_same(tmp_path, agents):
     kills = 0
     while True:
         # Each play takes 20 or 30 steps, all its episodes side by side.
-        left = draw.randint(1, 60) if kills < 10 else -1
+        left = draw.randint(1, 60) if kills < 5 else -1
 
         def kill(name, step):
             nonlocal left

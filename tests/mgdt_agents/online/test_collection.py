@@ -240,9 +240,9 @@ def test_killed_before_the_description_was_written(tmp_path, left):
 
 def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
     """The same command then ends in the same bytes, with nothing left beside them."""
-    steps = 3 * 2 * 8
+    small = {"steps": 2 * 8, "config": dataclasses.replace(SMALL, num_envs=1)}
     monkeypatch.setattr(online_run, "CHECKPOINT_INTERVAL", 0.0)
-    assert collect_small(tmp_path / "whole", steps)
+    assert collect_small(tmp_path / "whole", **small)
     replacing = os.replace
 
     def collect_until(limit, output):
@@ -255,7 +255,7 @@ def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", replace)
-            return collect_small(output, steps)
+            return collect_small(output, **small)
 
     killed = 0
     while True:
@@ -264,7 +264,7 @@ def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
             assert collect_until(killed, output)
             break
         except KeyboardInterrupt:
-            assert collect_small(output, steps)
+            assert collect_small(output, **small)
         assert_same_collection(tmp_path / "whole", output)
         # TensorBoard's have the time in their names.
         files = [

@@ -412,39 +412,44 @@ def test_bundled_traces():
         assert trace.episode_end_step[-1] < len(trace.actions)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Pong",
-        *(
-            pytest.param(path.stem, marks=pytest.mark.slow)
-            for path in sorted(BUNDLED.glob("*.npz"))
-            if path.stem != "Pong"
-        ),
-    ],
-)
-def test_bundled_trace_plays(name):
-    trace = bundled_trace(name)
-    played = trace.episode_end_step < 1000
-    # The frames before step 1000 are those after the last of 1000 steps.
-    actions, (first, last, *_) = trace.actions[:1000], trace.checksums.tolist()
-    trace = dataclasses.replace(
-        trace,
-        actions=actions,
-        checksums=np.array([first, zlib.crc32(actions.tobytes(), last)], np.uint32),
-        episode_end_step=trace.episode_end_step[played],
-        episode_env=trace.episode_env[played],
-        episode_return=trace.episode_return[played],
-    )
-    returns = np.zeros(len(trace.seeds))
+def assert_plays(trace, **play):
+    """Assert that the play of a trace ends where it was recorded to end, with those returns."""
+    returns = np.zeros(play.get("environments", len(trace.seeds)))
+    recorded = zip(trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True)
+    expected = {(int(step), int(env)): total for step, env, total in recorded if env < len(returns)}
     ended = {}
-    for number, step in enumerate(trace.play()):
+    for number, step in enumerate(trace.play(**play)):
         returns += step.rewards
         for env in np.flatnonzero(step.terminated | step.truncated):
             ended[number, int(env)] = returns[env]
             returns[env] = 0
-    recorded = zip(trace.episode_end_step, trace.episode_env, trace.episode_return, strict=True)
-    assert ended == {(int(step), int(env)): total for step, env, total in recorded}
+    assert ended == expected
+
+
+def beginning(trace, num_steps):
+    """Return the first steps of a trace, as many as lie between two of its checksums."""
+    ended = trace.episode_end_step < num_steps
+    actions, checksums = trace.actions[:num_steps], trace.checksums
+    checksums = checksums[: num_steps // trace.checksum_interval + 1].copy()
+    if trace.version == 1:
+        # The frames before step 1000 are those after the last of 1000 steps.
+        checksums[-1] = zlib.crc32(actions.tobytes(), int(checksums[-1]))
+    names = ("episode_end_step", "episode_env", "episode_return")
+    ends = {name: getattr(trace, name)[ended] for name in names}
+    return dataclasses.replace(trace, actions=actions, checksums=checksums, **ends)
+
+
+def test_bundled_trace_plays():
+    trace = beginning(bundled_trace("Pong"), 1000)
+    assert set(trace.episode_env) >= {0, 1}
+    assert_plays(trace, environments=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in BUNDLED.glob("*.npz")))
+def test_every_bundled_trace_plays(name):
+    """The frames of all environments, too."""
+    assert_plays(beginning(bundled_trace(name), 1000))
 
 
 def test_save_is_of_one_step(recording, tmp_path, monkeypatch):
