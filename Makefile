@@ -29,7 +29,7 @@ help:
 	@echo "make test-all  all tests, slow ones included, and make test on each other Python here"
 	@echo "make test-rllib  test RLlib, in an environment of its own"
 	@echo "make docs      build the documentation site into build/site"
-	@echo "make wheel     build the wheel, install it into a fresh environment, play a game there"
+	@echo "make wheel     build the wheel, install it into a fresh environment, play there"
 	@echo "make perf      measure speed against peers, write perf.json (PERF_ARGS=...)"
 	@echo "make format    format the code and fix what can be fixed by itself"
 	@echo "make clean     remove .venv and caches; replay stores, runs and results stay"
@@ -95,7 +95,8 @@ $(RLLIB)/.installed: pyproject.toml constraints.txt
 docs: $(CHECK_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# The game is played in an empty folder, so that nothing of the repository is found.
+# A game is played in an empty folder, so that nothing of the repository is found; not to its end,
+# which takes a minute and more.
 wheel: $(CHECK_STAMP)
 	rm -rf dist $(FRESH)
 	$(BIN)/python -m build --no-isolation
@@ -104,7 +105,7 @@ wheel: $(CHECK_STAMP)
 	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt $(TORCH_ARGS) torch
 	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt dist/*.whl
 	mkdir $(FRESH)/empty
-	cd $(FRESH)/empty && ../bin/mgdt-bench --agents dt --games Pong --episodes 1
+	cd $(FRESH)/empty && ../bin/mgdt-bench --agents dt --games Pong --episodes 1 --max-steps 500
 
 perf: $(STAMP)
 	$(BIN)/python -m tests.perf.run $(PERF_ARGS)

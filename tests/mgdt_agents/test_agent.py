@@ -322,15 +322,14 @@ def make_env() -> gym.Env:
     return gym.make("MultiGameAtari-v0", games=["Pong", "Breakout"], protocol=protocol)
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
+def make_vec_env() -> MultiGameAtariVecEnv:
+    return MultiGameAtariVecEnv(2, ["Pong"], mgdt_envs.AtariProtocol(max_frames=80))
+
+
 @pytest.mark.parametrize(
-    "make_any",
-    [
-        make_env,
-        lambda: DummyVecEnv([make_env] * 2),
-        lambda: MultiGameAtariVecEnv(2, ["Pong"], mgdt_envs.AtariProtocol(max_frames=80)),
-    ],
-    ids=["env", "two envs", "vectorized"],
+    ("make_any", "deterministic"),
+    [(make_env, True), (lambda: DummyVecEnv([make_env]), True), (make_vec_env, False)],
+    ids=["env", "dummy", "vectorized"],
 )
 def test_evaluate_policy(agent: Agent, make_any, deterministic: bool) -> None:
     returns, lengths = evaluate_policy(

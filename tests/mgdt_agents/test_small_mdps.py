@@ -116,19 +116,25 @@ def policy_of(agent: Any, states: int) -> np.ndarray:
     return agent.action_distribution(pictures(range(states))[:, None])[:, list(ACTIONS)]
 
 
-VALUE_AGENTS = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     ("agent_class", "config"),
     [
-        (CQLAgent, CQL),
-        (CQLAgent, dataclasses.replace(CQL, loss="hl_gauss")),
-        (ValueTransformerAgent, DTQ),
-        (ValueTransformerAgent, dataclasses.replace(DTQ, value_loss="c51")),
+        pytest.param(CQLAgent, CQL, id="cql"),
+        pytest.param(
+            CQLAgent,
+            dataclasses.replace(CQL, loss="hl_gauss"),
+            id="cql hl_gauss",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(ValueTransformerAgent, DTQ, id="dtq"),
+        pytest.param(
+            ValueTransformerAgent,
+            dataclasses.replace(DTQ, value_loss="c51"),
+            id="dtq c51",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["cql", "cql hl_gauss", "dtq", "dtq c51"],
 )
-
-
-@VALUE_AGENTS
 def test_values_are_those_of_dynamic_programming(agent_class, config, record):
     store = record(CHAIN, UNIFORM, 300)
     exact = CHAIN.q_values(DISCOUNT)

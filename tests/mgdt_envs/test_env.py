@@ -37,10 +37,7 @@ def test_every_id_is_registered():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "env_id",
-    [
-        pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow)
-        for env_id in IDS
-    ],
+    [pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow) for env_id in IDS],
 )
 def test_checkers(env_id):
     env = gym.make(env_id).unwrapped

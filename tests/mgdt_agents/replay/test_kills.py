@@ -14,6 +14,7 @@ import pytest
 
 from mgdt_agents.evaluation import agent_trace
 from mgdt_agents.replay import ReplayStore, Trace, expand
+from mgdt_agents.replay.card_page import draw
 from mgdt_agents.replay.formats import import_recording, importing
 from mgdt_cli.replay import (
     CardArguments,
@@ -140,6 +141,7 @@ def test_export(breakout_store, folder, extent, monkeypatch):
 @every_extent
 def test_cards_and_publish(truncated_recording, tmp_path, folder, extent):
     pytest.importorskip("matplotlib")
+    draw(truncated_recording.trace)  # else every child would import matplotlib
     paths = (tmp_path / "Breakout.npz", tmp_path / "Second.npz")
     for path in paths:
         truncated_recording.trace.save(path)
