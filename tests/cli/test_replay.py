@@ -8,6 +8,7 @@ import pytest
 
 from mgdt_agents.replay import ReplayStore, expand, splits, trace_collection
 from mgdt_cli import replay, replay_expand
+from mgdt_cli.common import ProgressBar
 
 
 @pytest.fixture
@@ -98,8 +99,10 @@ def test_expand_a_part(run, refused, truncated_recording, traces, tmp_path, monk
 
 def test_expand_in_processes(run, refused, truncated_recording, traces, tmp_path, monkeypatch):
     """Stores are as one after the other, with one bar; a trace that diverges disturbs no other."""
-    bars, new_bar = [], replay_expand.progress_bar
-    monkeypatch.setattr(replay_expand, "progress_bar", lambda: bars.append(new_bar()) or bars[-1])
+    bars = []
+    monkeypatch.setattr(
+        replay_expand, "ProgressBar", lambda: bars.append(ProgressBar()) or bars[-1]
+    )
     both = [traces / "first.npz", traces / "second.npz"]
     run("expand", *both, "--output", tmp_path / "turn", "--jobs", 1)
     (tmp_path / "replay" / "second").parent.mkdir()
