@@ -62,6 +62,14 @@ def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episod
         for first in range(0, len(traced), BATCH_SIZE):
             batch = traced[first : first + BATCH_SIZE]
             _play_again(batch, rules, results, on_episode, emulators)
+        for episode, _ in traced:
+            weights = results.agents[episode.agent].weights[episode.run]
+            logged = log.find(weights, checksum, episode)
+            if logged != episode:
+                raise InvalidArgument(
+                    f"{_name(episode)}: played again it is as the results say, but {log.path} says "
+                    f"{logged}."
+                )
     return results
 
 

@@ -97,6 +97,16 @@ def test_changed_action_is_refused(folder, action):
         verify(folder)
 
 
+@pytest.mark.parametrize(("name", "value"), [("score", 1e6), ("steps", 3), ("end", "truncated")])
+def test_changed_line_is_refused(folder, name, value):
+    content = lines(folder)
+    content[1][name] = value
+    write(folder, content)
+    line = content[1]
+    with pytest.raises(ValueError, match=rf"{line['game']}, seed {line['seed']}: .*says .*{value}"):
+        verify(folder)
+
+
 def test_left_out_episode_is_refused(folder):
     content = lines(folder)
     removed = content.pop(3)
