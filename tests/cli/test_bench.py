@@ -326,6 +326,14 @@ def test_import_scores(run, refused, played, tmp_path, capsys, monkeypatch):
     run(*base, "--games", "Phoenix,Seaquest,Pong")
     results = Results.load(tmp_path / "results" / "results.json")
     assert [agent.name for agent in results.published] == ["MGDT 200M", "MGDT 40M"]
+    # A report that is there has them, too.
+    page = tmp_path / "results" / "report.html"
+    assert not page.exists()
+    page.write_text("old")
+    run("import-scores", tmp_path / "results", "jowa15", "--agents", "MTBC 120M")
+    names = ("MGDT 40M", "MGDT 200M", "MTBC 120M")
+    assert all(f"{name} †</td>" in page.read_text() for name in names)
+    capsys.readouterr()
     message = refused("import-scores", tmp_path / "results", "jowa15", "--agents", "MGDT")
     assert "Unknown agent 'MGDT' of jowa15" in message
     assert "jowa15" in refused("import-scores", tmp_path / "results", "jowa")
