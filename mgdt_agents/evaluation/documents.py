@@ -1,8 +1,9 @@
 """Tables of scores in documents, made from a `results.json`.
 
 `python -m mgdt_agents.evaluation.documents results/<folder>/results.json` keeps the results beside
-the pretrained agents, and makes the tables of their cards and of the README anew. A table stands
-between two marks, which do not show:
+the pretrained agents, and makes the tables of their cards and of the README anew. The card of an
+agent with a `results.json` of its own, which plays other games, has the table of that. A table
+stands between two marks, which do not show:
 
     <!-- scores -->
     <!-- /scores -->
@@ -25,8 +26,11 @@ from mgdt_envs.errors import InvalidArgument
 
 RESULTS = PRETRAINED / "results.json"
 README = Path("README.md")
-COMPARISON = Path("docs/experiment/results/comparison.json"), Path("docs/results.md")
-"""Results that are kept beside a document that has their table."""
+KEPT = {
+    Path("docs/results.md"): Path("docs/experiment/results/comparison.json"),
+    Path("docs/impala.md"): PRETRAINED / "impala" / RESULTS.name,
+}
+"""Documents that have a table of other results, which are kept, and those."""
 REFERENCE_AGENT = "random"
 """Who stands beside an agent in its card."""
 
@@ -59,14 +63,16 @@ def with_scores(text: str, scores: str) -> str:
 
 
 def documents(results: Results) -> dict[Path, str]:
-    """Return README and results, if they are here, and the cards as they ought to be, by path."""
-    wanted = {
-        PRETRAINED / agent / "card.md": card_scores(results, agent) for agent in bundled_agents()
-    }
+    """Return README and documents, if they are here, and cards as they ought to be, by path."""
+    wanted = {}
+    for agent in bundled_agents():
+        own = PRETRAINED / agent / RESULTS.name
+        of_agent = Results.load(own) if own.exists() else results
+        wanted[PRETRAINED / agent / "card.md"] = card_scores(of_agent, agent)
     if README.exists():
         wanted[README] = readme_scores(results)
-        compared, document = COMPARISON
-        wanted[document] = readme_scores(Results.load(compared))
+        for document, kept in KEPT.items():
+            wanted[document] = readme_scores(Results.load(kept))
     return {path: with_scores(path.read_text(), scores) for path, scores in wanted.items()}
 
 

@@ -71,7 +71,7 @@ def main() -> None:
         axes.axhline(game(name).random, color="gray", linestyle=":", label="random, published")
         axes.set(title=name, xlabel="million steps of the game", ylabel="mean return")
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(arguments.output, metadata={"Software": None})
 
 
