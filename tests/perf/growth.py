@@ -25,6 +25,7 @@ import blosc2
 import numpy as np
 import torch
 from matplotlib import figure as plots
+from matplotlib import ticker
 
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent
 from mgdt_agents.replay import ReplayStore, ReplayWriter, WindowSampler
@@ -221,6 +222,9 @@ def draw(curves: dict[str, dict[str, dict[float, Cost]]]) -> None:
                 list(points), [shown(cost, unit) for cost in points.values()], "o-", label=curve
             )
         axes.set(xlabel=subject, ylabel=unit, xscale="log", ylim=(0, None))
+        axes.set_xticks(sorted({place for points in curves[subject].values() for place in points}))
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(places=0, sep=""))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     picture.savefig(PICTURE, metadata={"Software": None})
