@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mgdt_agents import Agent, load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
 from mgdt_agents.evaluation.benchmark import check_agents, results_of, with_speeds
@@ -38,7 +36,7 @@ from mgdt_cli.bench_results import (
     import_scores,
     verify_results,
 )
-from mgdt_cli.common import Games, Names, ProgressBar, parse, run, say
+from mgdt_cli.common import Games, Names, ProgressBar, parse, print_table, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.aggregates import FEWEST_EPISODES
 from mgdt_envs.emulator import MAX_SEED
@@ -58,10 +56,10 @@ class BenchArguments:
     """
 
     agents: Names
-    """Bundled agents (dt, bc, cql), random, folders of agents, zips of stable-baselines3, or
-    agents of the Hugging Face Hub (hf://user/name)."""
+    """Bundled agents (dt, bc, cql, impala), random, folders of agents, zips of stable-baselines3,
+    or agents of the Hugging Face Hub (hf://user/name)."""
     games: Games = ()
-    """Games or suites; by default those of the bundled agents."""
+    """Games or suites; by default those that the bundled dt, bc and cql learned."""
     episodes: int = 16
     """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
     seed: int = BENCHMARK_SEED
@@ -260,8 +258,7 @@ def _print(results: Results, as_json: bool) -> None:
     if as_json:
         print(json.dumps(results.to_dict(), allow_nan=False))
     elif sys.stdout.isatty():
-        # Brackets in the names of agents are not markup.
-        Console(markup=False).print(results_table(results))
+        print_table(results_table(results))
     else:
         print("\n".join(results_lines(results)))
         say(protocol_sheet(results))
@@ -272,14 +269,15 @@ def write_report_of(
 ) -> None:
     """Write the report and say where it is; where an extra is missing, say what is left out."""
     # Imported only when needed: matplotlib takes a second.
-    from mgdt_agents.evaluation.page import read_curves, write_report
+    from mgdt_agents.evaluation.page import write_report
+    from mgdt_agents.training.metrics import read_curves
 
     try:
         videos = record_videos(agents, results, output / "videos", video_seconds)
     except MissingExtra as error:
         videos = {}
         say(f"The report has no videos. {error}")
-    curves = {name: lines for name in agents if (lines := read_curves(Path(name)))}
+    curves = {name: its for name in agents if (its := read_curves(Path(name)))}
     try:
         say(f"The report: {write_report(results, output, curves=curves, videos=videos)}")
     except MissingExtra as error:
@@ -333,9 +331,10 @@ def _make_folder(
         try:
             there = Results.load(folder / "results.json")
         except InvalidArgument as error:
-            raise OutputExists(
-                f"{folder} exists. {error} Choose another --output or add --overwrite."
-            ) from error
+            advice = "Choose another --output"
+            if (folder / EPISODES).exists():
+                advice += f", or move the file away: episodes in {EPISODES} are not played again"
+            raise OutputExists(f"{folder} exists. {error} {advice}.") from error
         published = there.published
         lost = [
             *(set(there.agents) - set(agents)),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from mgdt_agents.evaluation.compare import Comparison, compare
@@ -15,7 +14,8 @@ from mgdt_agents.evaluation.published_scores import load_published
 from mgdt_agents.evaluation.report import results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
-from mgdt_cli.common import Names, ProgressBar, say
+from mgdt_agents.number_text import number_text
+from mgdt_cli.common import Names, ProgressBar, print_table, say
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -78,7 +78,7 @@ def import_scores(arguments: ImportScoresArguments) -> None:
     kept = [agent for agent in results.published if agent.name not in chosen]
     results = dataclasses.replace(results, published=(*kept, *chosen.values()))
     results.save(path)
-    Console(markup=False).print(results_table(results))
+    print_table(results_table(results))
     if (arguments.folder / "report.html").exists():
         _write_report_again(arguments.folder, results)
 
@@ -86,9 +86,10 @@ def import_scores(arguments: ImportScoresArguments) -> None:
 def _write_report_again(folder: Path, results: Results) -> None:
     """Write the report of results, with the videos that are there."""
     # Imported only when needed: matplotlib takes a second.
-    from mgdt_agents.evaluation.page import read_curves, write_report
+    from mgdt_agents.evaluation.page import write_report
+    from mgdt_agents.training.metrics import read_curves
 
-    curves = {name: lines for name in results.agents if (lines := read_curves(Path(name)))}
+    curves = {name: its for name in results.agents if (its := read_curves(Path(name)))}
     videos = {
         (agent, game): path
         for number, agent in enumerate(results.agents)
@@ -109,7 +110,7 @@ def compare_results(arguments: CompareArguments) -> None:
     if arguments.json:
         print(json.dumps(comparison.to_dict(), allow_nan=False))
     else:
-        Console(markup=False).print(comparison_table(comparison))
+        print_table(comparison_table(comparison))
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -121,7 +122,7 @@ def comparison_table(comparison: Comparison) -> Table:
         for number, row in enumerate(rows):
             table.add_row(
                 row.what,
-                *("" if value is None else form.format(value) for value in (row.a, row.b)),
+                *("" if value is None else number_text(value, form) for value in (row.a, row.b)),
                 with_interval(row.value, row.interval, form),
                 row.better,
                 end_section=number == len(rows) - 1,

@@ -28,7 +28,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 from tyro.constructors import (
     ConstructorRegistry,
@@ -43,7 +43,7 @@ from mgdt_envs.errors import InvalidArgument, MGDTError, OutputExists, importing
 T = TypeVar("T")
 
 # Everything but results goes to stderr, so that stdout can be piped.
-stderr = Console(stderr=True)
+stderr = Console(stderr=True, emoji=False)
 
 # Errors of the operating system that only the user can mend. Any other, such as a missing file
 # that no argument named, is a fault of the code and keeps its traceback.
@@ -355,6 +355,11 @@ def describe_play(figures: Mapping[str, Any]) -> str:
 def say(message: str) -> None:
     """Print a line on stderr as it is: unstyled and unwrapped, so that paths can be copied."""
     stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout, with names as they are: what looks like rich's markup is none."""
+    Console(markup=False, emoji=False).print(table)
 
 
 def run(command: Callable[[], None]) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.evaluation.figures import legend_label
+from mgdt_agents.number_text import number_text
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.splits import ALL, split_ranges
 from mgdt_agents.replay.store import find_stores
-from mgdt_cli.common import Paths, check_plot, draw_panels
+from mgdt_cli.common import Paths, check_plot, draw_panels, print_table
 from mgdt_envs.errors import InvalidArgument
 
 # Of the curve: short enough to show how a short run went, long enough to be read.
@@ -47,11 +48,10 @@ def show_info(arguments: InfoArguments) -> None:
             stores.append(ReplayStore(path))
         except ReplayError as error:
             errors.append(str(error))
-    console = Console()
     if stores:
-        console.print(info_table(stores))
+        print_table(info_table(stores))
     for line in _origins(stores):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print(line)
     if arguments.plot and stores:
         plot_returns(stores, arguments.plot)
     if errors:
@@ -91,7 +91,7 @@ def info_table(stores: list[ReplayStore]) -> Table:
             store.game,
             f"{len(store):,}",
             f"{len(returns):,}",
-            ", ".join(f"{value:.6g}" for value in quartiles) + _mark(store),
+            ", ".join(number_text(value, "{:.6g}") for value in quartiles) + _mark(store),
             f"{size:.1f}",
         )
     return table
@@ -112,7 +112,9 @@ def plot_returns(stores: list[ReplayStore], path: Path) -> None:
                 window = min(MAX_EPISODES_PER_MEAN, len(returns) // MEANS_PER_STORE + 1)
                 mean = np.convolve(returns, np.full(window, 1 / window), "valid")
                 label = f"{store.path.name}, mean of {window} episodes{_mark(store)}"
-                axes.plot(ends[window - 1 :], mean, color=dots.get_color(), label=label)
+                axes.plot(
+                    ends[window - 1 :], mean, color=dots.get_color(), label=legend_label(label)
+                )
 
     draw_panels(path, list(dict.fromkeys(store.game for store in stores)), draw)
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from mgdt_agents.number_text import number_text
 from mgdt_agents.replay import Trace
 from mgdt_agents.replay.cards import describe
 from mgdt_agents.replay.trace_collection import (
@@ -16,7 +16,7 @@ from mgdt_agents.replay.trace_collection import (
     index_entry,
     open_collection,
 )
-from mgdt_cli.common import Games, Names, Paths
+from mgdt_cli.common import Games, Names, Paths, print_table
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 
@@ -131,11 +131,11 @@ def list_all(arguments: ListArguments) -> None:
                 entry["game"],
                 f"{entry['steps']:,}",
                 f"{entry['episodes']:,}",
-                "" if last is None else f"{last:,.1f}",
-                "" if normalized is None else f"{normalized:.2f}",
+                "" if last is None else number_text(last, "{:,.1f}"),
+                "" if normalized is None else number_text(normalized, "{:.2f}"),
                 f"{entry['bytes'] / 1e3:,.0f}",
                 ", ".join(entry["splits"]),
             )
     if not table.row_count:
         raise InvalidArgument(f"No trace of {', '.join(addresses)} is of {', '.join(games)}.")
-    Console().print(table)
+    print_table(table)

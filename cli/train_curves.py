@@ -1,6 +1,5 @@
 """Curves of trainings beside each other: `mgdt-train curves RUN...`."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from mgdt_cli.common import Names, Paths, check_plot, draw_panels, say
+from mgdt_agents.evaluation.figures import legend_label
+from mgdt_agents.number_text import number_text
+from mgdt_agents.training.metrics import LOG, Curve, read_curves
+from mgdt_cli.common import Names, Paths, check_plot, draw_panels, print_table, say
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
 DEFAULT_FIGURES = ("loss", "heldout_loss")
 BARS = "▁▂▃▄▅▆▇█"
-Curve = tuple[list[int], list[float]]
-"""Gradient steps, and the figure at each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +49,9 @@ def draw_curves(arguments: CurvesArguments) -> None:
         raise InvalidArgument("Expected at least one folder of a training, got none.")
     if arguments.plot:
         check_plot(arguments.plot)
+    for log in (path / LOG for path in arguments.runs):
+        if not log.exists():
+            raise InvalidArgument(f"Expected the folder of a training, and {log} is missing.")
     runs = {str(path): read_curves(path) for path in arguments.runs}
     known = list(dict.fromkeys(name for curves in runs.values() for name in curves))
     figures = [name for name in arguments.figures if name in known]
@@ -57,6 +59,11 @@ def draw_curves(arguments: CurvesArguments) -> None:
         for name in arguments.figures:
             if name not in known:
                 raise InvalidArgument(f"No run logged {name!r}. {did_you_mean(name, known)}")
+    if not figures:
+        raise InvalidArgument(
+            f"No run has logged {' or '.join(arguments.figures)} yet, but "
+            f"{', '.join(known) or 'nothing at all'}: choose --figures."
+        )
     for figure in figures:
         print_figure(
             figure, {run: curves[figure] for run, curves in runs.items() if figure in curves}
@@ -66,43 +73,24 @@ def draw_curves(arguments: CurvesArguments) -> None:
         say(f"Drew {arguments.plot}.")
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Return each figure's curve in the log of a training.
-
-    Raises:
-        ValueError: if the folder holds none.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        raise InvalidArgument(f"Expected the folder of a training, and {path} is missing.")
-    curves: dict[str, Curve] = {}
-    for text in path.read_text().splitlines(keepends=True):
-        if not text.endswith("\n"):
-            break  # it is being written
-        line = json.loads(text)
-        for name, value in line.items():
-            if name != "step" and value is not None:  # no mean return yet
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(line["step"])
-                values.append(value)
-    return curves
-
-
 def print_figure(name: str, curves: dict[str, Curve]) -> None:
     """Print a table with a line for each run, all on one scale."""
     low = min(min(values) for _, values in curves.values())
     high = max(max(values) for _, values in curves.values())
-    table = Table(title=f"{name}: {low:.4g} to {high:.4g}", box=None, title_justify="left")
+    title = f"{name}: {_text(low)} to {_text(high)}"
+    table = Table(title=title, box=None, title_justify="left")
     for column in ("Run", "Curve"):
         table.add_column(column, overflow="fold")
     for column in ("Steps", "First", "Last", "Least", "Most"):
         table.add_column(column, justify="right")
     for run, (steps, values) in curves.items():
         ends = (values[0], values[-1], min(values), max(values))
-        table.add_row(
-            run, sparkline(values, low, high), f"{steps[-1]:,}", *(f"{end:.4g}" for end in ends)
-        )
-    Console(highlight=False).print(table)
+        table.add_row(run, sparkline(values, low, high), f"{steps[-1]:,}", *map(_text, ends))
+    print_table(table)
+
+
+def _text(value: float) -> str:
+    return number_text(value, "{:.4g}")
 
 
 def sparkline(values: Sequence[float], low: float, high: float, width: int = 24) -> str:
@@ -124,6 +112,6 @@ def plot_figures(figures: Sequence[str], runs: dict[str, dict[str, Curve]], path
         axes.set(xlabel="gradient steps", ylabel=name)
         for run, curves in runs.items():
             if name in curves:
-                axes.plot(*curves[name], label=run)
+                axes.plot(*curves[name], label=legend_label(run))
 
     draw_panels(path, figures, draw)

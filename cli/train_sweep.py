@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from mgdt_agents.number_text import number_text
+from mgdt_agents.training.metrics import read_curves
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import fail, handling_signals, say
-from mgdt_cli.train_curves import read_curves
+from mgdt_cli.common import fail, handling_signals, print_table, say
 from mgdt_envs.errors import InvalidArgument
 
 PARTS = {"common", "grid", "runs"}
@@ -63,7 +63,7 @@ def start_sweep(arguments: SweepArguments) -> None:
         failed = run_in_cluster(commands, output, arguments)
     else:
         failed = run_here(commands, output, arguments.at_once)
-    print_table(runs, output)
+    print_runs(runs, output)
     if failed:
         logs = ", ".join(f"{output / name}.log" for name in failed)
         fail(f"Not finished: {', '.join(failed)}. What they printed is in {logs}.")
@@ -184,12 +184,11 @@ def run_in_worker(command: list[str], log: Path) -> int:
         return subprocess.run(command, stdout=file, stderr=file, check=False).returncode
 
 
-def print_table(runs: Mapping[str, Any], output: Path) -> None:
+def print_runs(runs: Mapping[str, Any], output: Path) -> None:
     """Print a line for each run: the last of what it logged."""
     lasts: dict[str, dict[str, float]] = {}
     for name in runs:
-        log = output / name / "metrics.jsonl"
-        curves = read_curves(output / name) if log.exists() else {}
+        curves = read_curves(output / name)
         lasts[name] = {figure: values[-1] for figure, (_, values) in curves.items()}
         lasts[name]["steps"] = max((steps[-1] for steps, _ in curves.values()), default=0)
     shown = ["steps", "loss", "accuracy", "heldout_loss", "heldout_accuracy"]
@@ -204,6 +203,6 @@ def print_table(runs: Mapping[str, Any], output: Path) -> None:
     for figure in shown:
         table.add_column(figure.replace("_", " "), justify="right")
     for name, last in lasts.items():
-        cells = [f"{last[f]:,.4g}" if f in last else "" for f in shown[1:]]
+        cells = [number_text(last[f], "{:,.4g}") if f in last else "" for f in shown[1:]]
         table.add_row(name, f"{last['steps']:,.0f}", *cells)
-    Console(highlight=False).print(table)
+    print_table(table)

@@ -12,7 +12,12 @@ PACKAGES = {"mgdt_envs": "mgdt_envs", "mgdt_agents": "mgdt_agents", "cli": "mgdt
 
 FLOORS = (
     ("mgdt_envs",),
-    ("mgdt_agents.errors", "mgdt_agents.markdown", "mgdt_agents.replay"),
+    (
+        "mgdt_agents.errors",
+        "mgdt_agents.markdown",
+        "mgdt_agents.number_text",
+        "mgdt_agents.replay",
+    ),
     ("mgdt_agents",),
     (
         "mgdt_agents.evaluation",

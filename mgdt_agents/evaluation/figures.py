@@ -1,7 +1,7 @@
 """Pictures of results, drawn once, as SVG for the page and as PNG for papers."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from mgdt_envs.errors import MissingExtra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mgdt_agents.training.metrics import Curve
 
 # Okabe and Ito's colors, told apart by people who see few of them (jfly.uni-koeln.de/color).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#A08000")
@@ -52,21 +54,13 @@ def draw(results: Results, protocol: str = "default") -> dict[str, "Figure"]:
     return figures
 
 
-def draw_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, "Figure"]:
+def draw_curves(curves: Mapping[str, Mapping[str, "Curve"]]) -> dict[str, "Figure"]:
     """Return the learning curves of training runs, beside each other, by the name of the loss.
 
     Args:
-        curves: of each run, the lines of its `metrics.jsonl`.
+        curves: of each run, its figures' curves.
     """
-    losses = sorted(
-        {
-            key
-            for lines in curves.values()
-            for line in lines
-            for key, value in line.items()
-            if key.endswith("loss") and isinstance(value, float)
-        }
-    )
+    losses = sorted({name for run in curves.values() for name in run if name.endswith("loss")})
     with _style():
         return {loss: _curve(loss, curves) for loss in losses}
 
@@ -80,12 +74,16 @@ def as_svg(figure: "Figure") -> str:
     return svg[svg.index("<svg") :].replace(INK.lower(), "currentColor")
 
 
-def _curve(loss: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+def legend_label(name: str) -> str:
+    """Return a label that a legend shows: matplotlib leaves out those that begin with "_"."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def _curve(loss: str, curves: Mapping[str, Mapping[str, "Curve"]]) -> "Figure":
     figure, axes = _new(7, 3)
-    for number, (run, lines) in enumerate(curves.items()):
-        points = [(line["step"], line[loss]) for line in lines if loss in line]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=_color(number), label=run)
+    for number, (run, its_curves) in enumerate(curves.items()):
+        if loss in its_curves:
+            axes.plot(*its_curves[loss], color=_color(number), label=legend_label(run))
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(loss.replace("_", " "))
     axes.legend()
@@ -124,9 +122,8 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     for number, (agent, games) in enumerate(means.items()):
         rows = np.arange(len(names)) + (number - (len(means) - 1) / 2) * height
         values = np.maximum([games[name] for name in names], LEAST_SHOWN)
-        axes.barh(
-            rows, values - LEAST_SHOWN, height, LEAST_SHOWN, color=_color(number), label=agent
-        )
+        style = {"color": _color(number), "label": legend_label(agent)}
+        axes.barh(rows, values - LEAST_SHOWN, height, LEAST_SHOWN, **style)
     axes.set_xscale("log")
     axes.set_xlim(LEAST_SHOWN, max(1.2, 1.1 * max(best.values())))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -148,7 +145,8 @@ def _profile(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     thresholds = np.linspace(0, highest, 200)
     for number, (agent, values) in enumerate(scores.items()):
         profile = performance_profile(values, thresholds)
-        axes.step(thresholds, profile, where="post", color=_color(number), label=agent)
+        style = {"color": _color(number), "label": legend_label(agent)}
+        axes.step(thresholds, profile, where="post", **style)
     axes.set_xlabel("human-normalized score")
     axes.set_ylabel("share of games above it")
     axes.set_ylim(0, 1.02)

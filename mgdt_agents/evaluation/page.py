@@ -11,11 +11,10 @@
 
 import base64
 import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mgdt_agents.evaluation.figures import as_svg, draw, draw_curves
 from mgdt_agents.evaluation.report import (
@@ -33,8 +32,12 @@ from mgdt_agents.evaluation.report import (
     with_interval,
 )
 from mgdt_agents.evaluation.results import Episode, Results
+from mgdt_agents.number_text import number_text
 from mgdt_envs import game
 from mgdt_envs.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from mgdt_agents.training.metrics import Curve
 
 TEMPLATE = Path(__file__).parent / "report.html"
 PNG_DOTS_PER_INCH = 150
@@ -59,7 +62,7 @@ def write_report(
     results: Results,
     folder: Path,
     *,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    curves: Mapping[str, Mapping[str, "Curve"]] | None = None,
     videos: Mapping[tuple[str, str], Path] | None = None,
 ) -> Path:
     """Write the report into `folder`, and return the path of its page.
@@ -67,7 +70,8 @@ def write_report(
     Args:
         results: what is reported.
         folder: where to; files of these names are replaced.
-        curves: of agents that were trained here, the lines of their `metrics.jsonl`.
+        curves: of agents that were trained here, what `mgdt_agents.training.metrics.read_curves`
+            returned.
         videos: short .mp4 files by agent and game, which become part of the page.
 
     Raises:
@@ -163,7 +167,7 @@ def _leaderboard(results: Results) -> dict[str, Any]:
 
 
 def _number(value: float | None, form: str) -> Cell:
-    return Cell("", "") if value is None else Cell(form.format(value), value)
+    return Cell("", "") if value is None else Cell(number_text(value, form), value)
 
 
 def _games(results: Results) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def _games(results: Results) -> dict[str, Any]:
                     Cell(name, name),
                     Cell(marked, marked),
                     *([Cell("published", "published")] if several else []),
-                    Cell(f"{score:,.1f}", score),
+                    _number(score, "{:,.1f}"),
                     _normalized(normalized_of(published, name)),
                     *_references(name),
                 ]
@@ -294,12 +298,3 @@ def _rules(results: Results) -> dict[str, Any]:
         "text": "Under which rules the scores were made, and with which versions.",
         "facts": facts,
     }
-
-
-def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `metrics.jsonl`; none if it has none. Half a line is left out."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -11,6 +11,7 @@ from mgdt_agents.evaluation.results import (
     Interval,
     Results,
 )
+from mgdt_agents.number_text import number_text
 from mgdt_envs import game
 from mgdt_envs.aggregates import AGGREGATES
 from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalized_score, human_normalized_scores
@@ -109,7 +110,8 @@ def _add_published(table: Table, results: Results, name: str) -> None:
     agents = published_in(results, name)
     blank = [""] * 2 * (len(results.protocols) - 1)
     for row, agent in enumerate(agents):
-        cells = [f"{agent.scores[name]:,.1f}", _percent(normalized_of(agent, name)), *blank, ""]
+        score = number_text(agent.scores[name], "{:,.1f}")
+        cells = [score, _percent(normalized_of(agent, name)), *blank, ""]
         table.add_row(
             "", f"{agent.name} {PUBLISHED_MARK}", *cells, end_section=row == len(agents) - 1
         )
@@ -180,13 +182,13 @@ def _add_aggregates(table: Table, results: Results) -> None:
                 f"{word} of {counted(int(found['games']), 'game')}",
                 f"{published.name} {PUBLISHED_MARK}",
                 "",
-                f"{found[name]:.1%}",
+                _percent(found[name]),
             )
     for row, agent in enumerate(agents):
         cells = []
         for protocol in results.protocols:
             figures = results.aggregates[agent, protocol]
-            values = [f"{figures[name].value:.1%}" for name in further if figures]
+            values = [_percent(figures[name].value) for name in further if figures]
             cells += ["", ", ".join(values)]
         table.add_row(", ".join(further.values()) if row == 0 else "", agent, *cells)
 
@@ -214,7 +216,7 @@ def results_lines(results: Results) -> list[str]:
                 rows.append((headline_name(results), figure.value, figure.interval, figure.value))
             for name, score, interval, normalized in rows:
                 figures = [score, *(interval or [None, None]), normalized]
-                cells = ["" if figure is None else f"{figure:.6g}" for figure in figures]
+                cells = ["" if it is None else number_text(it, "{:.6g}") for it in figures]
                 episodes = str(len(results.seeds) * results.agents[agent].runs)
                 lines.append("\t".join((agent, protocol, name, *cells, episodes)))
     return lines
@@ -359,10 +361,11 @@ def cut_mark(results: Results, protocol: str) -> str:
 
 def with_interval(value: float, interval: Interval | None, form: str) -> str:
     """Return such as "9.1 [6.6, 11.9]"."""
+    text = number_text(value, form)
     if interval is None:
-        return form.format(value)
-    low, high = map(form.format, interval)
-    return f"{form.format(value)} [{low}, {high}]"
+        return text
+    low, high = (number_text(end, form) for end in interval)
+    return f"{text} [{low}, {high}]"
 
 
 def _aggregate_cell(figure: Aggregate) -> str:
@@ -370,4 +373,4 @@ def _aggregate_cell(figure: Aggregate) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "no reference" if value is None else f"{value:.1%}"
+    return "no reference" if value is None else number_text(value, "{:.1%}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.markdown import markdown_table
+from mgdt_agents.number_text import number_text
 from mgdt_agents.replay import files
 from mgdt_agents.replay.cards import RECENT, load_card, published_agents, published_returns
 from mgdt_agents.replay.splits import ALL, BOUNDS, WINDOW, split_ranges
@@ -274,8 +275,8 @@ def _regenerated_text(card: dict[str, Any]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+    return number_text(value, "{:,.0f}" if abs(value) >= 1000 else "{:.1f}")
 
 
 def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else number_text(value, "{:.2f}")

@@ -53,8 +53,8 @@ class WindowBatch(NamedTuple):
 class WindowSampler:
     """Draw windows that end at uniformly drawn steps, or `future` rows after them.
 
-    Windows never cross the end of an episode. What is drawn is a pure function of the seed, the
-    batch's number and the rank, so training resumes from one integer. Memory hardly grows with the
+    Windows never cross the end of an episode. What is drawn is a pure function of the seed and the
+    batch's number, so training resumes from one integer. Memory hardly grows with the
     stores: by some bytes an episode, and every `_ROWS_PER_MARK` steps.
 
     A pickled sampler holds the stores' paths, so handing one to another process costs little.
@@ -73,7 +73,6 @@ class WindowSampler:
         top_fraction: draw only from this share of each store's episodes of the split, those of
             highest return (Lee et al. 2022, section 4.8, train on the top tenth).
         seed: of the draws.
-        rank: number of this process among those that draw different windows.
 
     Raises:
         ValueError: if an argument is out of range, a store has no episodes to draw from, or the
@@ -93,7 +92,6 @@ class WindowSampler:
         top_fraction: float = 1.0,
         discount: float = 1.0,
         seed: int = 0,
-        rank: int = 0,
     ) -> None:
         if not stores:
             raise InvalidArgument("Expected at least one replay store, got none.")
@@ -110,7 +108,7 @@ class WindowSampler:
         self.stores = [
             store if isinstance(store, ReplayStore) else ReplayStore(store) for store in stores
         ]
-        self.steps, self.future, self.seed, self.rank = steps, future, seed, rank
+        self.steps, self.future, self.seed = steps, future, seed
         shapes = {store.frames.shape[1:] for store in self.stores}
         if len(shapes) > 1:
             raise InvalidArgument(f"Expected stores of one frame size, got {sorted(shapes)}.")
@@ -233,7 +231,8 @@ class WindowSampler:
 
     def _draw(self, batch_size: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the stores, the episodes (numbered over all stores) and the drawn rows."""
-        rng = np.random.default_rng([self.seed, self.rank, step])
+        # Whoever trains again draws the same windows as long as these numbers stay as they are.
+        rng = np.random.default_rng([self.seed, 0, step])
         picks = self._shares.searchsorted(rng.random(batch_size), side="right")
         return picks, *self._episodes.locate(picks, rng.random(batch_size))
 

@@ -12,7 +12,12 @@ from typing import Any, TextIO, TypeVar
 import torch
 from torch import Tensor
 
+from mgdt_envs.errors import InvalidArgument
+
 T = TypeVar("T")
+Curve = tuple[list[int], list[float]]
+"""Steps, and a figure at each."""
+LOG = "metrics.jsonl"
 
 
 def open_log(path: Path, step: int) -> TextIO:
@@ -29,6 +34,34 @@ def open_log(path: Path, step: int) -> TextIO:
     return file
 
 
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Return each figure's curve in the log of a run; none if it has no log.
+
+    Raises:
+        ValueError: if the log is damaged.
+    """
+    path = folder / LOG
+    curves: dict[str, Curve] = {}
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, text in enumerate(lines, 1):
+        if not text.endswith(b"\n"):
+            break  # it is being written
+        try:
+            line = json.loads(text)
+            step = line.pop("step")
+        except (AttributeError, KeyError, ValueError) as error:
+            raise InvalidArgument(
+                f"Expected figures of a step in line {number} of {path}, got "
+                f"{text[:60].decode(errors='replace')!r}. Without that line the others can be read."
+            ) from error
+        for name, value in line.items():
+            if value is not None:  # no mean return yet
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
+    return curves
+
+
 class Log:
     """Lines of figures, in `metrics.jsonl` and, where it is installed, for TensorBoard.
 
@@ -41,7 +74,7 @@ class Log:
         self._file = self._board = None
         if folder is None:
             return
-        self._file = open_log(folder / "metrics.jsonl", step)
+        self._file = open_log(folder / LOG, step)
         if importlib.util.find_spec("tensorboard"):
             # Imported only when there is one: it takes seconds.
             from torch.utils.tensorboard import SummaryWriter

@@ -154,6 +154,20 @@ def test_existing_output(run, refused, played, tmp_path):
     assert Results.load(tmp_path / "results.json").games == ("Pong",)
 
 
+def test_damaged_results_are_not_advised_away(run, refused, played, tmp_path):
+    arguments = ["--agents", "random", "--games", "Pong", "--output", tmp_path, "--no-report"]
+    (tmp_path / "results.json").write_text("{")
+    message = refused(*arguments)
+    assert message.endswith("Choose another --output.")
+    (tmp_path / "episodes.jsonl").touch()
+    message = refused(*arguments)
+    assert "Choose another --output, or move the file away" in message
+    assert "overwrite" not in message
+    (tmp_path / "results.json").rename(tmp_path / "damaged.json")
+    run(*arguments)
+    assert len(played) == 1
+
+
 def test_output_is_made_before_anything_is_played(run, refused, played, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     arguments = ["--agents", "random", "--games", "Pong"]

@@ -34,6 +34,12 @@ def traces(truncated_recording, tmp_path, monkeypatch):
     return folder
 
 
+def test_names_are_no_markup(run, traces, capsys):
+    shutil.copy(traces / "Breakout.npz", traces / "[bold]x:dog:.npz")
+    run("list", "bundled")
+    assert "[bold]x:dog:" in capsys.readouterr().out
+
+
 def test_publish_list_expand(run, refused, truncated_recording, traces, tmp_path, capsys):
     collection = tmp_path / "collection"
     run("publish", collection)

@@ -41,6 +41,12 @@ def test_table(run, breakout_store, clipped_store, capsys):
     assert f"protocol of {clipped_store}: " in printed
 
 
+def test_names_are_no_markup(run, breakout_store, tmp_path, capsys):
+    shutil.copytree(breakout_store, tmp_path / "[bold]:dog:[")
+    run(tmp_path / "[bold]:dog:[")
+    assert capsys.readouterr().out.count("[bold]:dog:[") == 2  # in the table and below it
+
+
 def test_returns_that_are_no_scores_are_marked(run, breakout_store, clipped_store, capsys):
     run(clipped_store)
     assert capsys.readouterr().out.count("(clipped rewards)") == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -175,6 +176,26 @@ def test_curve_of_play_before_the_first_episode_ends(run, tmp_path, capsys):
     assert "mean_return: 1.5 to 1.5" in capsys.readouterr().out
 
 
+def test_names_of_runs_are_no_markup(run, runs, tmp_path, capsys):
+    names = ["[bold]x[/bold]", "_:dog:[/]"]  # each the path of a folder in a folder
+    for name in names:
+        shutil.copytree(runs[0], tmp_path / name)
+    run("curves", *(tmp_path / name for name in names))
+    printed = "".join(capsys.readouterr().out.split())
+    assert all(name in printed for name in names)
+    train_sweep.print_runs(dict.fromkeys(names), tmp_path)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+
+
+def test_curve_of_zeros_has_no_sign(run, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": -0.0}\n')
+    run("curves", tmp_path)
+    printed = capsys.readouterr().out
+    assert "loss: 0 to 0" in printed
+    assert "-0" not in printed.replace(str(tmp_path), "")
+
+
 def test_picture_of_curves(run, refused, runs, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "curves.png"
@@ -188,6 +209,11 @@ def test_no_curves(refused, runs, tmp_path):
     assert f"{tmp_path / 'metrics.jsonl'} is missing" in refused("curves", tmp_path)
     error = refused("curves", runs[0], "--figures", "lost")
     assert "No run logged 'lost'. Did you mean 'loss'" in error
+    log = runs[0] / "metrics.jsonl"
+    log.write_text('{"step": 1, "mean_return": 2.0}\n')
+    assert "loss or heldout_loss yet, but mean_return: choose" in refused("curves", runs[0])
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n')
+    assert f"a step in line 2 of {log}, got" in refused("curves", runs[0])
 
 
 def test_sparkline_is_means_on_a_scale():

@@ -1,13 +1,14 @@
 """The report: a page, and tables and pictures for papers."""
 
 import csv
+import dataclasses
 import re
 
 import cv2
 import numpy as np
 import pytest
 
-from mgdt_agents.evaluation.page import read_curves, write_report
+from mgdt_agents.evaluation.page import write_report
 from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import latex_by_game, markdown_by_game
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
@@ -59,7 +60,7 @@ def made_up(agents=("dt", EVIL), games=GAMES, protocols=("default",), published=
 
 def test_what_is_written(tmp_path):
     results = made_up()
-    curves = {"dt": [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0}]}
+    curves = {"dt": {"loss": ([10, 20], [2.0, 1.0]), "accuracy": ([10], [0.5])}}
     path = write_report(results, tmp_path / "made", curves=curves)
     page = path.read_text()
     for section in ("leaderboard", "games", "figure-profile", "curves", "protocol"):
@@ -122,18 +123,32 @@ def test_names_are_no_formulas(tmp_path):
     assert "&lt;img src=x" in markdown_by_game(made_up())
 
 
+def test_names_that_begin_with_an_underscore_are_in_legends(tmp_path):
+    results = made_up(agents=("_a", "b"))
+    page = write_report(results, tmp_path, curves={"_a": {"loss": ([1, 2], [2.0, 1.0])}})
+    # Axes of two figures, one of them on both sides; legends of two others and of the curves.
+    assert len(re.findall(r"> ?_a</text>", page.read_text())) == 6
+
+
+def test_zeros_have_no_sign(tmp_path):
+    episodes = (
+        dataclasses.replace(episode, score=-0.04 if episode.game == "AirRaid" else 1.69)
+        for episode in made_up().episodes
+    )
+    results = dataclasses.replace(made_up(), episodes=tuple(episodes))
+    page = write_report(results, tmp_path).read_text()
+    shown = re.sub("<[^>]+>", " ", page[page.index("<table") : page.rindex("</table>")])
+    assert "0.0 [0.0, 0.0]" in shown
+    assert not re.search(r"-0\.0\b", shown)
+    assert "-0.0" not in (tmp_path / "table.md").read_text() + latex_by_game(results)
+
+
 def test_names_in_latex_and_markdown():
     results = made_up(agents=("a_b&c", "d|e\\f"))
     latex = latex_by_game(results).splitlines()
     assert latex[3] == r"game & a\_b\&c & d|e\textbackslash{}f & human \\"
     assert [line.split(" & ")[0] for line in latex[5:9]] == [*GAMES, "mean, human-normalized"]
     assert markdown_by_game(results).splitlines()[0] == "| game | a_b&c | d\\|e\\f | human |"
-
-
-def test_curves_of_a_run(tmp_path):
-    assert read_curves(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert read_curves(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
 def test_an_episode_as_a_video(tmp_path):

@@ -149,6 +149,13 @@ def test_table(results):
     assert "IQM" not in text
 
 
+def test_zeros_have_no_sign():
+    text = rendered(make({"dt": {"Pong": (-0.04, -0.04), "Breakout": (1.69, 1.69)}}))
+    assert line_with(text, "Pong", "0.0 [0.0, 0.0]")
+    assert line_with(text, "Breakout", "1.7 [1.7, 1.7]", "0.0%")
+    assert "-0.0" not in text
+
+
 def test_table_says_what_agents_cost():
     known = AgentInfo(kind="dt", parameters=1_234, decisions_per_second=99.7)
     text = rendered(make(dt=known))

@@ -1,0 +1,26 @@
+"""The log of a run, read again."""
+
+import pytest
+
+from mgdt_agents.training.metrics import Log, read_curves
+from mgdt_envs.errors import InvalidArgument
+
+
+def test_curves_of_a_log(tmp_path):
+    assert read_curves(tmp_path) == {}
+    log = Log(tmp_path, 0)
+    lines = [{"step": 1, "loss": 2.0, "mean_return": None}, {"step": 2, "loss": 1.0}]
+    for line in [*lines, {"step": 2, "heldout_loss": 3.0}]:
+        log.write(line)
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # it is being written
+    assert read_curves(tmp_path) == {"loss": ([1, 2], [2.0, 1.0]), "heldout_loss": ([2], [3.0])}
+
+
+@pytest.mark.parametrize("damaged", ["{", "7", '{"loss": 1.0}', "\xe9"])
+def test_damaged_log(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 2.0}}\n{damaged}\n', encoding="latin-1")
+    with pytest.raises(InvalidArgument, match=f"line 2 of {path}"):
+        read_curves(tmp_path)
