@@ -61,10 +61,8 @@ def register_agent(kind: str, agent_class: type[NetworkAgent]) -> None:
             f"Expected a class whose kind is {kind!r}, under which it is saved; "
             f"{agent_class.__name__}.kind is {agent_class.kind!r}."
         )
-    if (
-        kind in (RandomAgent.kind, "dqn")
-        or NETWORK_AGENTS.get(kind, agent_class) is not agent_class
-    ):
+    taken = (RandomAgent.kind, "dqn", "ppo", *ONLINE_AGENTS)
+    if kind in taken or NETWORK_AGENTS.get(kind, agent_class) is not agent_class:
         raise InvalidArgument(f"There is an agent called {kind!r} already; choose another name.")
     NETWORK_AGENTS[kind] = agent_class
 
@@ -103,8 +101,8 @@ def load_agent(
     """Return a trained agent.
 
     Args:
-        name: a bundled agent ("dt", "bc", "cql"), "random", the folder of a saved agent, the
-            zip file of a stable-baselines3 model, a folder with `model.zip`, or "hf://user/name"
+        name: a bundled agent ("dt", "bc", "cql", "impala"), "random", the folder of a saved agent,
+            the zip file of a stable-baselines3 model, a folder with `model.zip`, or "hf://user/name"
             on the Hugging Face hub.
         env: an environment that the agent shall fit; its spaces are compared.
         device: where to compute; "auto" takes a GPU if there is one.

@@ -99,6 +99,7 @@ def test_an_agent_from_outside_the_package(tmp_path, monkeypatch):
         ("yours", Mine, "whose kind is 'yours'.* Mine.kind is 'mine'"),
         ("mine", type("Other", (Mine,), {}), "an agent called 'mine' already"),
         ("random", type("Other", (Mine,), {"kind": "random"}), "an agent called 'random' already"),
+        ("impala", type("Other", (Mine,), {"kind": "impala"}), "an agent called 'impala' already"),
     ):
         with pytest.raises(InvalidArgument, match=message):
             register_agent(kind, wrong)
