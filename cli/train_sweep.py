@@ -104,7 +104,8 @@ def command_of(options: Mapping[str, Any], output: Path) -> list[str]:
     for name, value in options.items():
         if value is not False:
             command.append(f"--{name.replace('_', '-')}")
-            command += [] if value is True else [_text(value)]
+            values = value if isinstance(value, list) else [value]
+            command += [] if value is True else map(str, values)
     return [*command, "--output", str(output)]
 
 

@@ -124,12 +124,13 @@ class DecisionTransformerAgent(NetworkAgent):
             returns = self._to_device(self._return_bins(batch))
             inputs.append(returns)
         logits = self.model(*inputs)
-        terms = {
-            "action_loss": cross_entropy(logits["action"], actions, valid) / batch.num_valid,
-            "reward_loss": cross_entropy(logits["reward"], rewards, valid) / batch.num_valid,
-        }
+        terms = {"action_loss": cross_entropy(logits["action"], actions, valid) / batch.num_valid}
+        weights = {"action_loss": config.action_weight}
+        if config.reward_tokens:
+            reward_loss = cross_entropy(logits["reward"], rewards, valid)
+            terms["reward_loss"] = reward_loss / batch.num_valid
+            weights["reward_loss"] = config.reward_weight
         hits = (logits["action"].argmax(-1) == actions) & valid
-        weights = {"action_loss": config.action_weight, "reward_loss": config.reward_weight}
         if config.return_tokens != "none":
             trained = slice(0, 1 if config.return_tokens == "single" else None)
             terms["return_loss"] = F.cross_entropy(

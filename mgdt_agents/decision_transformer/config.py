@@ -54,6 +54,8 @@ class DecisionTransformerConfig:
     """Number of actions."""
     rewards: int = 4
     """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
+    reward_tokens: bool = True
+    """Whether the model reads the rewards that came, and predicts the next, as published."""
     loss_weights: Literal["equal", "vocabulary"] = "equal"
     """Weigh the cross-entropies of return, action and reward alike, which gave the better agent
     (docs/agents.md), or divide each by the size of its vocabulary, as the release's code does:
@@ -110,8 +112,8 @@ class DecisionTransformerConfig:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a step: the observation's, the return's if any, the action's, the reward's."""
-        return self.observation_tokens + (3 if self.return_tokens != "none" else 2)
+        """Tokens of a step: the observation's, the action's, return's and reward's if any."""
+        return self.observation_tokens + (self.return_tokens != "none") + 1 + self.reward_tokens
 
     @property
     def returns(self) -> int:

@@ -225,7 +225,8 @@ class DecisionTransformer(nn.Module):
     tokens see one another. The return is predicted at a step's last observation token, the action
     at its return token (or at the last observation token if there are no returns), the reward at
     its action token. With `return_tokens="single"` the return tokens after the first step are zero,
-    without a position, and hidden from all tokens, but the action is still read there.
+    without a position, and hidden from all tokens, but the action is still read there. With
+    `reward_tokens=False` rewards are neither read nor predicted.
     """
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
@@ -239,12 +240,14 @@ class DecisionTransformer(nn.Module):
         if config.return_at_action:
             self.return_at_action = nn.Embedding(config.returns, width)
         self.action_embedding = nn.Embedding(config.actions, width)
-        self.reward_embedding = nn.Embedding(config.rewards, width)
+        if config.reward_tokens:
+            self.reward_embedding = nn.Embedding(config.rewards, width)
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.action_head = Linear(width, config.actions)
-        self.reward_head = Linear(width, config.rewards)
+        if config.reward_tokens:
+            self.reward_head = Linear(width, config.rewards)
         for module in self.children():
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -268,14 +271,14 @@ class DecisionTransformer(nn.Module):
         Args:
             frames_BTYX: uint8.
             actions_BT: int64 action ids; that of a step reaches the later tokens only.
-            rewards_BT: int64 reward tokens, likewise.
+            rewards_BT: int64 reward tokens, likewise; not used where the model has none.
             returns_BT: int64 return bins; None where the model has no return tokens.
 
         Returns:
             "return" `(B, T, R)` (absent without return tokens), "action" `(B, T, A)` and
-            "reward" `(B, T, W)`.
+            "reward" `(B, T, W)` (absent without reward tokens).
         """
-        # No token comes after the last reward's, so none sees it.
+        # No token comes after the last one, so none sees it.
         x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)[:, :-1]
         S = x_BSD.shape[1]
         allowed_SS = self.allowed_SS[:S, :S]
@@ -289,10 +292,14 @@ class DecisionTransformer(nn.Module):
     def logits(self, x_BTQD: Tensor, returns_BT: Tensor | None) -> dict[str, Tensor]:
         """Return the logits of each step, of the tokens that they are read at; see `forward`."""
         logits = {} if returns_BT is None else {"return": self.return_head(x_BTQD[:, :, 0])}
-        return logits | {
-            "action": self.action_logits(x_BTQD[:, :, -2], returns_BT),
-            "reward": self.reward_head(x_BTQD[:, :, -1]),
-        }
+        logits["action"] = self.action_logits(self.read_for_action(x_BTQD), returns_BT)
+        if self.config.reward_tokens:
+            logits["reward"] = self.reward_head(x_BTQD[:, :, -1])
+        return logits
+
+    def read_for_action(self, x_BTQD: Tensor) -> Tensor:
+        """Return the `(B, T, D)` tokens that actions are read at, of those that are read."""
+        return x_BTQD[:, :, -2 if self.config.reward_tokens else -1]
 
     def acting_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
         """Return the `(B, T, A)` logits that a decision is made by."""
@@ -323,7 +330,7 @@ class DecisionTransformer(nn.Module):
         """
         config = self.config
         x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)
-        read = self.read_Q[-2:-1]
+        read = self.read_Q[[-2 if config.reward_tokens else -1]]
         maps = []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -346,8 +353,9 @@ class DecisionTransformer(nn.Module):
         parts_BTKD = [
             self.stem(frames_BTYX),
             self.action_embedding(actions_BT)[:, :, None],
-            self.reward_embedding(rewards_BT)[:, :, None],
         ]
+        if self.config.reward_tokens:
+            parts_BTKD.append(self.reward_embedding(rewards_BT)[:, :, None])
         if self.config.return_tokens != "none":
             parts_BTKD.insert(1, self.return_embedding(returns_BT)[:, :, None])
         x_BSD = torch.cat(parts_BTKD, dim=2).flatten(1, 2) + self.position_SD

@@ -116,10 +116,13 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         logits = self.model(*(part[:, :T] for part in inputs))
         # Of all steps, padded ones among them, so that parts of a batch average to the whole.
         steps = actions[:, :T].numel()
-        terms = {
-            "action_loss": cross_entropy(logits["action"], actions[:, :T], valid[:, :T]) / steps,
-            "reward_loss": cross_entropy(logits["reward"], rewards[:, :T], valid[:, :T]) / steps,
-        }
+        action_loss = cross_entropy(logits["action"], actions[:, :T], valid[:, :T])
+        terms = {"action_loss": action_loss / steps}
+        weights = [config.action_weight]
+        if config.reward_tokens:
+            reward_loss = cross_entropy(logits["reward"], rewards[:, :T], valid[:, :T])
+            terms["reward_loss"] = reward_loss / steps
+            weights.append(config.reward_weight)
         terms |= value_terms(
             logits["value"],
             self.target(*(part[:, N:] for part in inputs)),
@@ -130,7 +133,7 @@ class ValueTransformerAgent(DecisionTransformerAgent):
             allowed_BA,
             config,
         )
-        weights = [config.action_weight, config.reward_weight, config.value_weight]
+        weights.append(config.value_weight)
         if config.conservative_weight:
             weights.append(config.value_weight * config.conservative_weight)
         weighed = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]

@@ -82,7 +82,7 @@ class ValueTransformer(DecisionTransformer):
     def logits(self, x_BTQD: Tensor, returns_BT: Tensor | None) -> dict[str, Tensor]:
         """Return the logits of each step, "value" `(B, T, A, Z)` among them."""
         logits = super().logits(x_BTQD, returns_BT)
-        return logits | {"value": self.value_logits(x_BTQD[:, :, -2])}
+        return logits | {"value": self.value_logits(self.read_for_action(x_BTQD))}
 
     def value_logits(self, x_BTD: Tensor) -> Tensor:
         """Return the `(B, T, A, Z)` fp32 logits of the actions' values."""

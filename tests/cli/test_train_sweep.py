@@ -48,6 +48,9 @@ def test_runs_of_a_sweep(sweep):
     assert " --seed 1 --learning-rate 0.001 " in text
     assert " --mix-protocols --seed" in text
     assert "dry-run" not in text
+    assert command_of({"network.stem-channels": [8, 16, 16]}, Path("out"))[3:-2] == [
+        "--network.stem-channels", "8", "16", "16",
+    ]  # fmt: skip
 
 
 def test_runs_with_options_of_their_own(tmp_path):
@@ -225,6 +228,7 @@ def test_the_sweeps_of_the_experiment_are_understood(monkeypatch):
     folder = Path(__file__).parents[2] / "docs" / "experiment"
     for path in sorted(folder.glob("*.json")):
         for options in read_sweep(path).values():
+            options.pop("init", None)  # weights that another of the sweeps leaves
             command = command_of(options, Path("runs"))[3:]
             monkeypatch.setattr(sys, "argv", ["mgdt-train", *command])
             assert parse_arguments(command, None).agent == options["agent"]

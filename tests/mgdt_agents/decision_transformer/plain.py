@@ -72,8 +72,9 @@ class PlainDecisionTransformer(nn.Module):
         steps = [
             self.frames_as_tokens(frames),
             parts.action_embedding(actions)[:, :, None],
-            parts.reward_embedding(rewards)[:, :, None],
         ]
+        if config.reward_tokens:
+            steps.append(parts.reward_embedding(rewards)[:, :, None])
         if returns is not None:
             steps.insert(1, parts.return_embedding(returns)[:, :, None])
         x = torch.cat(steps, 2) + parts.position_SD.unflatten(0, (config.steps, -1))
@@ -88,16 +89,14 @@ class PlainDecisionTransformer(nn.Module):
             x = x + self.dropout(block.mlp_output(hidden))
         x = parts.norm(x).unflatten(1, (config.steps, -1))
         last = config.observation_tokens - 1
-        if returns is None:
-            return {
-                "action": parts.action_head(x[:, :, last]),
-                "reward": parts.reward_head(x[:, :, last + 1]),
-            }
-        return {
-            "return": parts.return_head(x[:, :, last]),
-            "action": parts.action_head(x[:, :, last + 1]),
-            "reward": parts.reward_head(x[:, :, last + 2]),
-        }
+        logits = {}
+        if returns is not None:
+            logits["return"] = parts.return_head(x[:, :, last])
+            last += 1
+        logits["action"] = parts.action_head(x[:, :, last])
+        if config.reward_tokens:
+            logits["reward"] = parts.reward_head(x[:, :, last + 1])
+        return logits
 
     @torch.no_grad()
     def decide(

@@ -15,6 +15,7 @@ STEMS: dict[str, dict[str, Any]] = {
     "patch": {"stem": "patch", "patch_size": 14},
     "patch28": {"stem": "patch", "patch_size": 28},
     "conv": {"stem": "conv", "stem_channels": (8, 8, 8)},
+    "no rewards": {"stem": "patch", "patch_size": 28, "reward_tokens": False},
 }
 each_model = pytest.mark.parametrize(
     ("stem", "return_tokens"),
