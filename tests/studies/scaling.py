@@ -59,8 +59,9 @@ def fitted(parameters: NDArray[np.float64], losses: NDArray[np.float64]) -> NDAr
         limit, scale, exponent = np.exp(logarithms)
         return np.asarray(limit + scale / millions**exponent - losses)
 
-    guess = np.log(np.array([losses.min() * 0.9, max(float(np.ptp(losses)), 1e-3), 0.5]))
-    bounds = np.log([[1e-3, 1e-4, 0.01], [10, 10, 3]])
+    above = max(float(np.ptp(losses)), 1e-3)
+    guess = np.log([0.9 * float(losses.min()), above, 0.5])
+    bounds = np.log([[1e-3, 1e-4, 0.01], [10.0, 10.0, 3.0]])
     found = least_squares(errors, np.clip(guess, *bounds), bounds=bounds, xtol=1e-12, ftol=1e-12)
     return np.exp(found.x)
 
