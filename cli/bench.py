@@ -12,6 +12,7 @@ Examples:
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -159,6 +160,10 @@ def config_of(arguments: BenchArguments) -> BenchmarkConfig:
     for name in ("episodes", "workers", "batch_size", "max_steps", "idle_steps"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise InvalidArgument(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    if not 0 <= arguments.video_seconds < math.inf:
+        raise InvalidArgument(
+            f"--video-seconds must be at least 0 and finite, got {arguments.video_seconds}."
+        )
     last = arguments.seed + arguments.episodes - 1
     if arguments.seed < 0 or last > MAX_SEED:
         raise InvalidArgument(

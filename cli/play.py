@@ -6,6 +6,7 @@ Examples:
     mgdt-play --agent runs/dt-small --web --explain
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,11 @@ def play(arguments: PlayArguments) -> None:
             f"{arguments.record} exists; choose another --record or add --overwrite."
         )
     for name, least in ("seconds", 0.1), ("scale", 1), ("port", 0):
-        if getattr(arguments, name) < least:
+        if not getattr(arguments, name) >= least:  # nor nan
             value = getattr(arguments, name)
             raise InvalidArgument(f"--{name} must be at least {least}, got {value}")
+    if math.isinf(arguments.seconds):
+        raise InvalidArgument("--seconds must be finite, got inf")
     if arguments.port > MAX_PORT:
         raise InvalidArgument(f"--port must be at most {MAX_PORT}, got {arguments.port}")
     agent = load_agent(arguments.agent, device=arguments.device)

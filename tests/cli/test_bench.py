@@ -220,6 +220,7 @@ def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
         (["--agents", "random", "--workers", "-2"], ["--workers must be at least 1, got -2"]),
         (["--agents", "random", "--idle-steps", "0"], ["--idle-steps must be at least 1, got 0"]),
         (["--agents", "random", "--seed", "-1"], ["--seed must be at least 0"]),
+        (["--agents", "random", "--video-seconds", "-1"], ["at least 0 and finite, got -1.0"]),
         (["--agents", "random,random"], ["'random' is named twice"]),
         (["--agents", "random", "--seeds", "0,1"], ["needs an agent whose path has {seed}"]),
         (["--agents", "runs/dt-{seed}"], ["name the training runs by --seeds"]),

@@ -51,6 +51,8 @@ def test_a_recording_is_not_overwritten(refused, tmp_path):
         (["--port", "-1", "--web"], "--port must be at least 0, got -1"),
         (["--port", "65536", "--web"], "--port must be at most 65535, got 65536"),
         (["--seconds", "0"], "--seconds must be at least 0.1, got 0.0"),
+        (["--seconds", "nan"], "--seconds must be at least 0.1, got nan"),
+        (["--seconds", "inf"], "--seconds must be finite, got inf"),
     ],
 )
 def test_bad_arguments(refused, arguments, message):
