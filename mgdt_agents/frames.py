@@ -56,6 +56,23 @@ def channel_makeup(steps: int, stack: int) -> Tensor:
     return makeup_TSC
 
 
+def patches_of(frames: Tensor, side: int) -> Tensor:
+    """Return the square patches of frames.
+
+    Patches do not overlap, so a convolution of one patch a step is a linear map of them, and faster
+    as one.
+
+    Args:
+        frames: `(..., height, width)`.
+        side: height and width of a patch.
+
+    Returns:
+        `(..., height / side, width / side, side * side)`.
+    """
+    rows = frames.unflatten(-1, (-1, side)).unflatten(-3, (-1, side))
+    return rows.transpose(-3, -2).flatten(-2)
+
+
 def computing_dtype(weight: Tensor) -> torch.dtype:
     """Return what a layer of these weights computes in: autocast's dtype where that is on."""
     device = weight.device.type

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from mgdt_agents.decision_transformer.config import HEAD_SIZE, DecisionTransformerConfig
 from mgdt_agents.devices import without_autocast
-from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
+from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes, patches_of
 from mgdt_agents.linear import Linear, linear
 
 KeysValues = tuple[Tensor, Tensor]
@@ -34,10 +34,8 @@ class PatchStem(nn.Module):
 
     def forward(self, frames_BTYX: Tensor) -> Tensor:
         """Return `(B, T, M, D)` tokens of uint8 frames, patches row by row."""
-        side = self.patch.kernel_size[0]
-        patches = frames_BTYX.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
-        pixels = patches.flatten(4).flatten(2, 3).to(self.position_MD.dtype) / 255
-        # Patches do not overlap, so the convolution is a linear map, and faster as one.
+        patches = patches_of(frames_BTYX, self.patch.kernel_size[0])
+        pixels = patches.flatten(2, 3).to(self.position_MD.dtype) / 255
         return linear(pixels, self.patch.weight.flatten(1), self.patch.bias) + self.position_MD
 
 

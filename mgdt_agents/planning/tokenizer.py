@@ -6,6 +6,8 @@ Shape suffixes: F frames, Y and X pixels, M tokens of a frame, C numbers of a to
 import torch
 from torch import Tensor, nn
 
+from mgdt_agents.frames import computing_dtype, patches_of
+from mgdt_agents.linear import linear
 from mgdt_agents.planning.config import TrajectoryTransformerConfig
 from mgdt_agents.q_learning.networks import ResidualBlock
 
@@ -34,8 +36,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         side = config.grid * config.cells
-        pixels, channels = config.frame_size // side, config.channels
-        self.input = nn.Conv2d(1, channels, pixels, pixels)
+        self.side, channels = config.frame_size // side, config.channels
+        self.input = nn.Conv2d(1, channels, self.side, self.side)
         self.position_in = nn.Parameter(torch.zeros(channels, side, side))
         self.encoder = nn.Sequential(
             ResidualBlock(channels), nn.ReLU(), nn.Conv2d(channels, config.code_size, 1)
@@ -43,7 +45,9 @@ class Tokenizer(nn.Module):
         self.output = nn.Conv2d(config.code_size, channels, 1)
         self.position_out = nn.Parameter(torch.zeros(channels, side, side))
         self.decoder = nn.Sequential(
-            ResidualBlock(channels), nn.ReLU(), nn.ConvTranspose2d(channels, 1, pixels, pixels)
+            ResidualBlock(channels),
+            nn.ReLU(),
+            nn.ConvTranspose2d(channels, 1, self.side, self.side),
         )
 
     def forward(self, frames_FYX: Tensor) -> Tensor:
@@ -71,12 +75,23 @@ class Tokenizer(nn.Module):
         return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def _encoded(self, frames_FYX: Tensor) -> Tensor:
-        pixels = (frames_FYX[:, None] / 255).contiguous(memory_format=torch.channels_last)
-        return self.encoder(self.input(pixels) + self.position_in)
+        """Return `(F, C, Y / side, X / side)` numbers of cells, before they are squeezed."""
+        weight = self.input.weight
+        dtype = computing_dtype(weight)
+        cells = patches_of(frames_FYX, self.side).to(dtype) / 255
+        features = linear(cells, weight.flatten(1), self.input.bias).permute(0, 3, 1, 2)
+        return self.encoder(features + self.position_in.to(dtype))
 
     def _decoded(self, numbers: Tensor) -> Tensor:
-        numbers = numbers.contiguous(memory_format=torch.channels_last)
-        return self.decoder(self.output(numbers) + self.position_out)[:, 0].float()
+        """Return `(F, Y, X)` pixels of `(F, C, Y / side, X / side)` numbers of cells."""
+        features = self.output(numbers.contiguous(memory_format=torch.channels_last))
+        features = self.decoder[:-1](features + self.position_out.to(features.dtype))
+        last = self.decoder[-1]
+        assert isinstance(last, nn.ConvTranspose2d)
+        assert last.bias is not None
+        cells = linear(features.permute(0, 2, 3, 1), last.weight.flatten(1).t()) + last.bias
+        pixels = cells.unflatten(3, (self.side, self.side)).transpose(2, 3)
+        return pixels.flatten(3).flatten(1, 2).float()
 
 
 def to_integers(numbers: Tensor, config: TrajectoryTransformerConfig) -> Tensor:
