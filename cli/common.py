@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args
 
 import tyro
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -60,6 +61,8 @@ USERS_ERRORS = {
     errno.EPERM,
     errno.EROFS,
 }
+MAX_WIDTH = 1000
+"""Columns of a table that no terminal shows."""
 SECONDS_BETWEEN_LINES = 30
 """Of progress where stderr is not a terminal."""
 
@@ -358,8 +361,15 @@ def say(message: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table on stdout, with names as they are: what looks like rich's markup is none."""
-    Console(markup=False, emoji=False).print(table)
+    """Print a table on stdout, with names as they are: what looks like rich's markup is none.
+
+    A terminal gets what it has room for, a pipe all of it.
+    """
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal:
+        wide = console.options.update(max_width=MAX_WIDTH)
+        console.width = max(console.width, Measurement.get(console, wide, table).maximum)
+    console.print(table)
 
 
 def run(command: Callable[[], None]) -> None:

@@ -1,7 +1,9 @@
 """Which traces a command of `mgdt-replay` means, and `mgdt-replay list`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.table import Table
@@ -109,13 +111,8 @@ def list_all(arguments: ListArguments) -> None:
         ReplayError: if there is no collection at a place.
     """
     games = resolve_games(arguments.games) if arguments.games else ()
-    table = Table()
-    for name in ("collection", "trace", "game"):
-        table.add_column(name, overflow="fold")
-    for name in ("steps", "episodes", "last 100", "human-\nnormalized", "kB"):
-        table.add_column(name, justify="right")
-    table.add_column("splits")
     addresses = arguments.collections or (BUNDLED, *COLLECTIONS)
+    rows = []
     for address in addresses:
         found = find_collection(address)
         for name, entry in found.entries.items():
@@ -124,18 +121,42 @@ def list_all(arguments: ListArguments) -> None:
             if "steps" not in entry:  # the bundled ones have no index
                 (path,) = found.paths([name])
                 entry = index_entry(describe(Trace.load(path), path.stat().st_size))
-            last, normalized = entry["last"], entry["human_normalized"]
-            table.add_row(
-                address,
-                name,
-                entry["game"],
-                f"{entry['steps']:,}",
-                f"{entry['episodes']:,}",
-                "" if last is None else number_text(last, "{:,.1f}"),
-                "" if normalized is None else number_text(normalized, "{:.2f}"),
-                f"{entry['bytes'] / 1e3:,.0f}",
-                ", ".join(entry["splits"]),
-            )
-    if not table.row_count:
+            rows.append((address, name, entry))
+    if not rows:
         raise InvalidArgument(f"No trace of {', '.join(addresses)} is of {', '.join(games)}.")
-    print_table(table)
+    collections = list(dict.fromkeys(address for address, _, _ in rows))
+    if len(collections) == 1:
+        print(f"collection: {collections[0]}")
+    print_table(traces_table(rows, has_collection=len(collections) > 1))
+
+
+def traces_table(
+    rows: Sequence[tuple[str, str, Mapping[str, Any]]], *, has_collection: bool
+) -> Table:
+    """Return a table with a row for each trace: its collection, its name, what is known of it.
+
+    A narrow terminal has no room for what says nothing new: there is no column of games where all
+    traces are called by them.
+    """
+    has_game = any(name != entry["game"] for _, name, entry in rows)
+    table = Table(box=None)
+    for name, is_shown in ("collection", has_collection), ("trace", True), ("game", has_game):
+        if is_shown:
+            table.add_column(name, overflow="fold")
+    for name in ("steps", "episodes", "last 100", "human-\nnormalized", "kB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("splits")
+    for address, name, entry in rows:
+        last, normalized = entry["last"], entry["human_normalized"]
+        table.add_row(
+            *([address] if has_collection else []),
+            name,
+            *([entry["game"]] if has_game else []),
+            f"{entry['steps']:,}",
+            f"{entry['episodes']:,}",
+            "" if last is None else number_text(last, "{:,.1f}"),
+            "" if normalized is None else number_text(normalized, "{:.2f}"),
+            f"{entry['bytes'] / 1e3:,.0f}",
+            ", ".join(entry["splits"]),
+        )
+    return table
