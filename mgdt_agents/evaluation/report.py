@@ -314,11 +314,13 @@ def protocol_sheet(results: Results) -> str:
     if left_out:
         names = ["any game"] if len(left_out) == len(results.games) else left_out
         parts.append(f"not human-normalized: {', '.join(names)}")
+    told: dict[str, list[str]] = {}  # agents of which the same is known
     for agent in results.published:
-        note = f"; {agent.note}" if agent.note else ""
-        parts.append(
-            f"{PUBLISHED_MARK} {agent.name}: published, {agent.source}; {agent.protocol}{note}"
-        )
+        text = "; ".join(filter(None, (agent.source, agent.protocol, agent.note)))
+        told.setdefault(text, []).append(agent.name)
+    parts += [
+        f"{PUBLISHED_MARK} {', '.join(names)}: published, {text}" for text, names in told.items()
+    ]
     return " · ".join(parts)
 
 

@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import (
     markdown_by_game,
     markdown_of_agent,
@@ -260,6 +261,15 @@ def test_protocol_sheet(results):
     assert "likeliest actions" in protocol_sheet(dataclasses.replace(results, deterministic=True))
     assert "any game" in protocol_sheet(make({"dt": {"AirRaid": (5.0,)}}))
     assert "not human-normalized" not in protocol_sheet(make({"dt": {"Pong": (5.0,)}}))
+
+
+def test_sheet_tells_once_where_published_scores_are_from(results):
+    known = {"scores": {"Pong": 1.0}, "source": "a paper", "protocol": "their rules"}
+    others = [PublishedAgent(name=name, note="", **known) for name in ("A", "B")]
+    others.append(PublishedAgent(name="C", note="tuned", **known))
+    sheet = protocol_sheet(dataclasses.replace(results, published=tuple(others)))
+    assert " · † A, B: published, a paper; their rules · † C: published, a paper; " in sheet
+    assert sheet.endswith("their rules; tuned")
 
 
 def test_sheet_names_who_was_trained_under_other_rules():
