@@ -189,8 +189,9 @@ class CQLAgent(NetworkAgent):
         discounts: Tensor,
     ) -> Tensor:
         """Return `(B, atoms)`, what the chosen action's distribution shall be."""
-        target_logits = self.target(frames, heads)
-        choosing = self.model(frames, heads) if self.config.double_q else target_logits
+        pixels = self.target.pixels(frames)
+        target_logits = self.target(pixels, heads)
+        choosing = self.model(pixels, heads) if self.config.double_q else target_logits
         best = losses.best_actions(losses.expected_values(choosing, self._atoms), allowed)
         logits = losses.of_actions(target_logits, best)
         if self.config.loss == "c51":

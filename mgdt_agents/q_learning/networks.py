@@ -59,7 +59,7 @@ class ResidualBlock(nn.Module):
         self.convolutions = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
@@ -101,7 +101,7 @@ class ImpalaBody(nn.Module):
                 *(ResidualBlock(width) for _ in range(config.blocks)),
             ]
             channels, side = width, math.ceil(math.ceil(side / stride) / 2)
-        self.trunk = nn.Sequential(*layers, nn.ReLU())
+        self.trunk = nn.Sequential(*layers, nn.ReLU(inplace=True))
         if config.pooling == "spatial":
             self.pooling: nn.Module = SpatialEmbedding(channels, side, config.spatial_features)
             pooled = channels * config.spatial_features
@@ -112,25 +112,26 @@ class ImpalaBody(nn.Module):
         self.makeup_SC: Tensor | None
         self.register_buffer("makeup_SC", makeup_SC if config.changes else None, persistent=False)
 
+    def pixels(self, frames: Tensor) -> Tensor:
+        """Return what the first convolution sees of `(B, frame_stack, height, width)` uint8 frames.
+
+        `features` takes it instead of them: networks of one config need it made but once.
+        """
+        dtype = computing_dtype(self.hidden.weight)
+        pixels = frames.to(dtype) if self.makeup_SC is None else first_and_changes(frames, dtype)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
     def features(self, frames: Tensor) -> Tensor:
-        """Return the `(B, D)` features of `(B, frame_stack, height, width)` uint8 frames."""
+        """Return the `(B, D)` features of uint8 frames, or of what `pixels` made of them."""
         first, *others = self.trunk
         assert isinstance(first, nn.Conv2d)
-        dtype = computing_dtype(first.weight)
+        pixels = frames if frames.is_floating_point() else self.pixels(frames)
         # What is done to the pixels before it is linear, and takes less time done to the weights.
         weight = first.weight.float() / 255
-        pixels = frames.to(dtype)
         if self.makeup_SC is not None:
             with without_autocast(frames.device):
                 weight = torch.einsum("sc,fcyx->fsyx", self.makeup_SC.float(), weight)
-            pixels = first_and_changes(frames, dtype)
-        x = F.conv2d(
-            pixels.contiguous(memory_format=torch.channels_last),
-            weight.to(dtype),
-            first.bias,
-            first.stride,
-            first.padding,
-        )
+        x = F.conv2d(pixels, weight.to(pixels.dtype), first.bias, first.stride, first.padding)
         for layer in others:
             x = layer(x)
         return F.relu(self.hidden(self.pooling(x)))
@@ -161,7 +162,7 @@ class ImpalaNetwork(ImpalaBody):
         """Return `(B, A, Z)` fp32 logits.
 
         Args:
-            frames: `(B, frame_stack, height, width)` uint8, oldest first.
+            frames: `(B, frame_stack, height, width)` uint8, oldest first, or their `pixels`.
             heads_B: int64, the head that reads each state; None is the first for all.
         """
         features_BD = self.features(frames)

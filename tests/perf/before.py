@@ -2,7 +2,7 @@
 
 The networks, losses, optimizer and loop of that commit, without what training at size "small" does
 not use: other stems and return tokens, acting, checks, logs and checkpoints. Nothing here changes
-when the package does.
+when the package does. Double Q-learning, which it had not, is added in its manner: a further pass.
 """
 
 import copy
@@ -207,7 +207,7 @@ class ImpalaC51(nn.Module):
         return logits.softmax(-1) @ self.support
 
 
-def cql_loss(model: ImpalaC51, target: ImpalaC51, batch: WindowBatch) -> Tensor:
+def cql_loss(model: ImpalaC51, target: ImpalaC51, batch: WindowBatch, double_q: bool) -> Tensor:
     now = STEPS - 1
     frames = torch.from_numpy(batch.frames)
     actions = torch.from_numpy(batch.actions[:, now])
@@ -219,6 +219,7 @@ def cql_loss(model: ImpalaC51, target: ImpalaC51, batch: WindowBatch) -> Tensor:
     final_discounts = continues * DISCOUNT**N_STEPS
     distribution = _target_distribution(
         target,
+        model if double_q else target,
         frames[:, -STEPS:],
         torch.from_numpy(returns.astype(np.float32)),
         torch.from_numpy(final_discounts.astype(np.float32)),
@@ -231,10 +232,11 @@ def cql_loss(model: ImpalaC51, target: ImpalaC51, batch: WindowBatch) -> Tensor:
 
 @torch.no_grad()
 def _target_distribution(
-    target: ImpalaC51, frames: Tensor, returns: Tensor, discounts: Tensor
+    target: ImpalaC51, chooser: ImpalaC51, frames: Tensor, returns: Tensor, discounts: Tensor
 ) -> Tensor:
     logits = target(frames)
-    best = target.values(logits).argmax(-1)
+    choosing = logits if chooser is target else chooser(frames)
+    best = target.values(choosing).argmax(-1)
     probabilities = logits.softmax(-1)[torch.arange(len(best)), best]
     moved = returns[:, None] + discounts[:, None] * target.support
     moved = moved.clamp(-MAX_VALUE, MAX_VALUE)
@@ -270,7 +272,7 @@ class LAMB(torch.optim.Optimizer):
 
 
 def make_training(
-    kind: str, replay: Sequence[str], batch_size: int, bf16: bool
+    kind: str, replay: Sequence[str], batch_size: int, bf16: bool, double_q: bool = False
 ) -> Callable[[int], None]:
     """Return a function that trains on stores for so many gradient steps, and goes on later."""
     model: Any = DecisionTransformer() if kind == "dt" else ImpalaC51()
@@ -289,7 +291,10 @@ def make_training(
             batch = sampler.sample(batch_size, step)
             torch.manual_seed(int(np.random.SeedSequence([0, step]).generate_state(1)[0]))
             with torch.autocast("cpu", torch.bfloat16, bf16):
-                loss = dt_loss(model, batch) if kind == "dt" else cql_loss(model, target, batch)
+                if kind == "dt":
+                    loss = dt_loss(model, batch)
+                else:
+                    loss = cql_loss(model, target, batch, double_q)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)

@@ -221,6 +221,22 @@ def test_bad_configs(options: dict[str, Any], message: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("changes", [False, True])
+def test_features_of_frames_and_of_pixels_made_before(
+    changes: bool, precision: torch.dtype
+) -> None:
+    config = dataclasses.replace(CONFIG, changes=changes)
+    one, other = CQLAgent(config, device="cpu").model, CQLAgent(config, device="cpu").model
+    frames = torch.from_numpy(make_batch().frames[:, :4])
+    with torch.autocast("cpu", torch.bfloat16, precision == torch.bfloat16):
+        pixels = one.pixels(frames)
+        assert pixels.dtype == precision
+        assert torch.equal(other(pixels), other(frames))
+        assert not torch.equal(one(pixels), other(pixels))
+
+
+@torch.no_grad()
 def test_changes_are_what_the_small_network_sees() -> None:
     model = CQLAgent("small", device="cpu").model
     frames = torch.from_numpy(make_batch().frames[:2, :4])
