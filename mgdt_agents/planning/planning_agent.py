@@ -31,7 +31,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
 
     Planning by beam search over a sequence model is the Trajectory Transformer's (Janner et al.
     2021); frames as tokens and values at the leaves are JOWA's (Cheng et al. 2025). Actions are
-    drawn by likelihood times exp(beta score).
+    drawn by likelihood times exp(beta score), to the power of 1 / action_temperature.
 
     It is trained in two stages: `config.tokenizer_steps` gradient steps for the tokenizer, which is
     then frozen, and the others for the world model.
@@ -39,11 +39,13 @@ class TrajectoryTransformerAgent(NetworkAgent):
     Attributes:
         search: how far it looks ahead; it may be replaced at any time.
         beta: how much scores count.
+        action_temperature: below 1, likely actions become likelier, as with an `ActingRule`.
 
     Args:
         config: the model's sizes, or the name of a preset.
         search: how far to look ahead; None looks as far as the model was trained to.
         beta: how much scores count.
+        action_temperature: see above; 0.5 plays better than 1 at size `small` (docs/agents.md).
         games, protocol, device: see `NetworkAgent`.
 
     Example:
@@ -64,6 +66,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
         *,
         search: Search | None = None,
         beta: float = 10.0,
+        action_temperature: float = 0.5,
         games: Sequence[str] = (),
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
@@ -75,7 +78,9 @@ class TrajectoryTransformerAgent(NetworkAgent):
             raise TypeError(f"Expected a search, such as {Search()}, got {search!r}.")
         if not beta >= 0:
             raise InvalidArgument(f"beta must not be negative, got {beta}")
-        self.beta = float(beta)
+        if not action_temperature > 0:
+            raise InvalidArgument(f"action_temperature must be above 0, got {action_temperature}")
+        self.beta, self.action_temperature = float(beta), float(action_temperature)
         if sizes.context > self.protocol.stack or sizes.frame_size != self.protocol.screen_size:
             raise InvalidArgument(
                 f"The tokenizer reads {sizes.context} frames of {sizes.frame_size} pixels, the "
@@ -89,11 +94,16 @@ class TrajectoryTransformerAgent(NetworkAgent):
         return PlanningModel(self.config)
 
     def _options_to_save(self) -> dict[str, Any]:
-        return {"search": self.search.to_dict(), "beta": self.beta}
+        return {
+            "search": self.search.to_dict(),
+            "beta": self.beta,
+            "action_temperature": self.action_temperature,
+        }
 
     @classmethod
     def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
-        saved = {"beta": content["beta"]} if "beta" in content else {}
+        names = "beta", "action_temperature"
+        saved = {name: content[name] for name in names if name in content}
         if "search" in content:
             saved["search"] = Search(**content["search"])
         return saved
@@ -269,6 +279,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
         allowed = self._allowed(len(inputs.observations), inputs.games)
         found = self._search(inputs.observations, past, allowed)
         logits = found.policy.cpu().double() + self.beta * found.scores.cpu().double()
+        logits /= self.action_temperature
         actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
         return actions, (moved_on(past[0], actions), past[1])
 

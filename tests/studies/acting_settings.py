@@ -16,6 +16,7 @@ import numpy as np
 
 from mgdt_agents import NetworkAgent, load_agent
 from mgdt_agents.evaluation.benchmark import BenchmarkConfig, run_benchmark
+from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_envs.seeds import EVALUATION_SEED
 
 NAMES = ("kappa", "beta", "temperature", "horizon", "likely")
@@ -32,6 +33,8 @@ def settings(run: str, arguments: argparse.Namespace) -> Iterator[tuple[str, Net
             elif name in ("horizon", "likely"):
                 number = int(number) if name == "horizon" else number
                 agent.search = dataclasses.replace(agent.search, **{name: number})
+            elif name == "temperature" and isinstance(agent, TrajectoryTransformerAgent):
+                agent.action_temperature = number
             else:
                 field = "kappa" if name == "kappa" else "action_temperature"
                 agent.rule = dataclasses.replace(agent.rule, **{field: number})
@@ -48,11 +51,17 @@ def main() -> None:
     for name in NAMES:
         parser.add_argument(f"--{name}", type=listed, default=[])
     parser.add_argument("--episodes", type=int, default=8)
+    parser.add_argument("--idle-steps", type=int, help="end episodes without reward for so long")
     parser.add_argument("--bf16", action="store_true", help="play faster where the CPU has AMX")
     arguments = parser.parse_args()
     for name, agent in settings(arguments.run, arguments):
         games = agent.games
-        config = BenchmarkConfig(games=games, episodes=arguments.episodes, seed=EVALUATION_SEED)
+        config = BenchmarkConfig(
+            games=games,
+            episodes=arguments.episodes,
+            seed=EVALUATION_SEED,
+            idle_steps=arguments.idle_steps,
+        )
         results = run_benchmark({name: agent}, config)
         means = ", ".join(f"{game} {results.scores(name, game).mean():.1f}" for game in games)
         normalized = np.mean([values.mean() for values in results.human_normalized(name).values()])

@@ -140,12 +140,25 @@ def test_next_frames_are_those_of_the_world(trained):
             assert error.max() < 25, (state, action)  # of 255
 
 
-def test_search_and_beta_are_saved(tmp_path):
+def test_temperature_sharpens():
+    frames = np.random.default_rng(0).integers(256, size=(64, 4, 84, 84), dtype=np.uint8)
+    agent = TrajectoryTransformerAgent("tiny", search=Search(horizon=0), beta=0, device="cpu")
+    best, _ = agent.predict(frames, deterministic=True)
+    shares = []
+    for temperature in (1.0, 0.1, 1e-4):
+        agent.action_temperature = temperature
+        actions, _ = agent.predict(frames)
+        shares.append((actions == best).mean())
+    assert shares[0] < shares[1] < shares[2] == 1
+
+
+def test_ways_of_acting_are_saved(tmp_path):
     search = Search(horizon=1, beam=2, likely=0.25)
-    agent = TrajectoryTransformerAgent("tiny", search=search, beta=3.0, device="cpu")
+    options = {"search": search, "beta": 3.0, "action_temperature": 0.7}
+    agent = TrajectoryTransformerAgent("tiny", **options, device="cpu")
     agent.save(tmp_path)
     loaded = TrajectoryTransformerAgent.load(tmp_path, device="cpu")
-    assert (loaded.search, loaded.beta) == (search, 3.0)
+    assert {name: getattr(loaded, name) for name in options} == options
     assert TrajectoryTransformerAgent.load(tmp_path, search=Search(), device="cpu").search.beam == 4
 
 
@@ -155,6 +168,7 @@ def test_search_and_beta_are_saved(tmp_path):
         ({"protocol": AtariProtocol(screen_size=42)}, "2 frames of 84 pixels, the .* 4 of 42"),
         ({"protocol": AtariProtocol(stack=1)}, "2 frames of 84 pixels, the .* gives 1 of 84"),
         ({"beta": -1}, "beta must not be negative, got -1"),
+        ({"action_temperature": 0}, "action_temperature must be above 0, got 0"),
         ({"search": 2}, r"Expected a search, such as Search\(.*\), got 2"),
     ],
 )
