@@ -278,8 +278,9 @@ class TrajectoryTransformerAgent(NetworkAgent):
         past = self._past(inputs.state, inputs.starts, inputs.rewards)
         allowed = self._allowed(len(inputs.observations), inputs.games)
         found = self._search(inputs.observations, past, allowed)
-        logits = found.policy.cpu().double() + self.beta * found.scores.cpu().double()
-        logits /= self.action_temperature
+        policy, scores = found.policy.cpu().double(), found.scores.cpu().double()
+        logits = (policy + self.beta * scores) / self.action_temperature
+        logits = logits.masked_fill(scores.isneginf(), -torch.inf)  # where beta is 0, too
         actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
         return actions, (moved_on(past[0], actions), past[1])
 

@@ -149,6 +149,8 @@ def test_temperature_sharpens():
         agent.action_temperature = temperature
         actions, _ = agent.predict(frames)
         shares.append((actions == best).mean())
+        scores = agent.action_scores(frames)[np.arange(len(frames)), actions]
+        assert np.isfinite(scores).all()  # candidates alone, whatever beta is
     assert shares[0] < shares[1] < shares[2] == 1
 
 
