@@ -207,6 +207,15 @@ def test_picture_of_curves(run, refused, runs, tmp_path):
     assert f"{picture} exists" in refused("curves", *runs, "--plot", picture)
 
 
+def test_legend_has_names_that_begin_with_an_underscore(monkeypatch, tmp_path):
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    monkeypatch.setattr(train_curves, "draw_panels", lambda path, names, draw: draw(axes, "loss"))
+    curve = {"loss": ([1, 2], [2.0, 1.0])}
+    train_curves.plot_figures(["loss"], {"_a": curve, "b": curve}, tmp_path / "curves.png")
+    texts = [text.get_text().strip() for text in axes.legend().get_texts()]
+    assert texts == ["_a", "b"]
+
+
 def test_no_curves(refused, runs, tmp_path):
     assert "at least one folder" in refused("curves")
     assert f"{tmp_path / 'metrics.jsonl'} is missing" in refused("curves", tmp_path)
