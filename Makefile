@@ -80,8 +80,8 @@ test-all: $(CHECK_STAMP)
 	    done; \
 	done
 
-# RLlib pins a Gymnasium of its own, which lies over the packages of .venv, with what RLlib needs
-# beside them. pytest says with status 5 that it skipped all tests.
+# RLlib pins a Gymnasium of its own, which lies over the packages of .venv, mgdt among them, with
+# what RLlib needs beside them. pytest says with status 5 that it skipped all tests.
 test-rllib: $(RLLIB)/.installed
 	OMP_NUM_THREADS=1 $(RLLIB)/bin/python -m pytest tests/mgdt_agents/online/test_rllib.py
 
@@ -90,7 +90,7 @@ $(RLLIB)/.installed: $(STAMP)
 	$(BIN)/python -c 'from sysconfig import get_path; print("import site; site.addsitedir(%r)" % get_path("purelib"))' \
 	    > "$$($(RLLIB)/bin/python -c 'from sysconfig import get_path; print(get_path("purelib"))')/venv.pth"
 	sed 's/^gymnasium==.*/gymnasium==1.2.2/' constraints.txt > $(RLLIB)/constraints.txt
-	$(RLLIB)/bin/pip install -q --no-compile -c $(RLLIB)/constraints.txt -e '.[rllib]' || { \
+	$(RLLIB)/bin/pip install -q --no-compile -c $(RLLIB)/constraints.txt 'mgdt[rllib]' || { \
 	    echo "RLlib was not installed; pip says why. Where Ray has no wheel for this Python and system," \
 	    "RLlib cannot be tested and make check does not pass; make test needs no Ray." >&2; exit 1; }
 	@touch $@
