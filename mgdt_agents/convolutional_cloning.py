@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
@@ -26,6 +27,7 @@ class ConvolutionalCloningAgent(NetworkAgent):
 
     Args:
         config: the sizes, or the name of a preset; they are those of `cql`.
+        action_temperature: what logits are divided by; below 1, likely actions become likelier.
         games, protocol, device: see `NetworkAgent`.
     """
 
@@ -42,11 +44,22 @@ class ConvolutionalCloningAgent(NetworkAgent):
         self,
         config: ImpalaConfig | str = "5m",
         *,
+        action_temperature: float = 1.0,
         games: Sequence[str] = (),
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, games=games, protocol=protocol, device=device)
+        self.action_temperature = float(action_temperature)
+        check_interval(self, "(0, inf)", "action_temperature")
+
+    def _options_to_save(self) -> dict[str, Any]:
+        return {"action_temperature": self.action_temperature}
+
+    @classmethod
+    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
+        name = "action_temperature"
+        return {name: content[name]} if name in content else {}
 
     def _make_model(self) -> ImpalaNetwork:
         return ImpalaNetwork(self.config, self.config.actions, 1)
@@ -63,5 +76,6 @@ class ConvolutionalCloningAgent(NetworkAgent):
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
-        logits = self.model(self._to_device(inputs.observations))[..., 0].cpu()
+        logits = self.model(self._to_device(inputs.observations))[..., 0].float().cpu()
+        logits /= self.action_temperature
         return sample(logits, None if inputs.deterministic else inputs.draws).numpy(), None

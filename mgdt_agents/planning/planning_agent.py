@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.agent import cross_entropy
 from mgdt_agents.decision_transformer.rules import moved_on, sample
 from mgdt_agents.decision_transformer.tokens import encode_rewards
@@ -76,11 +77,9 @@ class TrajectoryTransformerAgent(NetworkAgent):
         self.search = Search(horizon=sizes.horizon) if search is None else search
         if not isinstance(self.search, Search):
             raise TypeError(f"Expected a search, such as {Search()}, got {search!r}.")
-        if not beta >= 0:
-            raise InvalidArgument(f"beta must not be negative, got {beta}")
-        if not action_temperature > 0:
-            raise InvalidArgument(f"action_temperature must be above 0, got {action_temperature}")
         self.beta, self.action_temperature = float(beta), float(action_temperature)
+        check_interval(self, "[0, inf)", "beta")
+        check_interval(self, "(0, inf)", "action_temperature")
         if sizes.context > self.protocol.stack or sizes.frame_size != self.protocol.screen_size:
             raise InvalidArgument(
                 f"The tokenizer reads {sizes.context} frames of {sizes.frame_size} pixels, the "

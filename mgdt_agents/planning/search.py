@@ -27,16 +27,17 @@ class Search:
 
     Example:
         >>> Search(horizon=1)
-        Search(horizon=1, beam=4, likely=0.1)
+        Search(horizon=1, beam=4, likely=0.01)
     """
 
     horizon: int = 2
     """Imagined steps; 0 takes the values of the real state."""
     beam: int = 4
     """Imagined states of each environment that are looked beyond."""
-    likely: float = 0.1
+    likely: float = 0.01
     """Candidates are the actions whose likelihood, by the behavior, is at least this share of the
-    likeliest one's."""
+    likeliest one's. Where a game waits for FIRE, even 0.1 was too much for it (docs/planning.md).
+    """
 
     def __post_init__(self) -> None:
         check_interval(self, "[0, inf)", "horizon")

@@ -16,7 +16,6 @@ import numpy as np
 
 from mgdt_agents import NetworkAgent, load_agent
 from mgdt_agents.evaluation.benchmark import BenchmarkConfig, run_benchmark
-from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_envs.seeds import EVALUATION_SEED
 
 NAMES = ("kappa", "beta", "temperature", "horizon", "likely")
@@ -33,7 +32,7 @@ def settings(run: str, arguments: argparse.Namespace) -> Iterator[tuple[str, Net
             elif name in ("horizon", "likely"):
                 number = int(number) if name == "horizon" else number
                 agent.search = dataclasses.replace(agent.search, **{name: number})
-            elif name == "temperature" and isinstance(agent, TrajectoryTransformerAgent):
+            elif name == "temperature" and not hasattr(agent, "rule"):
                 agent.action_temperature = number
             else:
                 field = "kappa" if name == "kappa" else "action_temperature"

@@ -1,4 +1,4 @@
-"""What `tt` imagines beside what came, on held-out episodes: the figures of docs/agents.md.
+"""What `tt` imagines beside what came, on held-out episodes: the figures of docs/planning.md.
 
 `python -m tests.studies.imagination RUN --picture imagined.png` draws windows of the episodes that
 the run held out. What is imagined follows from the actions that were taken.

@@ -169,7 +169,7 @@ def test_ways_of_acting_are_saved(tmp_path):
     [
         ({"protocol": AtariProtocol(screen_size=42)}, "2 frames of 84 pixels, the .* 4 of 42"),
         ({"protocol": AtariProtocol(stack=1)}, "2 frames of 84 pixels, the .* gives 1 of 84"),
-        ({"beta": -1}, "beta must not be negative, got -1"),
+        ({"beta": -1}, "beta must be at least 0, got -1"),
         ({"action_temperature": 0}, "action_temperature must be above 0, got 0"),
         ({"search": 2}, r"Expected a search, such as Search\(.*\), got 2"),
     ],
