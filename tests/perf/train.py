@@ -37,9 +37,8 @@ LIMIT_STEPS = 20_000  # of each trace
 BATCH_SIZE = 64
 STEPS = 10  # gradient steps of a round
 ROUNDS = 5
-STORE_STEPS = (
-    30  # of a round that is compared with batches in memory: starting takes a tenth of one
-)
+# Of a round that is compared with batches in memory: starting takes a tenth of a step.
+STORE_STEPS = 30
 WARM_UPS = 1
 CHECKPOINT_BATCH = 16  # of 10m; larger ones take longer between two checkpoints
 CHECKPOINT_INTERVAL = 500

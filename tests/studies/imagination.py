@@ -125,6 +125,36 @@ def choices(agent: TrajectoryTransformerAgent, batch: WindowBatch, game: str) ->
     print(f"| {game} | {' | '.join(cells)} |", flush=True)
 
 
+@torch.no_grad()
+def values_there(agent: TrajectoryTransformerAgent, batch: WindowBatch, game: str) -> None:
+    """Print how far the values of imagined states are from those of the real ones.
+
+    A state's value is that of its best allowed action. What follows from different actions differs
+    in value by about as much as the actions do, so look-ahead needs errors well below that.
+    """
+    context, horizon, world = agent.config.context, agent.config.horizon, agent.model.world
+    tokens, actions, rewards = beginning(agent, batch)
+    coming = actions[:, context - 1 : context - 1 + horizon]
+    seen, *_ = imagine(world, tokens, actions[:, :context], rewards, coming)
+    frames = torch.from_numpy(batch.frames[:, context : context + horizon])
+    real = agent.model.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+    all_rewards = torch.from_numpy(encode_rewards(batch.rewards[:, : context + horizon]))
+    allowed = torch.from_numpy(allowed_actions(agent.games, agent.protocol)[batch.games])
+
+    def value(following: torch.Tensor, step: int) -> torch.Tensor:
+        sequence = torch.cat([tokens, following[:, :step]], 1)
+        steps = sequence.shape[1]
+        said = world(sequence, actions[:, :steps], all_rewards[:, :steps])
+        values = world.values(said["value"])[:, -1]
+        return values.masked_fill(~allowed, -torch.inf).amax(-1)
+
+    for step in range(1, horizon + 1):
+        there, true = value(seen, step), value(real, step)
+        error = (there - true).square().mean().sqrt()
+        correlation = torch.corrcoef(torch.stack([there, true]))[0, 1]
+        print(f"| {game} | {step} | {error:.3f} | {correlation:.2f} |", flush=True)
+
+
 def joined(batches: Sequence[WindowBatch]) -> WindowBatch:
     """Return the windows of several batches as one."""
     columns = zip(*(batch[:8] for batch in batches), strict=True)
@@ -180,6 +210,9 @@ def main() -> None:
     print("|---|" + "---|" * (3 + agent.config.horizon))
     for game, batch in zip(agent.games, batches, strict=True):
         choices(agent, batch, game)
+    print("\n| game | steps ahead | error of the state's value | correlation |\n|---|---|---|---|")
+    for game, batch in zip(agent.games, batches, strict=True):
+        values_there(agent, batch, game)
     if arguments.picture:
         rows = [picture_of(agent, batch) for batch in batches]
         cv2.imwrite(str(arguments.picture), np.concatenate(rows), [cv2.IMWRITE_PNG_COMPRESSION, 9])
