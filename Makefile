@@ -99,7 +99,8 @@ $(RLLIB)/.installed: $(STAMP)
 docs: $(CHECK_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# The game is played in an empty folder, so that nothing of the repository is found.
+# The game is played in an empty folder, so that nothing of the repository is found, and by one
+# thread: make check does something else at the same time, and two threads each slow one another.
 wheel: $(CHECK_STAMP)
 	rm -rf dist $(FRESH)
 	$(BIN)/python -m build --no-isolation
@@ -108,7 +109,7 @@ wheel: $(CHECK_STAMP)
 	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt $(TORCH_ARGS) torch
 	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt dist/*.whl
 	mkdir $(FRESH)/empty
-	cd $(FRESH)/empty && ../bin/mgdt-bench --agents dt --games Pong --episodes 1
+	cd $(FRESH)/empty && OMP_NUM_THREADS=1 ../bin/mgdt-bench --agents dt --games Pong --episodes 1
 
 perf: $(STAMP)
 	$(BIN)/python -m tests.perf.run $(PERF_ARGS)

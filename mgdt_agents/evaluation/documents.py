@@ -29,6 +29,7 @@ README = Path("README.md")
 KEPT = {
     Path("docs/results.md"): Path("docs/experiment/results/comparison.json"),
     Path("docs/impala.md"): PRETRAINED / "impala" / RESULTS.name,
+    Path("docs/planning.md"): Path("docs/experiment/results/planning.json"),
 }
 """Documents that have a table of other results, which are kept, and those."""
 REFERENCE_AGENT = "random"
