@@ -46,7 +46,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
         config: the model's sizes, or the name of a preset.
         search: how far to look ahead; None looks as far as the model was trained to.
         beta: how much scores count.
-        action_temperature: see above; 0.5 plays better than 1 at size `small` (docs/agents.md).
+        action_temperature: see above; 0.5 plays better than 1 at size `small` (docs/planning.md).
         games, protocol, device: see `NetworkAgent`.
 
     Example:

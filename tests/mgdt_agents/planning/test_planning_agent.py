@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from mgdt_agents.planning import (
+    PRESETS,
     Search,
     TrajectoryTransformerAgent,
     TrajectoryTransformerConfig,
 )
+from mgdt_agents.planning.tokenizer import Tokenizer, quantize
 from mgdt_agents.training import TrainingConfig, train
 from mgdt_envs import AtariProtocol
 from tests.mgdt_agents.small_mdps import ACTIONS, GAME, SIDE, Problem, Row, pictures, protocol
@@ -138,6 +140,19 @@ def test_next_frames_are_those_of_the_world(trained):
             frame = trained.imagine(pictures([state])[:, None], np.array([[action]])).frames[0, 0]
             error = np.abs(frame.astype(int) - pictures([following])[0])
             assert error.max() < 25, (state, action)  # of 255
+
+
+def test_tokenizer_is_its_convolutions():
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(PRESETS["tiny"])
+    frames = torch.randint(256, (2, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        for position in (tokenizer.position_in, tokenizer.position_out):
+            position.normal_()
+        numbers = tokenizer.encoder(tokenizer.input(frames[:, None] / 255) + tokenizer.position_in)
+        code = tokenizer.output(quantize(numbers, PRESETS["tiny"].levels))
+        expected = tokenizer.decoder(code + tokenizer.position_out)[:, 0]
+        torch.testing.assert_close(tokenizer(frames), expected)
 
 
 def test_temperature_sharpens():
