@@ -52,6 +52,10 @@ class DecisionTransformerConfig:
     looks at return tokens little (RADT, Tanaka et al. 2024)."""
     actions: int = 18
     """Number of actions."""
+    action_tokens: bool = True
+    """Whether the model reads the actions that were taken before, as published. What reads them may
+    learn to repeat them (Wen et al. 2020, the copycat problem); docs/results.md has what it costs.
+    """
     rewards: int = 4
     """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
     reward_tokens: bool = True
@@ -112,8 +116,19 @@ class DecisionTransformerConfig:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of a step: the observation's, the action's, return's and reward's if any."""
-        return self.observation_tokens + (self.return_tokens != "none") + 1 + self.reward_tokens
+        """Tokens of a step: the observation's, and those of return, action and reward if any."""
+        return self.action_place + 1 + self.action_tokens + self.reward_tokens
+
+    @property
+    def action_place(self) -> int:
+        """Which of a step's tokens the action is read at: the return's, or the frame's last."""
+        return self.observation_tokens - 1 + (self.return_tokens != "none")
+
+    @property
+    def read_places(self) -> range:
+        """Which of a step's tokens become logits: the return's, the action's, the reward's."""
+        reward_alone = self.action_tokens and self.reward_tokens
+        return range(self.observation_tokens - 1, self.action_place + 1 + reward_alone)
 
     @property
     def returns(self) -> int:

@@ -51,7 +51,7 @@ def decide(
     Args:
         model: with or without return tokens; without, `returns` is not used.
         frames_BTYX: uint8.
-        actions_BT: int64; the last step's is not seen.
+        actions_BT: int64; the last step's is not seen, and none without action tokens.
         rewards_BT: int64 reward tokens; the last step's is not seen.
         returns: `(B, T)` int64 return bins; or what draws `(B,)` bins from `(B, R)` logits, which
             is called for the window's first step (`return_tokens="single"`) or for every step.
@@ -105,7 +105,7 @@ def _stretches(
     last_of_frame = [
         step * config.step_tokens + config.observation_tokens - 1 for step in range(config.steps)
     ]
-    action = last_of_frame[-1] + (config.return_tokens != "none")
+    action = (config.steps - 1) * config.step_tokens + config.action_place
     stretches = []
     first = 0
     for step in [*range(drawn_steps), None]:

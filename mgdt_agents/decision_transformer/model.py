@@ -224,7 +224,8 @@ class DecisionTransformer(nn.Module):
     at its return token (or at the last observation token if there are no returns), the reward at
     its action token. With `return_tokens="single"` the return tokens after the first step are zero,
     without a position, and hidden from all tokens, but the action is still read there. With
-    `reward_tokens=False` rewards are neither read nor predicted.
+    `reward_tokens=False` rewards are neither read nor predicted. With `action_tokens=False` actions
+    are not read, and the reward is predicted where the action is.
     """
 
     def __init__(self, config: DecisionTransformerConfig) -> None:
@@ -237,7 +238,8 @@ class DecisionTransformer(nn.Module):
             self.return_head = Linear(width, config.returns)
         if config.return_at_action:
             self.return_at_action = nn.Embedding(config.returns, width)
-        self.action_embedding = nn.Embedding(config.actions, width)
+        if config.action_tokens:
+            self.action_embedding = nn.Embedding(config.actions, width)
         if config.reward_tokens:
             self.reward_embedding = nn.Embedding(config.rewards, width)
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
@@ -268,17 +270,18 @@ class DecisionTransformer(nn.Module):
 
         Args:
             frames_BTYX: uint8.
-            actions_BT: int64 action ids; that of a step reaches the later tokens only.
-            rewards_BT: int64 reward tokens, likewise; not used where the model has none.
+            actions_BT: int64 action ids; that of a step reaches the later tokens only. Not used
+                where the model has no tokens of them.
+            rewards_BT: int64 reward tokens, likewise.
             returns_BT: int64 return bins; None where the model has no return tokens.
 
         Returns:
             "return" `(B, T, R)` (absent without return tokens), "action" `(B, T, A)` and
             "reward" `(B, T, W)` (absent without reward tokens).
         """
-        # No token comes after the last one, so none sees it.
-        x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)[:, :-1]
-        S = x_BSD.shape[1]
+        # No token sees those after the last one that is read.
+        S = (self.config.steps - 1) * self.config.step_tokens + self.config.read_places[-1] + 1
+        x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)[:, :S]
         allowed_SS = self.allowed_SS[:S, :S]
         *blocks, last_block = self.blocks
         for block in blocks:
@@ -297,7 +300,7 @@ class DecisionTransformer(nn.Module):
 
     def read_for_action(self, x_BTQD: Tensor) -> Tensor:
         """Return the `(B, T, D)` tokens that actions are read at, of those that are read."""
-        return x_BTQD[:, :, -2 if self.config.reward_tokens else -1]
+        return x_BTQD[:, :, self.config.read_places.index(self.config.action_place)]
 
     def acting_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
         """Return the `(B, T, A)` logits that a decision is made by."""
@@ -328,7 +331,7 @@ class DecisionTransformer(nn.Module):
         """
         config = self.config
         x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)
-        read = self.read_Q[[-2 if config.reward_tokens else -1]]
+        read = [config.action_place - config.step_tokens]
         maps = []
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -348,14 +351,13 @@ class DecisionTransformer(nn.Module):
     ) -> Tensor:
         """Return the `(B, S, D)` tokens of a window, with their positions; see `forward`."""
         single = self.config.return_tokens == "single"
-        parts_BTKD = [
-            self.stem(frames_BTYX),
-            self.action_embedding(actions_BT)[:, :, None],
-        ]
+        parts_BTKD = [self.stem(frames_BTYX)]
+        if self.config.return_tokens != "none":
+            parts_BTKD.append(self.return_embedding(returns_BT)[:, :, None])
+        if self.config.action_tokens:
+            parts_BTKD.append(self.action_embedding(actions_BT)[:, :, None])
         if self.config.reward_tokens:
             parts_BTKD.append(self.reward_embedding(rewards_BT)[:, :, None])
-        if self.config.return_tokens != "none":
-            parts_BTKD.insert(1, self.return_embedding(returns_BT)[:, :, None])
         x_BSD = torch.cat(parts_BTKD, dim=2).flatten(1, 2) + self.position_SD
         return x_BSD.masked_fill(self.hidden_S[:, None], 0) if single else x_BSD
 
@@ -381,7 +383,7 @@ def _weights(query_BNQH: Tensor, key_BNSH: Tensor, allowed_QS: Tensor | None) ->
 
 def _read(config: DecisionTransformerConfig) -> Tensor:
     """Return `(Q,)` int64: the tokens whose output becomes logits."""
-    places = torch.arange(config.observation_tokens - 1, config.step_tokens - 1)
+    places = torch.tensor(config.read_places)
     return (torch.arange(config.steps)[:, None] * config.step_tokens + places).flatten()
 
 

@@ -71,12 +71,10 @@ class PlainDecisionTransformer(nn.Module):
         config, parts = self.config, self.parts
         steps = [
             self.frames_as_tokens(frames),
-            parts.action_embedding(actions)[:, :, None],
+            *([parts.return_embedding(returns)[:, :, None]] if returns is not None else []),
+            *([parts.action_embedding(actions)[:, :, None]] if config.action_tokens else []),
+            *([parts.reward_embedding(rewards)[:, :, None]] if config.reward_tokens else []),
         ]
-        if config.reward_tokens:
-            steps.append(parts.reward_embedding(rewards)[:, :, None])
-        if returns is not None:
-            steps.insert(1, parts.return_embedding(returns)[:, :, None])
         x = torch.cat(steps, 2) + parts.position_SD.unflatten(0, (config.steps, -1))
         if config.return_tokens == "single":
             shown = torch.ones(x.shape[1:3])
@@ -95,7 +93,7 @@ class PlainDecisionTransformer(nn.Module):
             last += 1
         logits["action"] = parts.action_head(x[:, :, last])
         if config.reward_tokens:
-            logits["reward"] = parts.reward_head(x[:, :, last + 1])
+            logits["reward"] = parts.reward_head(x[:, :, last + config.action_tokens])
         return logits
 
     @torch.no_grad()

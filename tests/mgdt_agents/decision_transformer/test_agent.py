@@ -387,6 +387,23 @@ def test_episode_ranks_are_return_tokens():
         agent.predict(observations(2))
 
 
+@pytest.mark.parametrize("kind", [DecisionTransformerAgent, BehavioralCloningAgent])
+def test_without_action_tokens_what_was_done_is_not_seen(kind):
+    config = dataclasses.replace(kind.presets["small"], action_tokens=False)
+    torch.manual_seed(0)
+    agent = kind(config, device="cpu")
+    frames = observations(2)
+    _, state = agent.predict(frames)
+    expected = agent.action_distribution(frames, state)
+    others = agent.with_actions(state, np.array([7, 11]))
+    np.testing.assert_array_equal(agent.action_distribution(frames, others), expected)
+    # Actions and rewards are learned all the same.
+    loss, terms = agent.loss(make_batch())
+    loss.backward()
+    assert {"action_loss", "reward_loss"} <= set(terms)
+    assert all(weight.grad.any() for weight in agent.model.parameters())
+
+
 @pytest.mark.parametrize("return_tokens", ["single", "every"])
 @torch.no_grad()
 def test_return_outside_of_attention(return_tokens):

@@ -16,6 +16,13 @@ STEMS: dict[str, dict[str, Any]] = {
     "patch28": {"stem": "patch", "patch_size": 28},
     "conv": {"stem": "conv", "stem_channels": (8, 8, 8)},
     "no rewards": {"stem": "patch", "patch_size": 28, "reward_tokens": False},
+    "no actions": {"stem": "patch", "patch_size": 28, "action_tokens": False},
+    "frames alone": {
+        "stem": "conv",
+        "stem_channels": (8, 8, 8),
+        "action_tokens": False,
+        "reward_tokens": False,
+    },
 }
 each_model = pytest.mark.parametrize(
     ("stem", "return_tokens"),
