@@ -4,6 +4,7 @@ Examples:
     mgdt-bench --agents dt,cql,bc
     mgdt-bench --agents dt --games Pong --episodes 1
     mgdt-bench --agents runs/dt-small,random --games Pong,Breakout --output results/mine
+    mgdt-bench --agents dt:kappa=0,dt:kappa=100,dt:rule=BestOfSamples
     mgdt-bench --agents runs/dt-{seed} --seeds 0,1,2 --games atari5 --workers 8 --trace
     mgdt-bench compare results/mine:dt results/mine:bc
     mgdt-bench verify results/mine
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents import Agent, load_agent
+from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
 from mgdt_agents.evaluation.benchmark import check_agents, results_of, with_speeds
 from mgdt_agents.evaluation.episode_log import FILE as EPISODES
@@ -58,7 +60,8 @@ class BenchArguments:
 
     agents: Names
     """Bundled agents (dt, bc, cql, impala), random, folders of agents, zips of stable-baselines3,
-    or agents of the Hugging Face Hub (hf://user/name)."""
+    or agents of the Hugging Face Hub (hf://user/name). Settings of how one acts may follow, in
+    place of the saved ones: dt:kappa=30:action_temperature=1, dt:rule=BestOfSamples."""
     games: Games = ()
     """Games or suites; by default those that the bundled dt, bc and cql learned."""
     episodes: int = 16
@@ -282,7 +285,8 @@ def write_report_of(
     except MissingExtra as error:
         videos = {}
         say(f"The report has no videos. {error}")
-    curves = {name: its for name in agents if (its := read_curves(Path(name)))}
+    runs = {name: Path(split_settings(name)[0]) for name in agents}
+    curves = {name: its for name, run in runs.items() if (its := read_curves(run))}
     try:
         say(f"The report: {write_report(results, output, curves=curves, videos=videos)}")
     except MissingExtra as error:

@@ -145,7 +145,10 @@ def verify_results(arguments: VerifyArguments) -> None:
 
 def _one_agent(name: str) -> Results:
     """Return the results of one agent: a folder or file, and a name after a colon."""
-    path, _, agent = name.rpartition(":") if not Path(name).exists() else (name, "", "")
+    path, agent = name, ""
+    while not Path(path).exists() and ":" in path:
+        path, _, last = path.rpartition(":")
+        agent = f"{last}:{agent}" if agent else last
     folder = Path(path or name)
     results = Results.load(folder / "results.json" if folder.is_dir() else folder)
     names = [agent] if agent else list(results.agents)

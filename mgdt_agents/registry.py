@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
+from mgdt_agents.acting_settings import options_with, split_settings
 from mgdt_agents.actor_critic import ImpalaAgent
 from mgdt_agents.agent import Agent, NetworkAgent
 from mgdt_agents.agent_files import check_options, read_config
@@ -71,7 +72,8 @@ def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any)
     """Return an untrained agent.
 
     Args:
-        kind: "dt", "dtq", "bc", "bc_conv", "cql", "tt", or one that was registered.
+        kind: "dt", "dtq", "bc", "bc_conv", "cql", "tt", "impala", "pqn", or one that was
+            registered.
         size: the name of a preset of that kind, such as "10m" or "small".
         env: an environment that the agent shall fit; its spaces are compared.
         options: keyword arguments of the agent: games, protocol, device.
@@ -80,11 +82,10 @@ def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any)
         ValueError: if there is no such kind, size or option. The message suggests the nearest.
         AgentLoadError: if the agent does not fit `env`.
     """
-    if kind not in NETWORK_AGENTS:
-        raise InvalidArgument(
-            f"Unknown kind of agent {kind!r}. {did_you_mean(kind, NETWORK_AGENTS)}"
-        )
-    agent_class = NETWORK_AGENTS[kind]
+    kinds = NETWORK_AGENTS | ONLINE_AGENTS
+    if kind not in kinds:
+        raise InvalidArgument(f"Unknown kind of agent {kind!r}. {did_you_mean(kind, kinds)}")
+    agent_class = kinds[kind]
     check_options(agent_class, {name: value for name, value in options.items() if name != "device"})
     agent = agent_class(size, **options)
     if env is not None:
@@ -103,7 +104,8 @@ def load_agent(
     Args:
         name: a bundled agent ("dt", "bc", "cql", "impala"), "random", the folder of a saved agent,
             the zip file of a stable-baselines3 model, a folder with `model.zip`, or "hf://user/name"
-            on the Hugging Face hub.
+            on the Hugging Face hub. Settings of how it acts may follow, in place of the saved
+            ones, such as "dt:kappa=30:action_temperature=1" or "dt:rule=BestOfSamples".
         env: an environment that the agent shall fit; its spaces are compared.
         device: where to compute; "auto" takes a GPU if there is one.
         options: keyword arguments of the agent in place of the saved ones, such as dt's `rule`.
@@ -111,31 +113,35 @@ def load_agent(
     Raises:
         AgentLoadError: if there is no such agent, or it does not fit `env`. The message suggests
             the nearest names.
-        ValueError: for an option that the agent has not, or a device that is not there.
+        ValueError: for an option or a setting that the agent has not, or a device that is not
+            there.
 
     Example:
         >>> from mgdt_agents import load_agent
         >>> load_agent("random").action_space
         Discrete(18)
     """
+    name, settings = split_settings(str(name))
     if name == RandomAgent.kind:
+        options_with({}, settings, name)
         check_options(RandomAgent, options)
         agent = RandomAgent(**options)
         if env is not None:
             agent.check_spaces(env)
         return agent
     path = Path(name)
-    if str(name) in bundled_agents():
+    if name in bundled_agents():
         path = PRETRAINED / name
-    elif str(name).startswith(HUB):
+    elif name.startswith(HUB):
         # By name: the hub is above the agents and imports them.
-        path = importlib.import_module("mgdt_agents.hub").download(str(name).removeprefix(HUB))
+        path = importlib.import_module("mgdt_agents.hub").download(name.removeprefix(HUB))
     if (path / "model.zip").is_file():
         path = path / "model.zip"
     if path.is_file():
         # Imported only when needed: it takes seconds.
         from mgdt_agents.sb3_agent import SB3Agent
 
+        options_with({}, settings, path.name)
         return SB3Agent.load(path, env, device, **options)
     if not path.is_dir():
         if name == "dqn":
@@ -145,13 +151,17 @@ def load_agent(
             )
         known = [*bundled_agents(), RandomAgent.kind]
         raise AgentLoadError(
-            f"Unknown agent {str(name)!r}: neither a name nor a path. "
-            f"{did_you_mean(str(name), known)}"
+            f"Unknown agent {name!r}: neither a name nor a path. {did_you_mean(name, known)}"
         )
-    kind = read_config(path)["agent"]
+    content = read_config(path)
+    kind = content["agent"]
     kinds = NETWORK_AGENTS | ONLINE_AGENTS
     if kind not in kinds:
         raise AgentLoadError(
             f"{path} holds an agent of unknown kind {kind!r}. {did_you_mean(kind, kinds)}"
         )
-    return kinds[kind].load(path, env, device, **options)
+    agent_class = kinds[kind]
+    if settings:
+        saved = {option: content[option] for option in agent_class._saved_options(content)}
+        options = agent_class._saved_options(options_with(saved, settings, kind)) | options
+    return agent_class.load(path, env, device, **options)

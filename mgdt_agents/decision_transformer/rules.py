@@ -218,10 +218,26 @@ def rule_from_dict(content: Mapping[str, Any]) -> ActingRule:
         TypeError: if it has not these fields.
     """
     fields = dict(content)
-    name = fields.pop("name", None)
+    return _rule_class(fields.pop("name", None))(**fields)
+
+
+def rule_fields(name: str) -> dict[str, Any]:
+    """Return what `rule_to_dict` gives of a rule with its defaults; None for what has none.
+
+    Raises:
+        ValueError: if there is no rule of this name. The message suggests the nearest.
+    """
+    fields = dataclasses.fields(_rule_class(name))
+    defaults = {field.name: field.default for field in fields}
+    return {"name": name} | {
+        field: None if value is dataclasses.MISSING else value for field, value in defaults.items()
+    }
+
+
+def _rule_class(name: Any) -> type[ActingRule]:
     if name not in RULES:
         raise InvalidArgument(f"Unknown rule {name!r}. {did_you_mean(str(name), RULES)}")
-    return RULES[name](**fields)
+    return RULES[name]
 
 
 def moved_on(columns: np.ndarray, newest: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.agent import Agent
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.benchmark import versions
@@ -91,7 +92,8 @@ def is_recorded(
 def _source(name: str, seed: int, deterministic: bool) -> dict[str, Any]:
     """Return what a trace says of who played, JSON types."""
     names = ("", "config.json", "model.safetensors", "model.zip")
-    files = [path for path in map(Path(name).joinpath, names) if path.is_file()]
+    folder = Path(split_settings(name)[0])
+    files = [path for path in map(folder.joinpath, names) if path.is_file()]
     return {
         "agent": name,
         "seed": seed,

@@ -324,6 +324,7 @@ def test_compare(run, refused, traced, capsys, monkeypatch):
     comparison = json.loads(capsys.readouterr().out)
     assert [row["value"] for row in comparison["games"]] == [0]
     assert "there are random" in refused("compare", traced, f"{traced}:dt")
+    assert "there are random" in refused("compare", traced, f"{traced}:dt:kappa=3")
 
 
 def test_import_scores(run, refused, played, tmp_path, capsys, monkeypatch):

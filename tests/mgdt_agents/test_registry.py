@@ -156,6 +156,7 @@ def test_make_agent():
     agent = make_agent("bc", "tiny", games=["Pong"], device="cpu")
     assert isinstance(agent, BehavioralCloningAgent)
     assert (agent.games, agent.config) == (("Pong",), BehavioralCloningAgent.presets["tiny"])
+    assert make_agent("impala", "small", device="cpu").kind == "impala"
     with pytest.raises(ValueError, match=r"Unknown kind of agent 'cqll'. Did you mean 'cql'"):
         make_agent("cqll", "tiny")
     with pytest.raises(ValueError, match=r"Unknown size 'tinny' of dt. Did you mean 'tiny'"):
