@@ -39,6 +39,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from mgdt_agents.acting_settings import split_settings
 from mgdt_envs.errors import InvalidArgument, MGDTError, OutputExists, importing
 
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def _several(metavar: str, kind: type = str) -> PrimitiveConstructorSpec:
 
 def _split_at_commas(text: str) -> list[str]:
     """Return the parts of `text`, unless it is the name of a file that has commas."""
-    if "," in text and Path(text).exists():
+    if "," in text and Path(split_settings(text)[0]).exists():
         return [text]
     return [name for part in text.split(",") if (name := part.strip())]
 

@@ -23,7 +23,7 @@ def split_settings(name: str) -> tuple[str, dict[str, str]]:
         ('hf://user/name', {})
     """
     settings: dict[str, str] = {}
-    while found := re.fullmatch(r"(.+):(\w+)=([^:=/\\]*)", name, re.DOTALL):
+    while found := re.fullmatch(r"(.+):(\w+)=([^:=,/\\]*)", name, re.DOTALL):
         name, setting, value = found.groups()
         if setting in settings:
             raise InvalidArgument(f"{setting} of {name} is given twice; each setting may be once.")

@@ -101,6 +101,14 @@ def test_names_with_commas_and_spaces(run, played, tmp_path):
         assert config.games == ("Pong", "Breakout", "Freeway", "AirRaid")
 
 
+def test_a_sweep_s_run_with_a_setting(run, played, tmp_path):
+    path = tmp_path / "agent=dt,steps=10"
+    make_agent("dt", "tiny").save(path)
+    run("--agents", f"{path}:kappa=3", "--no-report", "--output", tmp_path / "results")
+    ((agents, _),) = played
+    assert agents[f"{path}:kappa=3"][0].rule.kappa == 3
+
+
 def test_defaults(run, monkeypatch, played, tmp_path):
     monkeypatch.chdir(tmp_path)
     run("--agents", "random")

@@ -17,6 +17,7 @@ from mgdt_agents.planning import Search
         ("runs/a=1/dt:kappa=1:kappa_=", ("runs/a=1/dt", {"kappa": "1", "kappa_": ""})),
         ("C:\\runs\\dt", ("C:\\runs\\dt", {})),
         ("results:dt", ("results:dt", {})),
+        ("dt:kappa=0,dt:kappa=1", ("dt:kappa=0,dt", {"kappa": "1"})),
     ],
 )
 def test_names_and_settings(name, expected):
