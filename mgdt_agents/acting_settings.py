@@ -1,6 +1,7 @@
 """How a saved agent acts, changed by text behind its name: `dt:kappa=30:action_temperature=1`."""
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,7 @@ def options_with(
         name: holder
         for holder in holders
         for name, value in holder.items()
-        if name != "name" and not isinstance(value, dict)
+        if type(value) in (int, float) or (holder is options.get("rule") and value is None)
     }
     for name, text in numbers.items():
         if name not in places:
@@ -64,12 +65,15 @@ def options_with(
             raise InvalidArgument(f"Unknown setting {name!r} of how {kind} acts. {advice}")
         number = int if type(places[name][name]) is int else float
         try:
-            places[name][name] = number(text)
+            value = number(text)
         except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
             raise InvalidArgument(
                 f"{name} of {kind} must be {'an integer' if number is int else 'a number'}, got "
                 f"{text!r}."
-            ) from None
+            )
+        places[name][name] = value
     for name, holder in places.items():
         if holder[name] is None:
             raise InvalidArgument(f"{options['rule']['name']} needs its {name}, such as {name}=20.")

@@ -57,6 +57,7 @@ def test_settings_take_the_place_of_saved_ones(kind, settings, attribute, expect
     [
         ("dt", "kapa=3", "Unknown setting 'kapa' of how dt acts. Did you mean 'kappa'"),
         ("dt", "kappa=much", "kappa of dt must be a number, got 'much'"),
+        ("dt", "kappa=nan", "kappa of dt must be a number, got 'nan'"),
         ("dt", "kappa=1:kappa=2", "kappa of .* is given twice"),
         ("dt", "action_temperature=0", "action_temperature must be above 0"),
         ("dt", "rule=BestOfSample", "Unknown rule 'BestOfSample'. Did you mean 'BestOfSamples'"),
