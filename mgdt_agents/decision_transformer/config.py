@@ -159,7 +159,8 @@ PRESETS = {
         stem="conv",
         stem_channels=(16, 32, 32),
         return_tokens="every",
-        return_definition="episode_rank",  # docs/results.md has what decided it
+        return_definition="episode_rank",  # docs/results.md has what decided this and the next
+        action_tokens=False,
         dropout=0.0,
     ),
     # For tests.

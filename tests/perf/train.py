@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 # At 973a457 the target network chose the action too, which takes one pass less.
 AS_BEFORE: dict[str, tuple[str, dict[str, Any]]] = {
-    "train.small": ("dt", {"return_definition": "to_go"}),
+    "train.small": ("dt", {"return_definition": "to_go", "action_tokens": True}),
     "train.cql_small": ("cql", {"double_q": False, "conservative_weight": 1.0}),
     "train.cql_small_double_q": ("cql", {"conservative_weight": 1.0}),
 }
