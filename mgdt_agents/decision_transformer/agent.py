@@ -92,7 +92,7 @@ class DecisionTransformerAgent(NetworkAgent):
 
     def default_rule(self) -> ActingRule:
         """Return the paper's rule; for episode ranks, which it has not, with our settings."""
-        # docs/results.md has what was tried.
+        # docs/three_games.md has what was tried.
         return ExpertReturn(kappa=100.0, action_temperature=0.5) if self._ranks else ExpertReturn()
 
     def _options_to_save(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class DecisionTransformerConfig:
     """Number of actions."""
     action_tokens: bool = True
     """Whether the model reads the actions that were taken before, as published. What reads them may
-    learn to repeat them (Wen et al. 2020, the copycat problem); docs/results.md has what it costs.
+    learn to repeat them (Wen et al. 2020, the copycat problem); docs/three_games.md has the cost.
     """
     rewards: int = 4
     """Number of reward tokens; see `mgdt_agents.decision_transformer.tokens`."""
@@ -159,7 +159,7 @@ PRESETS = {
         stem="conv",
         stem_channels=(16, 32, 32),
         return_tokens="every",
-        return_definition="episode_rank",  # docs/results.md has what decided this and the next
+        return_definition="episode_rank",  # docs/three_games.md has what decided this and the next
         action_tokens=False,
         dropout=0.0,
     ),

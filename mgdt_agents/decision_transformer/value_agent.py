@@ -68,7 +68,7 @@ class ValueTransformerAgent(DecisionTransformerAgent):
 
     def default_rule(self) -> ActingRule:
         """Return the rule that draws actions, from a sharper distribution than the model's."""
-        return PredictedReturn(action_temperature=0.5)  # docs/results.md has what was tried
+        return PredictedReturn(action_temperature=0.5)  # docs/three_games.md has what was tried
 
     def _make_model(self) -> ValueTransformer:
         return ValueTransformer(self.config)

@@ -27,7 +27,7 @@ from mgdt_envs.errors import InvalidArgument
 RESULTS = PRETRAINED / "results.json"
 README = Path("README.md")
 KEPT = {
-    Path("docs/results.md"): Path("docs/experiment/results/comparison.json"),
+    Path("docs/three_games.md"): Path("docs/experiment/results/comparison.json"),
     Path("docs/impala.md"): PRETRAINED / "impala" / RESULTS.name,
     Path("docs/planning.md"): Path("docs/experiment/results/planning.json"),
 }
