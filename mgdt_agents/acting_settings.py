@@ -51,6 +51,8 @@ def options_with(
     numbers = dict(settings)
     if "rule" in options and "rule" in numbers:
         options["rule"] = rule_fields(numbers.pop("rule"))
+    elif "rule" in options:  # saved before it had all of its fields, perhaps
+        options["rule"] = rule_fields(options["rule"]["name"]) | options["rule"]
     holders = [options, *(value for value in options.values() if isinstance(value, dict))]
     places = {
         name: holder

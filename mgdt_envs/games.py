@@ -205,7 +205,12 @@ SUITES = {
     # To choose settings on, none of the games above.
     "atari3_val": Suite(("Assault", "MsPacman", "YarsRevenge")),
     # The games of the agents that come with the package.
-    "bundled": Suite(("Breakout", "Freeway", "Pong")),
+    "bundled": Suite(
+        (
+            *("Assault", "Boxing", "Breakout", "CrazyClimber", "Enduro", "Freeway", "Krull"),
+            *("KungFuMaster", "Pong", "Qbert", "RoadRunner", "SpaceInvaders"),
+        )
+    ),
 }
 """The named suites, by name."""
 _SUITE_BY_NAME = SUITES | {

@@ -360,7 +360,13 @@ class DecisionTransformerAgent(NetworkAgent):
             returns_BT = self._to_device(bins)
             columns = iter(returns_BT.T)
             returns = (lambda _: next(columns)) if predict_returns else returns_BT
-        return decide(self.model, *self._window(observations, past), returns)
+        window = self._window(observations, past)
+        decision = decide(self.model, *window, returns)
+        if self.rule.guidance and self.config.return_tokens != "none":
+            least = decide(self.model, *window, torch.zeros_like(decision.returns))
+            both = _on_cpu(decision.action_logits), _on_cpu(least.action_logits)
+            decision = decision._replace(action_logits=self.rule.guided(*both))
+        return decision
 
 
 def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, valid_BT: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ from mgdt_agents.random_streams import RowStreams
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
+GUIDANCE_LIMIT = 3.0
+"""Largest difference of log likelihoods that guidance counts. Larger ones are of actions that are
+hardly ever taken, of whose likelihoods a model knows little."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActingRule:
@@ -38,8 +42,14 @@ class ActingRule:
 
     action_temperature: float = 1.0
     """What the logits of actions are divided by; below 1, likely actions become likelier."""
+    guidance: float = 0.0
+    """How much it counts in favor of an action to be likelier under the returns that are aimed at
+    than under the least return, as in classifier-free guidance (Ho & Salimans 2022). By Bayes' rule
+    that ratio is how much the action raises the odds of the one against the other. Ours; it takes
+    a second pass through the model, and does nothing in a model without return tokens."""
 
     def __post_init__(self) -> None:
+        check_interval(self, "[0, inf)", "guidance")
         if not self.action_temperature > 0:
             raise InvalidArgument(
                 f"action_temperature must be above 0, got {self.action_temperature}; "
@@ -53,6 +63,16 @@ class ActingRule:
     def action_logits(self, logits_BA: Tensor) -> Tensor:
         """Return the `(B, A)` logits that the action is drawn from, of the model's."""
         return logits_BA / self.action_temperature
+
+    def guided(self, logits_BA: Tensor, least_BA: Tensor) -> Tensor:
+        """Return the `(B, A)` logits that `action_logits` is given, with guidance.
+
+        Args:
+            logits_BA: of the actions, given the returns that are aimed at.
+            least_BA: of the actions, given the least return at every step.
+        """
+        gain_BA = logits_BA.log_softmax(-1) - least_BA.log_softmax(-1)
+        return logits_BA + self.guidance * gain_BA.clamp(-GUIDANCE_LIMIT, GUIDANCE_LIMIT)
 
     def memory(self, steps: int) -> tuple[int, ...]:
         """Return the columns of each array that the rule remembers, for windows of `steps`."""
@@ -81,7 +101,7 @@ class PredictedReturn(ActingRule):
 
     Example:
         >>> PredictedReturn()
-        PredictedReturn(action_temperature=1.0)
+        PredictedReturn(action_temperature=1.0, guidance=0.0)
     """
 
 
@@ -174,7 +194,7 @@ class TargetReturn(ActingRule):
 
     Example:
         >>> TargetReturn(target=20)
-        TargetReturn(action_temperature=1.0, target=20)
+        TargetReturn(action_temperature=1.0, guidance=0.0, target=20)
     """
 
     target: float

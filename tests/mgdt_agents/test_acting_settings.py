@@ -1,5 +1,7 @@
 """How a saved agent acts, changed by what stands behind its name."""
 
+import json
+
 import pytest
 
 from mgdt_agents import load_agent, make_agent
@@ -50,6 +52,15 @@ def test_settings_take_the_place_of_saved_ones(kind, settings, attribute, expect
     # What is compared before an episode counts as played already.
     assert fingerprint(changed) != fingerprint(agent)
     assert fingerprint(load_agent(tmp_path / "agent", device="cpu")) == fingerprint(agent)
+
+
+def test_settings_that_agents_saved_before_do_not_name(tmp_path):
+    make_agent("dt", "tiny", device="cpu").save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["rule"]["guidance"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    agent = load_agent(f"{tmp_path}:guidance=1", device="cpu")
+    assert agent.rule == ExpertReturn(guidance=1.0)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_scores():
         ("atari5", 5),
         ("atari10", 10),
         ("atari3_val", 3),
-        ("bundled", 3),
+        ("bundled", 12),
     ],
 )
 def test_suite_sizes(name, size):
@@ -85,8 +85,8 @@ def test_rom_faithful():
 
 
 def test_suites_are_tuples():
-    games = suite("bundled")
-    assert games == ("Breakout", "Freeway", "Pong")
+    games = suite("mgdt5")
+    assert games == ("Alien", "MsPacman", "Pong", "SpaceInvaders", "StarGunner")
     assert json.loads(json.dumps(games)) == list(games)
     assert pickle.loads(pickle.dumps(games)).rom_faithful() == games
 
@@ -101,7 +101,7 @@ def test_resolve_games():
     assert resolve_games("mgdt41:rom_faithful") == suite("mgdt41").rom_faithful()
     assert suite("mgdt41:rom_faithful") == suite("mgdt41").rom_faithful()
     assert resolve_games(suite("mgdt41").rom_faithful()) == suite("mgdt41").rom_faithful()
-    assert resolve_games(["pong", "bundled", "Pong"]) == ("Pong", "Breakout", "Freeway")
+    assert resolve_games(["yars_revenge", "atari3_val"]) == ("YarsRevenge", "Assault", "MsPacman")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from mgdt_agents import load_agent
 from mgdt_agents.evaluation.benchmark import finished
 from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.rollout import rollout
-from mgdt_envs import MultiGameAtariVectorEnv, suite
+from mgdt_envs import MultiGameAtariVectorEnv
 from tests.perf.timing import Figure, ratio
 
+GAMES = ("Breakout", "Freeway", "Pong")
 EPISODES = 8  # of each game
 ROUNDS = 3
 DECISIONS = 50  # of a round
@@ -24,7 +25,7 @@ DECISIONS = 50  # of a round
 def _play(name: str, emulators: Emulators) -> int:
     """Play the benchmark and return the number of steps."""
     agent = load_agent(name, device="cpu")
-    steps = rollout(agent, suite("bundled"), episodes=EPISODES, emulators=emulators)
+    steps = rollout(agent, GAMES, episodes=EPISODES, emulators=emulators)
     return sum(episode.steps for episode, _ in finished(steps, name, 0, "default"))
 
 
@@ -37,8 +38,8 @@ def _step(envs: MultiGameAtariVectorEnv, steps: int) -> None:
 
 
 def _random() -> Figure:
-    num_envs = EPISODES * len(suite("bundled"))
-    envs = MultiGameAtariVectorEnv(num_envs, suite("bundled"))
+    num_envs = EPISODES * len(GAMES)
+    envs = MultiGameAtariVectorEnv(num_envs, GAMES)
     emulators = Emulators()  # both sides make theirs before they are measured
     steps = _play("random", emulators)
     value = ratio(partial(_play, "random", emulators), partial(_step, envs, steps), rounds=ROUNDS)
@@ -49,9 +50,9 @@ def _random() -> Figure:
 def _agent(name: str) -> Figure:
     """Return how fast an agent plays, over how fast it decides at the same size of the batch."""
     agent = load_agent(name, device="cpu")
-    num_envs = EPISODES * len(suite("bundled"))
+    num_envs = EPISODES * len(GAMES)
     frames = np.random.default_rng(0).integers(256, size=(num_envs, 4, 84, 84), dtype=np.uint8)
-    steps = rollout(agent, suite("bundled"), episodes=4 * EPISODES, batch_size=num_envs)
+    steps = rollout(agent, GAMES, episodes=4 * EPISODES, batch_size=num_envs)
     next(steps)  # the first episodes are begun
 
     def play() -> None:

@@ -21,7 +21,7 @@ from mgdt_agents.decision_transformer import (
     PredictedReturn,
     TargetReturn,
 )
-from mgdt_agents.decision_transformer.rules import sample
+from mgdt_agents.decision_transformer.rules import GUIDANCE_LIMIT, sample
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay import WindowBatch, WindowSampler
@@ -402,6 +402,34 @@ def test_without_action_tokens_what_was_done_is_not_seen(kind):
     loss.backward()
     assert {"action_loss", "reward_loss"} <= set(terms)
     assert all(weight.grad.any() for weight in agent.model.parameters())
+
+
+@pytest.mark.parametrize("return_tokens", ["single", "every"])
+def test_guidance_favors_what_is_likelier_under_the_returns_aimed_at(return_tokens):
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, return_tokens=return_tokens)
+    agent = DecisionTransformerAgent(config, device="cpu")
+    frames = observations(3)
+
+    def distribution(**options):
+        agent.rule = TargetReturn(**options)
+        return agent.action_distribution(frames)
+
+    least, aimed = distribution(target=config.min_return), distribution(target=50)
+    guided = distribution(target=50, guidance=2.0, action_temperature=0.5)
+    gain = np.clip(np.log(aimed / least), -GUIDANCE_LIMIT, GUIDANCE_LIMIT)
+    expected = (aimed * np.exp(2 * gain)) ** 2
+    np.testing.assert_allclose(guided, expected / expected.sum(-1, keepdims=True), rtol=1e-4)
+    assert np.abs(guided - aimed**2 / (aimed**2).sum(-1, keepdims=True)).max() > 1e-3
+
+
+def test_guidance_does_nothing_without_return_tokens():
+    torch.manual_seed(0)
+    agent = BehavioralCloningAgent("tiny", device="cpu")
+    frames = observations(3)
+    expected = agent.action_distribution(frames)
+    agent.rule = PredictedReturn(guidance=3.0)
+    np.testing.assert_array_equal(agent.action_distribution(frames), expected)
 
 
 @pytest.mark.parametrize("return_tokens", ["single", "every"])

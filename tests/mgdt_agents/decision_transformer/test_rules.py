@@ -95,6 +95,8 @@ def test_low_temperatures_make_likely_actions_likelier() -> None:
     for rule_class in (PredictedReturn, ExpertReturn, BestOfSamples):
         with pytest.raises(ValueError, match="action_temperature must be above 0, got 0; determ"):
             rule_class(action_temperature=0)
+        with pytest.raises(ValueError, match="guidance must be at least 0, got -1"):
+            rule_class(guidance=-1)
 
 
 @pytest.mark.parametrize(
