@@ -1,9 +1,9 @@
 """Tables of scores in documents, made from a `results.json`.
 
 `python -m mgdt_agents.evaluation.documents results/<folder>/results.json` keeps the results beside
-the pretrained agents, and makes the tables of their cards and of the README anew. The card of an
-agent with a `results.json` of its own, which plays other games, has the table of that. A table
-stands between two marks, which do not show:
+the pretrained agents, and makes the tables of their cards, of the README and of docs/results.md
+anew. The card of an agent with a `results.json` of its own, which plays other games, has the table
+of that. A table stands between two marks, which do not show:
 
     <!-- scores -->
     <!-- /scores -->
@@ -26,6 +26,7 @@ from mgdt_envs.errors import InvalidArgument
 
 RESULTS = PRETRAINED / "results.json"
 README = Path("README.md")
+RESULTS_PAGE = Path("docs/results.md")
 KEPT = {
     Path("docs/three_games.md"): Path("docs/experiment/results/comparison.json"),
     Path("docs/impala.md"): PRETRAINED / "impala" / RESULTS.name,
@@ -71,7 +72,7 @@ def documents(results: Results) -> dict[Path, str]:
         of_agent = Results.load(own) if own.exists() else results
         wanted[PRETRAINED / agent / "card.md"] = card_scores(of_agent, agent)
     if README.exists():
-        wanted[README] = readme_scores(results)
+        wanted |= dict.fromkeys((README, RESULTS_PAGE), readme_scores(results))
         for document, kept in KEPT.items():
             wanted[document] = readme_scores(Results.load(kept))
     return {path: with_scores(path.read_text(), scores) for path, scores in wanted.items()}

@@ -12,15 +12,15 @@ IMPALA_GAMES = ("Breakout", "CrazyClimber", "Pong", "SpaceInvaders")
 
 
 def test_the_agents_are_there() -> None:
-    assert bundled_agents() == ("bc", "cql", "dt", "impala")
+    assert bundled_agents() == ("bc", "bc-filtered", "cql", "dt", "impala")
     assert sum(path.stat().st_size for path in PRETRAINED.rglob("*")) < 16e6
 
 
-@pytest.mark.parametrize("name", ["bc", "cql", "dt", "impala"])
+@pytest.mark.parametrize("name", bundled_agents())
 def test_agents_know_their_games_and_what_made_them(name: str) -> None:
     agent = load_agent(name, env=gym.make("MultiGameAtari-v0", games="bundled"), device="cpu")
     assert isinstance(agent, NetworkAgent)
-    assert agent.kind == name
+    assert agent.kind == name.removesuffix("-filtered")
     games = suite("bundled") if name != "impala" else IMPALA_GAMES
     assert sorted(agent.games) == sorted(games)
     assert agent.protocol == AtariProtocol()
@@ -29,7 +29,7 @@ def test_agents_know_their_games_and_what_made_them(name: str) -> None:
         assert word in card, word
 
 
-@pytest.mark.parametrize("name", ["bc", "cql", "dt", "impala"])
+@pytest.mark.parametrize("name", bundled_agents())
 def test_agents_play_breakout(name: str) -> None:
     # With these seeds, 300 steps of any one action score 0 and random play 0.5 on average; the
     # bundled agents, which have to move to where the ball comes down, 4.7 to 6.3.

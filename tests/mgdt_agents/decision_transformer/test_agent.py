@@ -374,7 +374,8 @@ def test_episode_ranks_are_return_tokens():
     config = dataclasses.replace(TINY, return_tokens="every", return_definition="episode_rank")
     agent = DecisionTransformerAgent(config, device="cpu")
     agent.model.eval()  # no dropout
-    assert (config.returns, agent.rule) == (20, ExpertReturn(kappa=100.0, action_temperature=0.5))
+    rule = ExpertReturn(kappa=100.0, action_temperature=0.5, guidance=1.0)
+    assert (config.returns, agent.rule) == (20, rule)
     batch = make_batch()._replace(episode_ranks=np.array([0, 0.049, 0.05, 0.5, 0.95, 0.999]))
     bins = agent._return_bins(batch)
     assert bins[:, 0].tolist() == [0, 0, 1, 10, 19, 19]

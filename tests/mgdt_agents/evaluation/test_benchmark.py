@@ -89,7 +89,7 @@ def test_what_the_results_say_of_themselves(results):
 
 
 def test_training_windows_are_those_of_the_card(tmp_path):
-    assert agent_info([load_agent("dt", device="cpu")]).trained_windows == 416_000
+    assert agent_info([load_agent("dt", device="cpu")]).trained_windows == 1_408_000
     agent = make_agent("dt", "tiny", device="cpu")
     cards = {
         "Trained offline for 1,000 gradient steps of 256 windows.": 256_000,

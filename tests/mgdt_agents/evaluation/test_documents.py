@@ -20,7 +20,7 @@ def results():
 def test_documents_hold_the_committed_results(monkeypatch, results):
     monkeypatch.chdir(REPOSITORY)
     wanted = documents.documents(results)
-    assert len(wanted) == len(bundled_agents()) + 1 + len(documents.KEPT)
+    assert len(wanted) == len(bundled_agents()) + 2 + len(documents.KEPT)
     for path, text in wanted.items():
         assert path.read_text() == text, f"{path}: make it anew, as {documents.__name__} says"
 
@@ -29,7 +29,7 @@ def test_results_are_of_the_agents_that_come_with_the_package(results):
     assert {*results.agents, "impala"} == {*bundled_agents(), "random"}
     assert results.seeds.start == BENCHMARK_SEED
     for agent in {*results.agents} - {"random"}:
-        assert results.agents[agent].kind == agent
+        assert results.agents[agent].kind == agent.removesuffix("-filtered")
         summary = results.summaries[agent, "default", "Pong"]
         assert f"{summary.mean:.1f} [" in documents.card_scores(results, agent)
 
