@@ -17,6 +17,7 @@ from mgdt_agents.decision_transformer import (
     DecisionTransformerAgent,
     DecisionTransformerConfig,
     ExpertReturn,
+    PredictedReturn,
     ValueTransformerAgent,
     ValueTransformerConfig,
 )
@@ -197,6 +198,7 @@ def test_luck_misleads_dt_and_not_the_value_agent(record):
     assert policy_of(dt, 3)[0, 1] > 0.9  # gambles: only those who did ever got 2
     assert GAMBLE.value(policy_of(dt, 3)) < -0.2
     dtq = learned(ValueTransformerAgent, dataclasses.replace(DTQ, likely=0.1), store, 300)
+    dtq.rule = PredictedReturn()  # the likelihoods as they are, not sharpened
     dtq.beta = 10.0
     assert policy_of(dtq, 3)[0, 2] > 0.9
     assert GAMBLE.value(policy_of(dtq, 3)) > 0.8
