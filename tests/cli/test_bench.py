@@ -15,7 +15,7 @@ from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_cli import bench
-from mgdt_envs import PROTOCOLS, AtariProtocol
+from mgdt_envs import PROTOCOLS, AtariProtocol, suite
 from mgdt_envs.seeds import BENCHMARK_SEED
 
 
@@ -88,7 +88,7 @@ def test_names_with_commas_and_spaces(run, played, tmp_path):
             "--agents",
             *agents,
             "--games",
-            "Pong,bundled",
+            "Pong,atari3_val",
             "air_raid",
             "--no-report",
             "--output",
@@ -98,7 +98,7 @@ def test_names_with_commas_and_spaces(run, played, tmp_path):
         assert list(agents) == ["random", path]
         assert isinstance(agents["random"][0], RandomAgent)
         assert agents[path][0].kind == "dt"
-        assert config.games == ("Pong", "Breakout", "Freeway", "AirRaid")
+        assert config.games == ("Pong", "Assault", "MsPacman", "YarsRevenge", "AirRaid")
 
 
 def test_a_sweep_s_run_with_a_setting(run, played, tmp_path):
@@ -113,7 +113,7 @@ def test_defaults(run, monkeypatch, played, tmp_path):
     monkeypatch.chdir(tmp_path)
     run("--agents", "random")
     ((_, config),) = played
-    assert config == BenchmarkConfig(games=("Breakout", "Freeway", "Pong"))
+    assert config == BenchmarkConfig(games=suite("bundled"))
     assert config.protocols == {"default": AtariProtocol()}
     assert config.seed == BENCHMARK_SEED
     (output,) = (tmp_path / "results").iterdir()
