@@ -47,7 +47,7 @@ class TrainingConfig:
     """Train on this share of each store's episodes, those of highest return."""
     return_weighting: float = 0.0
     """w of exp(w * rank), how often a step is drawn: at 4, the tenth of a game's steps that was
-    played best makes a third of the windows. 0 draws all steps alike."""
+    played best makes a third of the windows, held-out ones too. 0 draws all steps alike."""
     optimizer: Literal["lamb", "adamw"] = "lamb"
     """The paper's LAMB, or AdamW."""
     learning_rate: float = 3e-4

@@ -38,14 +38,7 @@ def open_replay(agent: NetworkAgent, config: TrainingConfig) -> WindowSampler:
                 "stores' protocol (mgdt-train --protocol replay), or set mix_protocols to train "
                 "on it nevertheless."
             )
-    return _sampler(
-        agent,
-        config,
-        stores,
-        weights=config.game_weights,
-        return_weighting=config.return_weighting,
-        seed=config.seed,
-    )
+    return _sampler(agent, config, stores, weights=config.game_weights, seed=config.seed)
 
 
 def _sampler(
@@ -55,6 +48,7 @@ def _sampler(
         stores,
         **agent.windows,
         top_fraction=config.top_fraction,
+        return_weighting=config.return_weighting,
         heldout_fraction=config.heldout_fraction,
         **options,
     )

@@ -2,9 +2,9 @@
 
 `python -m tests.studies.scaling RUN... --replay replay/* --unseen replay/BeamRider` measures the
 cross-entropy of actions of each run's agent on the same windows: of the episodes that the training
-held out, and of games that it never saw. It fits E + A / N^alpha to those of the training's games,
-N being the parameters, and says how far the largest run is from what the smaller ones predict.
-Intervals are of windows drawn anew, not of training runs.
+held out, and of games that it never saw, good episodes as often as in training. It fits E + A /
+N^alpha to those of the training's games, N being the parameters, and says how far the largest run
+is from what the smaller ones predict. Intervals are of windows drawn anew, not of training runs.
 """
 
 import argparse
@@ -29,7 +29,11 @@ Losses = NDArray[np.float64]
 
 
 def action_losses(
-    agent: DecisionTransformerAgent, paths: list[Path], heldout_fraction: float, batches: int
+    agent: DecisionTransformerAgent,
+    paths: list[Path],
+    heldout_fraction: float,
+    return_weighting: float,
+    batches: int,
 ) -> NDArray[np.float64]:
     """Return `(games, batches)` losses of an agent, on the held-out episodes of each store."""
     losses = np.empty((len(paths), batches))
@@ -38,6 +42,7 @@ def action_losses(
             [ReplayStore(path)],
             **agent.windows,
             heldout_fraction=heldout_fraction,
+            return_weighting=return_weighting,
             split="heldout" if heldout_fraction else "train",
             seed=0,
         )
@@ -102,10 +107,11 @@ def main() -> None:
         agent = load_agent(run, device="cpu")
         assert isinstance(agent, DecisionTransformerAgent), f"{run} is not a dt"
         settings = json.loads((run / "training.json").read_text())["training"]
-        heldout = settings["heldout_fraction"]
+        heldout, weighting = settings["heldout_fraction"], settings["return_weighting"]
         parameters.append(sum(p.numel() for p in agent.model.parameters()))
-        at_home.append(action_losses(agent, arguments.replay, heldout, arguments.batches))
-        away.append(action_losses(agent, arguments.unseen, 0.0, arguments.batches))
+        batches = arguments.batches
+        at_home.append(action_losses(agent, arguments.replay, heldout, weighting, batches))
+        away.append(action_losses(agent, arguments.unseen, 0.0, weighting, batches))
     order = np.argsort(parameters)
     sizes = np.array(parameters, float)[order]
     home, unseen = np.array(at_home)[order], np.array(away)[order]
