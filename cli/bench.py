@@ -31,6 +31,7 @@ from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines, results_table
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.evaluation.workers import play_in_processes
+from mgdt_cli.arguments import Games, Names, parse
 from mgdt_cli.bench_results import (
     CompareArguments,
     ImportScoresArguments,
@@ -39,7 +40,7 @@ from mgdt_cli.bench_results import (
     import_scores,
     verify_results,
 )
-from mgdt_cli.common import Games, Names, ProgressBar, parse, print_table, run, say
+from mgdt_cli.console import ProgressBar, print_table, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.aggregates import FEWEST_EPISODES
 from mgdt_envs.emulator import MAX_SEED

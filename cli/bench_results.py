@@ -15,7 +15,8 @@ from mgdt_agents.evaluation.report import results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
 from mgdt_agents.number_text import number_text
-from mgdt_cli.common import Names, ProgressBar, print_table, say
+from mgdt_cli.arguments import Names
+from mgdt_cli.console import ProgressBar, print_table, say
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 

@@ -26,18 +26,9 @@ from mgdt_agents.online.impala import ImpalaLearnerConfig
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
+from mgdt_cli.arguments import Games, Steps, parse
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import (
-    Games,
-    ProgressBar,
-    Steps,
-    describe_play,
-    fail,
-    handling_signals,
-    parse,
-    run,
-    say,
-)
+from mgdt_cli.console import ProgressBar, describe_play, fail, handling_signals, run, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 

@@ -17,7 +17,8 @@ import numpy as np
 from mgdt_agents import Agent, load_agent
 from mgdt_agents.play import Wall
 from mgdt_agents.registry import bundled_agents
-from mgdt_cli.common import Games, ProgressBar, parse, run, say
+from mgdt_cli.arguments import Games, parse
+from mgdt_cli.console import ProgressBar, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 

@@ -16,7 +16,8 @@ import tyro
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, trim
 from mgdt_agents.replay.store import verify
-from mgdt_cli.common import Paths, parse, run
+from mgdt_cli.arguments import Paths, parse
+from mgdt_cli.console import run
 from mgdt_cli.replay_card import (
     CardArguments,
     PublishArguments,

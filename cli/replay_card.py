@@ -9,7 +9,8 @@ from mgdt_agents.replay import ReplayStore, Trace
 from mgdt_agents.replay.card_page import check_card, write_cards
 from mgdt_agents.replay.cards import describe, load_card
 from mgdt_agents.replay.trace_collection import publish
-from mgdt_cli.common import Paths, say
+from mgdt_cli.arguments import Paths
+from mgdt_cli.console import say
 from mgdt_cli.replay_info import named_stores
 from mgdt_cli.replay_traces import HUB, TracesArguments, chosen_traces
 

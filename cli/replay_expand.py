@@ -17,7 +17,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import Part, ReplayStore, Trace, expand
 from mgdt_agents.replay.expansion import is_expanded
 from mgdt_agents.replay.store import PROTOCOL
-from mgdt_cli.common import ProgressBar, say
+from mgdt_cli.console import ProgressBar, say
 from mgdt_cli.replay_traces import TracesArguments, chosen_traces
 from mgdt_envs.emulator import check_num_threads
 from mgdt_envs.errors import InvalidArgument

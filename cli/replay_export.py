@@ -8,7 +8,8 @@ import tyro
 
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.formats.minari import export_minari
-from mgdt_cli.common import ProgressBar, Steps, say
+from mgdt_cli.arguments import Steps
+from mgdt_cli.console import ProgressBar, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

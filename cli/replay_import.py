@@ -12,7 +12,8 @@ from mgdt_agents.replay.formats.dqn_replay import DQNReplayRun
 from mgdt_agents.replay.formats.importing import Recording, import_recording
 from mgdt_agents.replay.formats.minari import MinariRecording
 from mgdt_agents.replay.formats.rlu import RLURun
-from mgdt_cli.common import Games, Names, ProgressBar, Steps, say
+from mgdt_cli.arguments import Games, Names, Steps
+from mgdt_cli.console import ProgressBar, say
 from mgdt_envs import AtariProtocol, game, resolve_games
 from mgdt_envs.errors import InvalidArgument
 

@@ -14,7 +14,8 @@ from mgdt_agents.number_text import number_text
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.splits import ALL, split_ranges
 from mgdt_agents.replay.store import find_stores
-from mgdt_cli.common import Paths, check_plot, draw_panels, print_table
+from mgdt_cli.arguments import Paths
+from mgdt_cli.console import check_plot, draw_panels, print_table
 from mgdt_envs.errors import InvalidArgument
 
 # Of the curve: short enough to show how a short run went, long enough to be read.

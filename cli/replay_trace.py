@@ -10,7 +10,8 @@ import numpy as np
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.agent_trace import is_recorded, record_agent
 from mgdt_agents.replay.trace_recorder import TraceRecorder
-from mgdt_cli.common import Games, ProgressBar, Steps, handling_signals, say
+from mgdt_cli.arguments import Games, Steps
+from mgdt_cli.console import ProgressBar, handling_signals, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 

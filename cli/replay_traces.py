@@ -18,7 +18,8 @@ from mgdt_agents.replay.trace_collection import (
     index_entry,
     open_collection,
 )
-from mgdt_cli.common import Games, Names, Paths, print_table
+from mgdt_cli.arguments import Games, Names, Paths
+from mgdt_cli.console import print_table
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 

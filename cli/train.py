@@ -25,8 +25,9 @@ from mgdt_agents.training import TrainingConfig, parallel, train
 from mgdt_agents.training.loop import computing_dtype
 from mgdt_agents.training.plan import cost_of, peak_of
 from mgdt_agents.training.tracking import WandbTracker
+from mgdt_cli.arguments import parse
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import ProgressBar, describe_play, handling_signals, parse, run, say
+from mgdt_cli.console import ProgressBar, describe_play, handling_signals, run, say
 from mgdt_cli.train_arguments import OfflineArguments, OnlineArguments, make, parse_arguments
 from mgdt_cli.train_curves import CurvesArguments, draw_curves
 from mgdt_cli.train_plan import print_plan

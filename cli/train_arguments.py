@@ -14,7 +14,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.training import FineTuningConfig, TrainingConfig
-from mgdt_cli.common import Games, Steps, parse
+from mgdt_cli.arguments import Games, Steps, parse
 from mgdt_cli.train_plan import PlanArguments
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument, importing

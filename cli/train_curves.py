@@ -12,7 +12,8 @@ from rich.table import Table
 from mgdt_agents.evaluation.figures import legend_label
 from mgdt_agents.number_text import number_text
 from mgdt_agents.training.metrics import LOG, Curve, read_curves
-from mgdt_cli.common import Names, Paths, check_plot, draw_panels, print_table, say
+from mgdt_cli.arguments import Names, Paths
+from mgdt_cli.console import check_plot, draw_panels, print_table, say
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 

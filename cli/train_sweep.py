@@ -17,7 +17,7 @@ from rich.table import Table
 from mgdt_agents.number_text import number_text
 from mgdt_agents.training.metrics import read_curves
 from mgdt_cli.cluster import connect
-from mgdt_cli.common import fail, handling_signals, print_table, say
+from mgdt_cli.console import fail, handling_signals, print_table, say
 from mgdt_envs.errors import InvalidArgument
 
 PARTS = {"common", "grid", "runs"}

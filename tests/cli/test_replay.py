@@ -8,7 +8,7 @@ import pytest
 
 from mgdt_agents.replay import ReplayStore, expand, splits, trace_collection
 from mgdt_cli import replay, replay_expand
-from mgdt_cli.common import ProgressBar
+from mgdt_cli.console import ProgressBar
 
 
 @pytest.fixture

@@ -1,23 +1,16 @@
-"""What the commands share: arguments, help, errors, progress."""
+"""What the commands print: progress, tables, pictures, errors."""
 
-import dataclasses
 import errno
 import io
-import platform
-import re
 import select
 import signal
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args
+from typing import Any, NoReturn
 
-import tyro
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import (
@@ -31,18 +24,8 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 from rich.text import Text
-from tyro.constructors import (
-    ConstructorRegistry,
-    PrimitiveConstructorSpec,
-    PrimitiveTypeInfo,
-    StructConstructorSpec,
-    StructTypeInfo,
-)
 
-from mgdt_agents.acting_settings import split_settings
 from mgdt_envs.errors import InvalidArgument, MGDTError, OutputExists, importing
-
-T = TypeVar("T")
 
 # Everything but results goes to stderr, so that stdout can be piped.
 stderr = Console(stderr=True, emoji=False)
@@ -66,167 +49,6 @@ MAX_WIDTH = 1000
 """Columns of a table that no terminal shows."""
 SECONDS_BETWEEN_LINES = 30
 """Of progress where stderr is not a terminal."""
-
-
-def parse_number(text: str) -> int:
-    """Return the whole number that `text` says, such as 1500000, 1_500_000, 1.5m or 200k.
-
-    Raises:
-        ValueError: if it says none.
-    """
-    match = re.fullmatch(r"(-?\d+(?:_\d+)*(?:\.\d+)?)([km]?)", text.strip().lower())
-    number = match and Fraction(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]]
-    if number is None or number.denominator != 1:
-        raise InvalidArgument(f"Expected a whole number such as 8000, 10k or 1.5m, got {text!r}")
-    return int(number)
-
-
-def parse_steps(text: str) -> int:
-    """Return the number of steps that `text` says, such as 1500000, 1.5m or 200k.
-
-    Raises:
-        ValueError: if it says none, or one below 1.
-    """
-    try:
-        number = parse_number(text)
-    except InvalidArgument:
-        number = 0
-    if number < 1:
-        raise InvalidArgument(
-            f"Expected a number of steps such as 500000, 500k or 1.5m, got {text!r}"
-        )
-    return number
-
-
-def _write_number(number: int) -> str:
-    for unit, size in ("m", 1_000_000), ("k", 1_000):
-        if number >= 10_000 and number % size == 0:
-            return f"{number // size}{unit}"
-    return str(number)
-
-
-def _number(metavar: str, parse: Callable[[str], int]) -> PrimitiveConstructorSpec:
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda args: parse(args[0]),
-        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
-        str_from_instance=lambda value: [_write_number(value)],
-    )
-
-
-def _several(metavar: str, kind: type = str) -> PrimitiveConstructorSpec:
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"{metavar}[,{metavar}...]",
-        instance_from_str=lambda args: tuple(
-            kind(name) for arg in args for name in _split_at_commas(arg)
-        ),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(map(str, value))] if value else [],
-    )
-
-
-def _split_at_commas(text: str) -> list[str]:
-    """Return the parts of `text`, unless it is the name of a file that has commas."""
-    if "," in text and Path(split_settings(text)[0]).exists():
-        return [text]
-    return [name for part in text.split(",") if (name := part.strip())]
-
-
-Names = Annotated[tuple[str, ...], _several("NAME")]
-"""Names, separated by commas or by spaces."""
-
-Games = Annotated[tuple[str, ...], _several("GAME")]
-"""Games or suites, separated by commas or by spaces."""
-
-Paths = Annotated[tuple[Path, ...], _several("PATH", Path)]
-"""Paths, separated by commas or by spaces."""
-
-Steps = Annotated[int, _number("STEPS", parse_steps)]
-"""A number of steps; 200k and 1.5m are understood."""
-
-# The same forms for configurations of other packages, whose fields have plain types.
-_REGISTRY = ConstructorRegistry()
-
-
-@_REGISTRY.primitive_rule
-def _plain_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    if info.type is int:
-        return _number("INT", parse_number)
-    if info.type_origin is tuple and get_args(info.type) in ((str, ...), (Path, ...)):
-        kind = get_args(info.type)[0]
-        return _several("PATH" if kind is Path else "NAME", kind)
-    return None
-
-
-@_REGISTRY.primitive_rule
-def _optional_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Read `X | None` as X: an option is left out rather than set to None."""
-    kinds = get_args(info.type)
-    if info.type_origin not in (Union, types.UnionType) or len(kinds) != 2:
-        return None
-    if kinds[1] is not type(None):
-        return None
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
-    if not isinstance(spec, PrimitiveConstructorSpec):
-        return None
-    return dataclasses.replace(
-        spec,
-        is_instance=lambda value: value is None or spec.is_instance(value),
-        str_from_instance=lambda value: [] if value is None else spec.str_from_instance(value),
-    )
-
-
-_is_asking_others = False
-
-
-@_REGISTRY.struct_rule
-def _struct_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Leave defaults that say nothing out of the help; else tyro's own rules hold."""
-    global _is_asking_others
-    if _is_asking_others:
-        return None
-    _is_asking_others = True
-    try:
-        spec = ConstructorRegistry.get_struct_spec(info)
-    finally:
-        _is_asking_others = False
-    if not isinstance(spec, StructConstructorSpec):
-        return None
-    hint = tyro.conf.arg(help_behavior_hint=_say_default)
-    return dataclasses.replace(
-        spec,
-        fields=tuple(
-            dataclasses.replace(field, type=Annotated[field.type, hint])  # type: ignore[arg-type]
-            for field in spec.fields
-        ),
-    )
-
-
-def _say_default(default: str) -> str:
-    return "" if default in ("", "None", "False") else f"(default: {default})"
-
-
-def parse(kind: Any, description: str | None) -> Any:
-    """Return the arguments of the command line as `kind`, a dataclass or a union of them.
-
-    `--help` prints `description` and ends the process, `--version` the versions.
-    """
-    name = Path(sys.argv[0]).stem
-    prog = name if name.startswith("mgdt-") else f"mgdt-{name}"
-    if sys.argv[1:] == ["--version"]:
-        libraries = [f"{library} {version(library)}" for library in ("ale-py", "torch")]
-        python = platform.python_version()
-        print(f"{prog} {version('mgdt')} (Python {python}, {', '.join(libraries)})")
-        sys.exit()
-    return tyro.cli(
-        kind,
-        prog=prog,
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=_REGISTRY,
-    )
 
 
 @contextmanager
