@@ -362,7 +362,8 @@ class DecisionTransformerAgent(NetworkAgent):
             returns_BT = self._to_device(bins)
             columns = iter(returns_BT.T)
             returns = (lambda _: next(columns)) if predict_returns else returns_BT
-        window = self._window(observations, past)
+        frames_BTYX, actions_BT, rewards_BT = self._window(observations, past)
+        window = self.model.stem(frames_BTYX), actions_BT, rewards_BT
         decision = decide(self.model, *window, returns)
         if self.rule.guidance and self.config.return_tokens != "none":
             least = decide(self.model, *window, torch.zeros_like(decision.returns))

@@ -39,7 +39,7 @@ class Decision(NamedTuple):
 
 def decide(
     model: DecisionTransformer,
-    frames_BTYX: Tensor,
+    observations_BTMD: Tensor,
     actions_BT: Tensor,
     rewards_BT: Tensor,
     returns: Tensor | Callable[[Tensor], Tensor],
@@ -50,14 +50,14 @@ def decide(
 
     Args:
         model: with or without return tokens; without, `returns` is not used.
-        frames_BTYX: uint8.
+        observations_BTMD: what `model.stem` makes of the frames, once for all decisions on them.
         actions_BT: int64; the last step's is not seen, and none without action tokens.
         rewards_BT: int64 reward tokens; the last step's is not seen.
         returns: `(B, T)` int64 return bins; or what draws `(B,)` bins from `(B, R)` logits, which
             is called for the window's first step (`return_tokens="single"`) or for every step.
     """
     returns_BT = torch.zeros_like(actions_BT) if callable(returns) else returns
-    x_BSD = model.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)
+    x_BSD = model.embed(observations_BTMD, actions_BT, rewards_BT, returns_BT)
     *blocks, last_block = model.blocks
     kept: list[KeysValues | None] = [None] * len(blocks)
     last_kept: KeysValues | None = None

@@ -281,7 +281,7 @@ class DecisionTransformer(nn.Module):
         """
         # No token sees those after the last one that is read.
         S = (self.config.steps - 1) * self.config.step_tokens + self.config.read_places[-1] + 1
-        x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)[:, :S]
+        x_BSD = self.embed(self.stem(frames_BTYX), actions_BT, rewards_BT, returns_BT)[:, :S]
         allowed_SS = self.allowed_SS[:S, :S]
         *blocks, last_block = self.blocks
         for block in blocks:
@@ -330,7 +330,7 @@ class DecisionTransformer(nn.Module):
             observation tokens. What is missing from 1 goes to the other tokens.
         """
         config = self.config
-        x_BSD = self.embed(frames_BTYX, actions_BT, rewards_BT, returns_BT)
+        x_BSD = self.embed(self.stem(frames_BTYX), actions_BT, rewards_BT, returns_BT)
         read = [config.action_place - config.step_tokens]
         maps = []
         for block in self.blocks:
@@ -344,14 +344,21 @@ class DecisionTransformer(nn.Module):
 
     def embed(
         self,
-        frames_BTYX: Tensor,
+        observations_BTMD: Tensor,
         actions_BT: Tensor,
         rewards_BT: Tensor,
         returns_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return the `(B, S, D)` tokens of a window, with their positions; see `forward`."""
+        """Return the `(B, S, D)` tokens of a window, with their positions.
+
+        Args:
+            observations_BTMD: what the stem makes of the frames.
+            actions_BT: as in `forward`, like the others.
+            rewards_BT: likewise.
+            returns_BT: likewise.
+        """
         single = self.config.return_tokens == "single"
-        parts_BTKD = [self.stem(frames_BTYX)]
+        parts_BTKD = [observations_BTMD]
         if self.config.return_tokens != "none":
             parts_BTKD.append(self.return_embedding(returns_BT)[:, :, None])
         if self.config.action_tokens:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.decision_transformer import PRESETS, DecisionTransformer
-from mgdt_agents.decision_transformer.decide import decide
+from mgdt_agents.decision_transformer.decide import Decision, decide
 from mgdt_agents.training import LAMB
 from tests.mgdt_agents.decision_transformer.plain import PlainDecisionTransformer
 from tests.perf.timing import Figure, ratio
@@ -42,6 +42,13 @@ def _models(size: str) -> tuple[DecisionTransformer, PlainDecisionTransformer]:
     return ours, plain
 
 
+def _decide(
+    model: DecisionTransformer, window: Window, returns: Callable[[Tensor], Tensor]
+) -> Decision:
+    frames, *others = window
+    return decide(model, model.stem(frames), *others, returns)
+
+
 def _likeliest(logits: Tensor) -> Tensor:
     return logits.argmax(-1)
 
@@ -51,7 +58,7 @@ def _largest_difference(
 ) -> tuple[float, float]:
     """Return how far logits, and how far probabilities of returns or actions, are apart."""
     action_logits, return_logits, returns = plain.decide(*window, _likeliest)
-    decision = decide(ours, *window, lambda _: returns[:, 0])
+    decision = _decide(ours, window, lambda _: returns[:, 0])
     pairs = [
         (decision.action_logits.float(), action_logits),
         (decision.return_logits[0].float(), return_logits[:, 0]),
@@ -74,7 +81,7 @@ def _decisions(size: str) -> Iterator[tuple[str, Figure]]:
         for batch_size, rounds in DECISIONS[size].items():
             window = _window(batch_size)
             ratios[batch_size] = ratio(
-                partial(decide, model, *window, _likeliest),
+                partial(_decide, model, window, _likeliest),
                 partial(plain.decide, *window, _likeliest),
                 rounds=rounds,
             )

@@ -54,6 +54,10 @@ def window(rows=3, steps=4):
     ]
 
 
+def decided(model, frames, *others):
+    return decide(model, model.stem(frames), *others)
+
+
 def unlikely(logits: Tensor) -> Tensor:
     """Choose returns that differ from row to row and from step to step."""
     return logits.argsort(-1)[torch.arange(len(logits)), torch.arange(len(logits)) * 7]
@@ -112,7 +116,7 @@ def test_decision(stem, return_tokens, steps):
     model, plain = models(stem, return_tokens, steps=steps)
     inputs = window(steps=steps)
     logits, return_logits, returns = plain.decide(*inputs, unlikely)
-    found = decide(model, *inputs, unlikely)
+    found = decided(model, *inputs, unlikely)
     torch.testing.assert_close(found.action_logits, logits, atol=1e-4, rtol=1e-4)
     drawn = {"none": 0, "single": 1, "every": steps}[return_tokens]
     assert len(found.return_logits) == drawn
@@ -121,7 +125,7 @@ def test_decision(stem, return_tokens, steps):
     torch.testing.assert_close(found.returns[:, :drawn], returns, check_dtype=False)
     assert (found.returns[:, drawn:] == 0).all()
     # The same returns, given.
-    given = decide(model, *inputs, found.returns)
+    given = decided(model, *inputs, found.returns)
     torch.testing.assert_close(given.action_logits, logits, atol=1e-4, rtol=1e-4)
 
 
@@ -139,7 +143,7 @@ def test_each_token_is_computed_once(return_tokens, tokens):
 
     model.blocks[0].mlp_input.register_forward_pre_hook(count("wide"))
     model.blocks[-1].mlp_input.register_forward_pre_hook(count("last"))
-    decide(model, *window(), unlikely)
+    decided(model, *window(), unlikely)
     # Of 4 * 39 tokens, less the last action and reward, and less two hidden returns.
     assert computed["wide"] == tokens
     # In the last layer: what returns and the action are read from.
@@ -152,7 +156,7 @@ def test_bf16_agrees(stem):
     model, plain = models(stem, "single", scale=1)
     half = copy.deepcopy(model).bfloat16()
     expected = plain.decide(*window(), unlikely)
-    found = decide(half, *window(), lambda logits: unlikely(expected[1][:, 0]))
+    found = decided(half, *window(), lambda logits: unlikely(expected[1][:, 0]))
     assert found.action_logits.dtype == torch.bfloat16
     for ours, theirs in [
         (found.action_logits, expected[0]),
