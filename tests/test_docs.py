@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mgdt_agents import load_agent
+from mgdt_agents import load_agent, make_agent
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_envs import AtariProtocol
 
@@ -59,6 +59,7 @@ def folder(tmp_path, breakout_store, readable_store, dqn_zip, monkeypatch):
     shutil.copytree(readable_store, tmp_path / "replay" / "Pong")
     shutil.copy(dqn_zip, tmp_path / "model.zip")
     load_agent("dt", device="cpu").save(tmp_path / "runs" / "dt-small")
+    make_agent("dt", size="tiny", device="cpu").save(tmp_path / "runs" / "dt-paper")
     for name in ("bc", "dt"):
         write_results(tmp_path / "results" / name)
     monkeypatch.chdir(tmp_path)
@@ -93,7 +94,6 @@ def test_blocks_are_found():
     assert sum(len(blocks_of(page)) for page in PAGES) >= 10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda p: p.stem)
 def test_page(page, folder):
     names = {}
