@@ -60,9 +60,9 @@ class BenchArguments:
     """
 
     agents: Names
-    """Bundled agents (dt, bc, bc-weighted, bc-filtered, cql, impala), random, folders of agents,
-    zips of stable-baselines3, or agents of the Hugging Face Hub (hf://user/name). Settings of how
-    one acts may follow, in place of the saved ones: dt:kappa=30:action_temperature=1,
+    """Bundled agents (dt, dtq, bc, bc-weighted, bc-filtered, cql, impala), random, folders of
+    agents, zips of stable-baselines3, or agents of the Hugging Face Hub (hf://user/name). Settings
+    of how one acts may follow, in place of the saved ones: dt:kappa=30:action_temperature=1,
     dt:rule=BestOfSamples."""
     games: Games = ()
     """Games or suites; by default those that the bundled dt, bc and cql learned."""

@@ -33,7 +33,7 @@ class PlayArguments:
     """
 
     agent: str = "dt"
-    """A bundled agent (dt, bc, bc-weighted, bc-filtered, cql, impala), random, a folder of an
+    """A bundled agent (dt, dtq, bc, bc-weighted, bc-filtered, cql, impala), random, a folder of an
     agent, a zip of stable-baselines3, or an agent of the Hugging Face Hub (hf://user/name)."""
     games: Games = ()
     """Games or suites; by default those that the agent was trained on."""

@@ -26,7 +26,7 @@ class TraceArguments:
     """
 
     agent: str
-    """A bundled agent (dt, bc, bc-weighted, bc-filtered, cql, impala), random, a folder of an
+    """A bundled agent (dt, dtq, bc, bc-weighted, bc-filtered, cql, impala), random, a folder of an
     agent, a zip of stable-baselines3, or an agent of the Hugging Face Hub (hf://user/name). It
     plays under the rules it was trained under."""
     games: Games = ("bundled",)

@@ -12,7 +12,7 @@ IMPALA_GAMES = ("Breakout", "CrazyClimber", "Pong", "SpaceInvaders")
 
 
 def test_the_agents_are_there() -> None:
-    assert bundled_agents() == ("bc", "bc-filtered", "bc-weighted", "cql", "dt", "impala")
+    assert bundled_agents() == ("bc", "bc-filtered", "bc-weighted", "cql", "dt", "dtq", "impala")
     assert sum(path.stat().st_size for path in PRETRAINED.rglob("*")) < 16e6
 
 
