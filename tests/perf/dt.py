@@ -45,8 +45,8 @@ def _models(size: str) -> tuple[DecisionTransformer, PlainDecisionTransformer]:
 def _decide(
     model: DecisionTransformer, window: Window, returns: Callable[[Tensor], Tensor]
 ) -> Decision:
-    frames, *others = window
-    return decide(model, model.stem(frames), *others, returns)
+    frames, actions, rewards = window
+    return decide(model, model.stem(frames), actions, rewards, returns)
 
 
 def _likeliest(logits: Tensor) -> Tensor:
