@@ -1,11 +1,12 @@
 """The arguments of the commands: their forms, and how they are read."""
 
 import dataclasses
+import glob
 import platform
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,9 @@ from tyro.constructors import (
 
 from mgdt_agents.acting_settings import split_settings
 from mgdt_envs.errors import InvalidArgument
+
+SEED_MARK = "{seed}"
+"""In the path of a training run, what becomes each of --seeds."""
 
 
 def parse_number(text: str) -> int:
@@ -85,9 +89,34 @@ def _several(metavar: str, kind: type = str) -> PrimitiveConstructorSpec:
 
 def _split_at_commas(text: str) -> list[str]:
     """Return the parts of `text`, unless it is the name of a file that has commas."""
-    if "," in text and Path(split_settings(text)[0]).exists():
-        return [text]
+    if "," in text:
+        pattern = glob.escape(split_settings(text)[0]).replace(SEED_MARK, "*")
+        if next(glob.iglob(pattern), None):
+            return [text]
     return [name for part in text.split(",") if (name := part.strip())]
+
+
+def training_runs(names: Sequence[str], seeds: Sequence[str]) -> dict[str, list[str]]:
+    """Return the paths of the training runs of each name; `{seed}` in it becomes each seed.
+
+    Raises:
+        ValueError: if two names or two runs are the same, or seeds and `{seed}` do not go together.
+    """
+    paths: dict[str, list[str]] = {}
+    for name in names:
+        if name in paths:
+            raise InvalidArgument(f"{name!r} is named twice; once is enough.")
+        if SEED_MARK in name and not seeds:
+            raise InvalidArgument(f"{name!r} has {SEED_MARK}: name the training runs by --seeds.")
+        runs = [name.replace(SEED_MARK, seed) for seed in seeds] if SEED_MARK in name else [name]
+        if len(set(runs)) < len(runs):
+            raise InvalidArgument(f"--seeds names a training run twice: {', '.join(seeds)}.")
+        paths[name] = runs
+    if seeds and not any(SEED_MARK in name for name in names):
+        raise InvalidArgument(
+            f"--seeds needs a path that has {SEED_MARK}, such as runs/dt-{SEED_MARK}."
+        )
+    return paths
 
 
 Names = Annotated[tuple[str, ...], _several("NAME")]

@@ -16,7 +16,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines, results_table
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.evaluation.workers import play_in_processes
-from mgdt_cli.arguments import Games, Names, parse
+from mgdt_cli.arguments import Games, Names, parse, training_runs
 from mgdt_cli.bench_results import (
     CompareArguments,
     ImportScoresArguments,
@@ -48,7 +48,6 @@ from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
 from mgdt_envs.protocol import as_protocol
 from mgdt_envs.seeds import BENCHMARK_SEED, BENCHMARK_SEEDS
 
-SEED_MARK = "{seed}"
 """In the path of an agent, in the place of each of its training runs."""
 
 
@@ -126,7 +125,9 @@ def bench(arguments: BenchArguments) -> None:
         FileExistsError: if the output folder has other results, which would be lost.
     """
     config = config_of(arguments)
-    paths = paths_of(arguments.agents, arguments.seeds)
+    if not arguments.agents:
+        raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
+    paths = training_runs(arguments.agents, arguments.seeds)
     agents = {
         name: [load_agent(path, device=arguments.device) for path in runs]
         for name, runs in paths.items()
@@ -195,31 +196,6 @@ def config_of(arguments: BenchArguments) -> BenchmarkConfig:
         idle_steps=arguments.idle_steps,
         batch_size=arguments.batch_size,
     )
-
-
-def paths_of(agents: Sequence[str], seeds: Sequence[str]) -> dict[str, list[str]]:
-    """Return the training runs of each agent, by the agent's name in the table.
-
-    Raises:
-        ValueError: if there is no agent, two share a name, or seeds and {seed} do not go together.
-    """
-    if not agents:
-        raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
-    paths: dict[str, list[str]] = {}
-    for name in agents:
-        if name in paths:
-            raise InvalidArgument(f"The agent {name!r} is named twice; each may play once.")
-        if SEED_MARK in name and not seeds:
-            raise InvalidArgument(f"{name!r} has {SEED_MARK}: name the training runs by --seeds.")
-        runs = [name.replace(SEED_MARK, seed) for seed in seeds] if SEED_MARK in name else [name]
-        if len(set(runs)) < len(runs):
-            raise InvalidArgument(f"--seeds names a training run twice: {', '.join(seeds)}.")
-        paths[name] = runs
-    if seeds and not any(SEED_MARK in name for name in agents):
-        raise InvalidArgument(
-            f"--seeds needs an agent whose path has {SEED_MARK}, such as runs/dt-{SEED_MARK}."
-        )
-    return paths
 
 
 def _play(

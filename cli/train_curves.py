@@ -4,16 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import tyro
 from rich.table import Table
 
 from mgdt_agents.evaluation.figures import legend_label
 from mgdt_agents.number_text import number_text
 from mgdt_agents.training.metrics import LOG, Curve, read_curves
-from mgdt_cli.arguments import Names, Paths
+from mgdt_cli.arguments import Names, training_runs
 from mgdt_cli.console import check_plot, draw_panels, print_table, say
+from mgdt_envs.aggregates import interval_over_runs
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -28,16 +30,31 @@ class CurvesArguments:
     Examples:
         mgdt-train curves runs/dt-small runs/bc-small
         mgdt-train curves runs/* --figures heldout_loss,score/Pong --plot curves.png
+        mgdt-train curves runs/dt-{seed} runs/bc-{seed} --seeds 0,1,2
     """
 
     command: tyro.conf.Positional[Literal["curves"]]
     """What to do."""
-    runs: tyro.conf.Positional[Paths]
+    runs: tyro.conf.Positional[Names]
     """Folders of trainings."""
+    seeds: Names = ()
+    """Training runs of one agent, which are one line: {seed} in its path becomes each. The line is
+    their mean, with its 95 % bootstrap interval over the runs."""
     figures: Names = DEFAULT_FIGURES
     """Figures of the log; those that no run has are left out of the default."""
     plot: Path | None = None
     """Picture to draw, too, such as curves.png (pip install 'mgdt[plot]')."""
+
+
+class MeanCurve(NamedTuple):
+    """A figure of one training run or several."""
+
+    steps: list[int]
+    means: list[float]
+    lows: list[float]
+    """Lower ends of the intervals over runs; NaN for one run."""
+    highs: list[float]
+    """Upper ends."""
 
 
 def draw_curves(arguments: CurvesArguments) -> None:
@@ -50,10 +67,14 @@ def draw_curves(arguments: CurvesArguments) -> None:
         raise InvalidArgument("Expected at least one folder of a training, got none.")
     if arguments.plot:
         check_plot(arguments.plot)
-    for log in (path / LOG for path in arguments.runs):
+    paths = training_runs(arguments.runs, arguments.seeds)
+    for log in (Path(path) / LOG for runs in paths.values() for path in runs):
         if not log.exists():
             raise InvalidArgument(f"Expected the folder of a training, and {log} is missing.")
-    runs = {str(path): read_curves(path) for path in arguments.runs}
+    runs = {
+        name: mean_curves([read_curves(Path(path)) for path in its_runs])
+        for name, its_runs in paths.items()
+    }
     known = list(dict.fromkeys(name for curves in runs.values() for name in curves))
     figures = [name for name in arguments.figures if name in known]
     if arguments.figures != DEFAULT_FIGURES:
@@ -74,19 +95,36 @@ def draw_curves(arguments: CurvesArguments) -> None:
         say(f"Drew {arguments.plot}.")
 
 
-def print_figure(name: str, curves: dict[str, Curve]) -> None:
+def mean_curves(runs: Sequence[dict[str, Curve]]) -> dict[str, MeanCurve]:
+    """Return the mean of the runs' curves by figure, at the steps that all of them logged."""
+    curves = {}
+    for name in runs[0]:
+        by_step = [
+            dict(zip(*curves_of_run.get(name, ((), ())), strict=True)) for curves_of_run in runs
+        ]
+        steps = [step for step in by_step[0] if all(step in values for values in by_step)]
+        if steps:
+            values = np.array([[values[step] for step in steps] for values in by_step])
+            ends = interval_over_runs(lambda samples: samples.mean(-2), values)
+            curves[name] = MeanCurve(steps, values.mean(0).tolist(), *ends.tolist())
+    return curves
+
+
+def print_figure(name: str, curves: dict[str, MeanCurve]) -> None:
     """Print a table with a line for each run, all on one scale."""
-    low = min(min(values) for _, values in curves.values())
-    high = max(max(values) for _, values in curves.values())
+    low = min(min(curve.means) for curve in curves.values())
+    high = max(max(curve.means) for curve in curves.values())
     title = f"{name}: {_text(low)} to {_text(high)}"
     table = Table(title=title, box=None, title_justify="left")
     for column in ("Run", "Curve"):
         table.add_column(column, overflow="fold")
     for column in ("Steps", "First", "Last", "Least", "Most"):
         table.add_column(column, justify="right")
-    for run, (steps, values) in curves.items():
-        ends = (values[0], values[-1], min(values), max(values))
-        table.add_row(run, sparkline(values, low, high), f"{steps[-1]:,}", *map(_text, ends))
+    for run, (steps, means, lows, highs) in curves.items():
+        interval = f" [{_text(lows[-1])}, {_text(highs[-1])}]" * math.isfinite(lows[-1])
+        first, last, least, most = map(_text, (means[0], means[-1], min(means), max(means)))
+        bars = sparkline(means, low, high)
+        table.add_row(run, bars, f"{steps[-1]:,}", first, last + interval, least, most)
     print_table(table)
 
 
@@ -106,13 +144,17 @@ def sparkline(values: Sequence[float], low: float, high: float, width: int = 24)
     return bars
 
 
-def plot_figures(figures: Sequence[str], runs: dict[str, dict[str, Curve]], path: Path) -> None:
+def plot_figures(figures: Sequence[str], runs: dict[str, dict[str, MeanCurve]], path: Path) -> None:
     """Draw a panel for each figure, with a line for each run."""
 
     def draw(axes: Any, name: str) -> None:
         axes.set(xlabel="gradient steps", ylabel=name)
         for run, curves in runs.items():
             if name in curves:
-                axes.plot(*curves[name], label=legend_label(run))
+                steps, means, lows, highs = curves[name]
+                (line,) = axes.plot(steps, means, label=legend_label(run))
+                axes.fill_between(
+                    steps, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0
+                )
 
     draw_panels(path, figures, draw)

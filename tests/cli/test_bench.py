@@ -109,6 +109,15 @@ def test_a_sweep_s_run_with_a_setting(run, played, tmp_path):
     assert agents[f"{path}:kappa=3"][0].rule.kappa == 3
 
 
+def test_sweep_s_runs_of_several_seeds(run, played, tmp_path):
+    for seed in (0, 1):
+        make_agent("dt", "tiny").save(tmp_path / f"agent=dt,seed={seed}")
+    path = f"{tmp_path}/agent=dt,seed={{seed}}"
+    run("--agents", path, "--seeds", "0,1", "--no-report", "--output", tmp_path / "results")
+    ((agents, _),) = played
+    assert [len(runs) for runs in agents.values()] == [2]
+
+
 def test_defaults(run, monkeypatch, played, tmp_path):
     monkeypatch.chdir(tmp_path)
     run("--agents", "random")
@@ -230,7 +239,7 @@ def test_interrupt_keeps_what_was_played(run, refused, monkeypatch, tmp_path):
         (["--agents", "random", "--seed", "-1"], ["--seed must be at least 0"]),
         (["--agents", "random", "--video-seconds", "-1"], ["at least 0 and finite, got -1.0"]),
         (["--agents", "random,random"], ["'random' is named twice"]),
-        (["--agents", "random", "--seeds", "0,1"], ["needs an agent whose path has {seed}"]),
+        (["--agents", "random", "--seeds", "0,1"], ["needs a path that has {seed}"]),
         (["--agents", "runs/dt-{seed}"], ["name the training runs by --seeds"]),
         (["--agents", "runs/dt-{seed}", "--seeds", "0,0"], ["a training run twice"]),
         (["--agents", "random", "--protocol", "atari"], ["mgdt_release"]),

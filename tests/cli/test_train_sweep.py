@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mgdt_cli import train, train_curves, train_sweep
@@ -171,6 +172,38 @@ def test_curves(run, runs, capsys):
     assert "loss: 1" not in capsys.readouterr().out
 
 
+def test_runs_of_several_seeds_are_one_line(run, refused, tmp_path, capsys):
+    for seed in range(3):
+        folder = tmp_path / f"agent=dt,seed={seed}"
+        folder.mkdir()
+        # The last run is a step behind.
+        lines = [{"step": step, "loss": 1.0 + seed * step} for step in (1, 2, 3)[: 3 - seed // 2]]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = tmp_path / "agent=dt,seed={seed}"
+    run("curves", path, "--seeds", "0,1,2")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "loss: 2 to 3" in printed  # 1 + the mean of 0, 1, 2 times the step
+    assert (
+        " 2 2 3 [1, 5] 2 3" in printed
+    )  # the bootstrap of three reaches from the least to the most
+    assert "name the training runs by --seeds" in refused("curves", path)
+    assert "needs a path that has {seed}" in refused("curves", tmp_path, "--seeds", "0,1")
+    error = refused("curves", path, "--seeds", "0,3")
+    assert f"{tmp_path / 'agent=dt,seed=3' / 'metrics.jsonl'} is missing" in error
+
+
+def test_interval_over_runs_of_a_curve():
+    random = np.random.default_rng(0)
+    values = random.normal(size=(5, 2))
+    runs = [{"loss": ([10, 20], row.tolist())} for row in values]
+    curve = train_curves.mean_curves(runs)["loss"]
+    assert curve.steps == [10, 20]
+    np.testing.assert_allclose(curve.means, values.mean(0))
+    draws = values[random.integers(5, size=(20_000, 5))].mean(1)
+    expected = np.percentile(draws, [2.5, 97.5], axis=0)
+    np.testing.assert_allclose([curve.lows, curve.highs], expected, atol=0.05)
+
+
 def test_curve_of_play_before_the_first_episode_ends(run, tmp_path, capsys):
     lines = [{"step": 8, "mean_return": None}, {"step": 16, "mean_return": 1.5}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -210,8 +243,8 @@ def test_picture_of_curves(run, refused, runs, tmp_path):
 def test_legend_has_names_that_begin_with_an_underscore(monkeypatch, tmp_path):
     axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
     monkeypatch.setattr(train_curves, "draw_panels", lambda path, names, draw: draw(axes, "loss"))
-    curve = {"loss": ([1, 2], [2.0, 1.0])}
-    train_curves.plot_figures(["loss"], {"_a": curve, "b": curve}, tmp_path / "curves.png")
+    curves = train_curves.mean_curves([{"loss": ([1, 2], [2.0, 1.0])}])
+    train_curves.plot_figures(["loss"], {"_a": curves, "b": curves}, tmp_path / "curves.png")
     texts = [text.get_text().strip() for text in axes.legend().get_texts()]
     assert texts == ["_a", "b"]
 
