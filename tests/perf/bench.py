@@ -8,6 +8,7 @@ have made their emulators before, as a benchmark has when its second agent plays
 from functools import partial
 
 import numpy as np
+import torch
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.benchmark import finished
@@ -48,7 +49,13 @@ def _random() -> Figure:
 
 
 def _agent(name: str) -> Figure:
-    """Return how fast an agent plays, over how fast it decides at the same size of the batch."""
+    """Return how fast an agent plays, over how fast it decides at the same size of the batch.
+
+    One thread decides on either side: what is asked is whether emulators play meanwhile, where
+    there is a second core for them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     agent = load_agent(name, device="cpu")
     num_envs = EPISODES * len(GAMES)
     frames = np.random.default_rng(0).integers(256, size=(num_envs, 4, 84, 84), dtype=np.uint8)
@@ -65,7 +72,8 @@ def _agent(name: str) -> Figure:
             _, state = agent.predict(frames, state, reward=np.zeros(num_envs))
 
     value = ratio(play, decide, rounds=ROUNDS)
-    return Figure(value, "x", f"its predict alone, batch {num_envs}")
+    torch.set_num_threads(threads)
+    return Figure(value, "x", f"its predict alone, one thread, batch {num_envs}")
 
 
 def measure() -> dict[str, Figure]:

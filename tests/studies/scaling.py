@@ -2,9 +2,11 @@
 
 `python -m tests.studies.scaling RUN... --replay replay/* --unseen replay/BeamRider` measures the
 cross-entropy of actions of each run's agent on the same windows: of the episodes that the training
-held out, and of games that it never saw, good episodes as often as in training. It fits E + A /
-N^alpha to those of the training's games, N being the parameters, and says how far the largest run
-is from what the smaller ones predict. Intervals are of windows drawn anew, not of training runs.
+held out, good ones as often as in training; and of games that it never saw, all play alike. It fits
+E + A / N^alpha to those of the training's games, N being the parameters, and says how far the
+largest run is from what the smaller ones predict. `--tuned` names runs of the same folder names
+that were fine-tuned to the games never seen, `--results` what the agents scored. Intervals are of
+windows drawn anew, or of episodes, not of training runs.
 """
 
 import argparse
@@ -13,16 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from mgdt_agents import load_agent
+from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.evaluation.results import Aggregate, Results
+from mgdt_agents.markdown import markdown_table
 from mgdt_agents.replay import ReplayStore, WindowSampler
+from mgdt_agents.training import TrainingConfig
+from mgdt_agents.training.plan import cost_of
 
 BATCH_SIZE = 64
 DRAWS = 1000  # of the bootstrap
+TUNED_HELDOUT = 0.92  # of a game never seen; docs/experiment/transfer.json learns from the rest
 
 Losses = NDArray[np.float64]
 """`(runs, games, batches)`, mean cross-entropies of actions, in nats."""
@@ -93,42 +102,131 @@ def interval(values: NDArray[np.float64]) -> str:
     return f"[{low:.3f}, {high:.3f}]"
 
 
+def with_interval(losses: Losses) -> list[str]:
+    """Return each run's mean loss and its interval, as text."""
+    ends = drawn_anew(losses).T
+    means = losses.mean((1, 2))
+    return [f"{mean:.3f} {interval(values)}" for mean, values in zip(means, ends, strict=True)]
+
+
+def iqms(paths: list[Path], runs: list[Path]) -> dict[Path, Aggregate]:
+    """Return each run's IQM, human-normalized, from the results that it is in."""
+    found = {}
+    for path in paths:
+        results = Results.load(path)
+        for agent in results.agents:
+            run = Path(split_settings(agent)[0])
+            if run in runs:
+                found[run] = results.aggregates[agent, "default"]["IQM"]
+    return found
+
+
+def draw(
+    path: Path,
+    sizes: NDArray[np.float64],
+    compute: NDArray[np.float64],
+    home: Losses,
+    games: dict[str, tuple[Losses, Losses | None]],
+    scores: list[Aggregate | None],
+) -> None:
+    """Draw loss against parameters, IQM against compute, and the loss in games never seen.
+
+    Args:
+        path: of the picture.
+        sizes: parameters of each run.
+        compute: FLOP of each run's training.
+        home: losses on held-out episodes of the training's games.
+        games: losses in each game never seen, before and after fine-tuning.
+        scores: of each run.
+    """
+    panels = 1 + any(scores) + bool(games)
+    figure = Figure(figsize=(4.5 * panels, 4), dpi=90, layout="constrained")
+    axes, *others = figure.subplots(1, panels, squeeze=False)[0]
+    law, line = fitted(sizes, home.mean((1, 2))), np.geomspace(sizes[0], sizes[-1], 50)
+    axes.plot(line, [predicted(law, size) for size in line], color="gray", label="E + A / N^alpha")
+    with_intervals(axes, sizes, home, "o", "held-out episodes")
+    axes.set(xlabel="parameters", ylabel="cross-entropy of actions (nats)")
+    if any(scores):
+        panel, *others = others
+        played = [(x, score) for x, score in zip(compute, scores, strict=True) if score]
+        values = [score.value for _, score in played]
+        ends = np.transpose([score.interval or (score.value,) * 2 for _, score in played])
+        panel.errorbar([x for x, _ in played], values, abs(ends - values), fmt="o", label="IQM")
+        panel.set(xlabel="training compute (FLOP)", ylabel="human-normalized score")
+    for game, (before, after) in games.items():
+        with_intervals(others[0], sizes, before, "s--", f"{game}, never seen")
+        if after is not None:
+            with_intervals(others[0], sizes, after, "^--", f"{game}, fine-tuned")
+        others[0].set(xlabel="parameters", ylabel="cross-entropy of actions (nats)")
+    for panel in figure.axes:
+        panel.set_xscale("log")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def with_intervals(
+    axes: Axes, sizes: NDArray[np.float64], losses: Losses, style: str, label: str
+) -> None:
+    """Draw mean losses and their intervals."""
+    means = losses.mean((1, 2))
+    low, high = np.percentile(drawn_anew(losses), [2.5, 97.5], axis=0)
+    axes.errorbar(sizes, means, [means - low, high - means], fmt=style, label=label)
+
+
 def main() -> None:
     """Measure, print the tables, and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of mgdt-train --agent dt")
     parser.add_argument("--replay", nargs="+", type=Path, required=True)
     parser.add_argument("--unseen", nargs="*", type=Path, default=[], help="stores of other games")
+    parser.add_argument("--tuned", nargs="*", type=Path, default=[], help="runs fine-tuned to them")
+    parser.add_argument("--results", nargs="*", type=Path, default=[], help="results.json of runs")
     parser.add_argument("--batches", type=int, default=16, help="of 64 windows, of each game")
     parser.add_argument("--output", type=Path, default=Path("docs/scaling.png"))
     arguments = parser.parse_args()
-    parameters, at_home, away = [], [], []
+    batches, tuned = arguments.batches, {path.name: path for path in arguments.tuned}
+    rows = []
     for run in arguments.runs:
         agent = load_agent(run, device="cpu")
         assert isinstance(agent, DecisionTransformerAgent), f"{run} is not a dt"
         settings = json.loads((run / "training.json").read_text())["training"]
+        cost = cost_of(DecisionTransformerAgent, agent.config, TrainingConfig())
+        windows = settings["steps"] * settings["batch_size"]
         heldout, weighting = settings["heldout_fraction"], settings["return_weighting"]
-        parameters.append(sum(p.numel() for p in agent.model.parameters()))
-        batches = arguments.batches
-        at_home.append(action_losses(agent, arguments.replay, heldout, weighting, batches))
-        away.append(action_losses(agent, arguments.unseen, 0.0, weighting, batches))
-    order = np.argsort(parameters)
-    sizes = np.array(parameters, float)[order]
-    home, unseen = np.array(at_home)[order], np.array(away)[order]
-    means, draws = home.mean((1, 2)), drawn_anew(home)
+        home = action_losses(agent, arguments.replay, heldout, weighting, batches)
+        # All play alike of what the fine-tuning does not learn from, before and after it.
+        before = action_losses(agent, arguments.unseen, TUNED_HELDOUT, 0.0, batches)
+        after = None
+        if tuned:
+            tuned_agent = load_agent(tuned[run.name], device="cpu")
+            assert isinstance(tuned_agent, DecisionTransformerAgent), f"{run} is not a dt"
+            after = action_losses(tuned_agent, arguments.unseen, TUNED_HELDOUT, 0.0, batches)
+        rows.append((run, cost.parameters, cost.flop * windows, home, before, after))
+    rows.sort(key=lambda row: row[1])
+    runs, parameters, flop, homes, befores, afters = zip(*rows, strict=True)
+    sizes, compute, home = np.array(parameters, float), np.array(flop, float), np.array(homes)
+    found = iqms(arguments.results, list(runs))
+    scores = [found.get(run) for run in runs]
+    games: dict[str, tuple[Losses, Losses | None]] = {}
+    for number, path in enumerate(arguments.unseen):
+        after = np.array(afters)[:, [number]] if tuned else None
+        games[path.name] = np.array(befores)[:, [number]], after
 
-    print(
-        "| parameters | held-out episodes | " + " | ".join(p.name for p in arguments.unseen) + " |"
-    )
-    print("|---" * (2 + len(arguments.unseen)) + "|")
-    for number, size in enumerate(sizes):
-        cells = [f"{size / 1e6:.2f}M", f"{means[number]:.3f} {interval(draws[:, number])}"]
-        for game in range(len(arguments.unseen)):
-            alone = drawn_anew(unseen[:, [game]])[:, number]
-            cells.append(f"{unseen[number, game].mean():.3f} {interval(alone)}")
-        print(f"| {' | '.join(cells)} |")
-    law = fitted(sizes, means)
-    laws = np.array([fitted(sizes, losses) for losses in draws])
+    columns: dict[str, list[str]] = {
+        "parameters": [f"{size / 1e6:.2f}M" for size in sizes],
+        "PFLOP": [f"{value / 1e15:.2f}" for value in compute],
+        "held-out episodes": with_interval(home),
+    }
+    for name, (before, after) in games.items():
+        columns[f"{name}, never seen"] = with_interval(before)
+        if after is not None:
+            columns[f"{name}, fine-tuned"] = with_interval(after)
+    if found:
+        columns["IQM"] = [f"{it.value:.2f} {it.interval}" if it else "" for it in scores]
+    print(markdown_table(list(columns), list(zip(*columns.values(), strict=True))))
+    means, draws = home.mean((1, 2)), drawn_anew(home)
+    law, laws = fitted(sizes, means), np.array([fitted(sizes, losses) for losses in draws])
     for name, value, values in zip(("E", "A", "alpha"), law, laws.T, strict=True):
         print(f"{name} {value:.3f} {interval(values)}")
     expected = predicted(fitted(sizes[:-1], means[:-1]), sizes[-1])
@@ -136,20 +234,7 @@ def main() -> None:
         f"The largest, predicted from the others: {expected:.3f}; measured: {means[-1]:.3f}, "
         f"{means[-1] - expected:+.3f}"
     )
-
-    figure = Figure(figsize=(9, 4), dpi=90, layout="constrained")
-    axes, *beside = figure.subplots(1, 2 if arguments.unseen else 1, squeeze=False)[0]
-    line = np.geomspace(sizes[0], sizes[-1], 50)
-    axes.plot(line, [predicted(law, size) for size in line], color="gray", label="E + A / N^alpha")
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    axes.errorbar(sizes, means, [means - low, high - means], fmt="o", label="held-out episodes")
-    for game, path in enumerate(arguments.unseen):
-        beside[0].plot(sizes, unseen[:, game].mean(-1), "s--", label=f"{path.name}, never seen")
-    for panel in (axes, *beside):
-        panel.set(xscale="log", xlabel="parameters", ylabel="cross-entropy of actions (nats)")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend()
-    figure.savefig(arguments.output, metadata={"Software": None})
+    draw(arguments.output, sizes, compute, home, games, scores)
 
 
 if __name__ == "__main__":
