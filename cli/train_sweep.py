@@ -28,7 +28,8 @@ class SweepArguments:
     """Train several agents, one after the other or some at once, and print a table of them.
 
     The file is JSON. "common" holds options of all runs, "grid" lists of values of which every
-    combination is a run, "runs" a list of runs, each with its own options:
+    combination is a run, "runs" a list of runs, each with its own options, and a "name" if its
+    folder is not to be named by them:
 
         {"common": {"agent": "dt", "replay": "replay/Pong", "steps": "10k"},
          "grid": {"size": ["small", "2m"], "seed": [0, 1]}}
@@ -72,6 +73,8 @@ def start_sweep(arguments: SweepArguments) -> None:
 def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
     """Return the options of each run by its name, which says what is not the same in all.
 
+    A run's "name" stands for its own options there.
+
     Raises:
         ValueError: if the file is not one of a sweep.
     """
@@ -87,11 +90,15 @@ def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise InvalidArgument(f"Expected a list of values for each option of grid, got {grid}.")
     runs = {}
-    for own in content.get("runs", [{}]):
+    for run in content.get("runs", [{}]):
+        own = {key: value for key, value in run.items() if key != "name"}
+        named = [str(run["name"])] if "name" in run else _pairs(own)
         for values in itertools.product(*grid.values()):
-            special = {**own, **dict(zip(grid, values, strict=True))}
-            name = ",".join(f"{key}={_text(value)}" for key, value in special.items()) or "run"
-            name = name.replace("/", "_")
+            varied = dict(zip(grid, values, strict=True))
+            special = {**own, **varied}
+            name = (",".join([*named, *_pairs(varied)]) or "run").replace("/", "_")
+            if name.startswith("."):
+                raise InvalidArgument(f"A run's name may not begin with a dot, got {name!r}.")
             if name in runs:
                 raise InvalidArgument(f"{path} has the run {name} twice.")
             runs[name] = {**common, **special}
@@ -107,6 +114,10 @@ def command_of(options: Mapping[str, Any], output: Path) -> list[str]:
             values = value if isinstance(value, list) else [value]
             command += [] if value is True else map(str, values)
     return [*command, "--output", str(output)]
+
+
+def _pairs(options: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_text(value)}" for key, value in options.items()]
 
 
 def _text(value: Any) -> str:

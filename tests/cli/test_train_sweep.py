@@ -66,6 +66,15 @@ def test_runs_with_options_of_their_own(tmp_path):
     ]
 
 
+def test_a_run_s_name_stands_for_its_options(tmp_path):
+    path = tmp_path / "study.json"
+    runs = [{"name": "new", "agent": "dt", "size": "small"}, {"agent": "bc"}]
+    path.write_text(json.dumps({"runs": runs, "grid": {"seed": [0, 1]}}))
+    found = read_sweep(path)
+    assert list(found) == ["new,seed=0", "new,seed=1", "agent=bc,seed=0", "agent=bc,seed=1"]
+    assert found["new,seed=1"] == {"agent": "dt", "size": "small", "seed": 1}
+
+
 @pytest.mark.slow
 def test_sweep_trains_all_it_can_and_resumes(run, refused, sweep, tmp_path, capsys):
     arguments = ["--sweep", sweep, "--at-once", 2, "--output", tmp_path / "out"]
@@ -132,6 +141,8 @@ def test_run_keeps_to_its_cores(tmp_path):
         ('{"grids": {}}', "Expected common, grid and runs"),
         ('{"grid": {"seed": 3}}', "Expected a list of values for each option of grid"),
         ('{"grid": {"seed": [1, 1]}}', "has the run seed=1 twice"),
+        ('{"runs": [{"name": "a"}, {"name": "a"}]}', "has the run a twice"),
+        ('{"runs": [{"name": "..", "agent": "dt"}]}', "may not begin with a dot, got '..'"),
         (None, "does not exist"),
     ],
 )
