@@ -1,8 +1,8 @@
 """Random play beside the published random scores: the tables of docs/random_play.md.
 
 `mgdt-bench --agents random --games atari57 --episodes 10 --output results/random` plays all games;
-`python -m tests.studies.random_play results/random` then plays those whose published score is not
-in the 95 % interval again, with other rules, and prints the tables.
+`python -m tests.studies.random_play results/random/results.json` then plays those whose published
+score is not in the 95 % interval again, with other rules, and prints the tables.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in differing:
         published, actions = game(name).random, len(game(name).minimal_actions)
-        default = results.scores("random", name)
+        (default,) = results.scores("random", name)
         own = play(name, AtariProtocol(), len(default)) if actions < 18 else None
         columns = [default, own, play(name, AS_PUBLISHED, len(default))]
         shown = ["" if scores is None else cell(scores, published) for scores in columns]
