@@ -84,11 +84,12 @@ def draw_panels(path: Path, names: Sequence[str], draw: Callable[[Any, str], Non
     """
     from matplotlib.figure import Figure  # an extra
 
-    figure = Figure(figsize=(7, 3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(10, 3 * len(names)), layout="constrained")
     for number, name in enumerate(names, 1):
         axes = figure.add_subplot(len(names), 1, number)
         draw(axes, name)
-        axes.legend(fontsize="small")
+        # Beside the panel: names of runs are long, and would hide curves.
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
