@@ -191,8 +191,9 @@ def main() -> None:
         agent = load_agent(run, device="cpu")
         assert isinstance(agent, DecisionTransformerAgent), f"{run} is not a dt"
         settings = json.loads((run / "training.json").read_text())["training"]
-        cost = cost_of(DecisionTransformerAgent, agent.config, TrainingConfig())
-        windows = settings["steps"] * settings["batch_size"]
+        steps = settings["steps"]
+        cost = cost_of(DecisionTransformerAgent, agent.config, TrainingConfig(steps=steps))
+        windows = steps * settings["batch_size"]
         heldout, weighting = settings["heldout_fraction"], settings["return_weighting"]
         home = action_losses(agent, arguments.replay, heldout, weighting, batches)
         # All play alike of what the fine-tuning does not learn from, before and after it.
