@@ -216,7 +216,7 @@ def main() -> None:
 
     columns: dict[str, list[str]] = {
         "parameters": [f"{size / 1e6:.2f}M" for size in sizes],
-        "PFLOP": [f"{value / 1e15:.2f}" for value in compute],
+        "TFLOP": [f"{value / 1e12:.0f}" for value in compute],
         "held-out episodes": with_interval(home),
     }
     for name, (before, after) in games.items():
