@@ -48,8 +48,6 @@ from mgdt_envs.errors import InvalidArgument, MissingExtra, OutputExists
 from mgdt_envs.protocol import as_protocol
 from mgdt_envs.seeds import BENCHMARK_SEED, BENCHMARK_SEEDS
 
-"""In the path of an agent, in the place of each of its training runs."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchArguments:

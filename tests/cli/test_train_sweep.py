@@ -194,9 +194,8 @@ def test_runs_of_several_seeds_are_one_line(run, refused, tmp_path, capsys):
     run("curves", path, "--seeds", "0,1,2")
     printed = " ".join(capsys.readouterr().out.split())
     assert "loss: 2 to 3" in printed  # 1 + the mean of 0, 1, 2 times the step
-    assert (
-        " 2 2 3 [1, 5] 2 3" in printed
-    )  # the bootstrap of three reaches from the least to the most
+    # The bootstrap of three reaches from the least to the most.
+    assert " 2 2 3 [1, 5] 2 3" in printed
     assert "name the training runs by --seeds" in refused("curves", path)
     assert "needs a path that has {seed}" in refused("curves", tmp_path, "--seeds", "0,1")
     error = refused("curves", path, "--seeds", "0,3")
