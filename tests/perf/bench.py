@@ -13,6 +13,7 @@ import torch
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.benchmark import finished
 from mgdt_agents.evaluation.place import Emulators
+from mgdt_agents.evaluation.report import counted
 from mgdt_agents.evaluation.rollout import rollout
 from mgdt_envs import MultiGameAtariVectorEnv
 from tests.perf.timing import Figure, ratio
@@ -48,14 +49,17 @@ def _random() -> Figure:
     return Figure(value, "x", f"bare vector environment, {num_envs} environments, as many steps")
 
 
-def _agent(name: str) -> Figure:
+def _agent(name: str, threads: int) -> Figure:
     """Return how fast an agent plays, over how fast it decides at the same size of the batch.
 
-    One thread decides on either side: what is asked is whether emulators play meanwhile, where
-    there is a second core for them.
+    With fewer threads than cores, the emulators have a core of their own, and play meanwhile.
+
+    Args:
+        name: of the agent.
+        threads: that decide, on either side.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     agent = load_agent(name, device="cpu")
     num_envs = EPISODES * len(GAMES)
     frames = np.random.default_rng(0).integers(256, size=(num_envs, 4, 84, 84), dtype=np.uint8)
@@ -72,10 +76,14 @@ def _agent(name: str) -> Figure:
             _, state = agent.predict(frames, state, reward=np.zeros(num_envs))
 
     value = ratio(play, decide, rounds=ROUNDS)
-    torch.set_num_threads(threads)
-    return Figure(value, "x", f"its predict alone, one thread, batch {num_envs}")
+    torch.set_num_threads(before)
+    return Figure(value, "x", f"its predict alone, {counted(threads, 'thread')}, batch {num_envs}")
 
 
 def measure() -> dict[str, Figure]:
     """Return the figures `bench.*`."""
-    return {"bench.random_vs_env": _random(), "bench.dt_vs_predict": _agent("dt")}
+    return {
+        "bench.random_vs_env": _random(),
+        "bench.dt_vs_predict": _agent("dt", torch.get_num_threads()),
+        "bench.dt_vs_predict_one_thread": _agent("dt", 1),
+    }
