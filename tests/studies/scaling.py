@@ -117,7 +117,7 @@ def iqms(paths: list[Path], runs: list[Path]) -> dict[Path, Aggregate]:
         for agent in results.agents:
             run = Path(split_settings(agent)[0])
             if run in runs:
-                found[run] = results.aggregates[agent, "default"]["IQM"]
+                found[run] = results.aggregates[agent, "default"]["iqm"]
     return found
 
 
@@ -224,7 +224,12 @@ def main() -> None:
         if after is not None:
             columns[f"{name}, fine-tuned"] = with_interval(after)
     if found:
-        columns["IQM"] = [f"{it.value:.2f} {it.interval}" if it else "" for it in scores]
+        columns["IQM"] = [
+            f"{it.value:.2f} [{it.interval[0]:.2f}, {it.interval[1]:.2f}]"
+            if it and it.interval
+            else ""
+            for it in scores
+        ]
     print(markdown_table(list(columns), list(zip(*columns.values(), strict=True))))
     means, draws = home.mean((1, 2)), drawn_anew(home)
     law, laws = fitted(sizes, means), np.array([fitted(sizes, losses) for losses in draws])
