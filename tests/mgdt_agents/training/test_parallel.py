@@ -1,5 +1,6 @@
 """Two processes train as one does."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from safetensors.torch import load_file
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig, train
 
-pytestmark = pytest.mark.slow
 MEASURED = {"windows_per_second", "data_wait", "memory"}
 NETWORKS: dict[str, dict] = {
     "dt": {"dropout": 0.0},
@@ -91,18 +91,9 @@ def two_processes(training, tmp_path_factory):
 
 def run_alone(kind, training, output):
     torch.manual_seed(0)
-    network = {**NETWORKS[kind]}
     agent_class = NETWORK_AGENTS[kind]
-    config = agent_class.config_class(
-        **{**{f: getattr(agent_class.presets["tiny"], f) for f in fields(agent_class)}, **network}
-    )
-    agent = agent_class(config, device="cpu")
-    train(agent, TrainingConfig(**training), output=output)
-    return agent
-
-
-def fields(agent_class):
-    return agent_class.presets["tiny"].__dataclass_fields__
+    config = dataclasses.replace(agent_class.presets["tiny"], **NETWORKS[kind])
+    train(agent_class(config, device="cpu"), TrainingConfig(**training), output=output)
 
 
 @pytest.fixture(scope="module")
