@@ -23,7 +23,7 @@ from typing import Any
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.training import TrainingConfig, parallel, train
 from mgdt_agents.training.loop import computing_dtype
-from mgdt_agents.training.plan import cost_of, peak_of
+from mgdt_agents.training.plan import cost_of, peak_of, stages_of
 from mgdt_agents.training.tracking import WandbTracker
 from mgdt_cli.arguments import parse
 from mgdt_cli.cluster import connect
@@ -142,21 +142,29 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
         say(f"Trained; `mgdt-bench --agents {output}` scores it.")
 
 
-def share_of_peak_at(agent: NetworkAgent, config: TrainingConfig) -> Callable[[float], float]:
-    """Return what gives, for windows/s, the share of what a product of matrices reaches here."""
-    flop = cost_of(type(agent), agent.config, config).flop
+def share_of_peak_at(
+    agent: NetworkAgent, config: TrainingConfig
+) -> Callable[[dict[str, Any]], float]:
+    """Return what gives, for a line of the log, the share of what a matrix product reaches here."""
+    kind, network = type(agent), agent.config
+    flop = {first: cost_of(kind, network, config, first).flop for first in stages_of(agent, config)}
     peak = parallel.world_size() * peak_of(agent.device, computing_dtype(agent.device, config))
-    return lambda windows_per_second: windows_per_second * flop / peak
+
+    def share(figures: dict[str, Any]) -> float:
+        stage = max(first for first in flop if first < figures["step"])
+        return figures["windows_per_second"] * flop[stage] / peak
+
+    return share
 
 
-def describe(figures: dict[str, Any], share_of_peak: Callable[[float], float]) -> str:
+def describe(figures: dict[str, Any], share_of_peak: Callable[[dict[str, Any]], float]) -> str:
     """Return a line of the log as a note."""
     if "windows_per_second" in figures:
         speed = figures["windows_per_second"]
         # A stage that learns no actions has no accuracy.
         accuracy = f"accuracy {figures['accuracy']:.2f}, " if "accuracy" in figures else ""
         return (
-            f"{speed:,.0f} windows/s, {share_of_peak(speed):.0%} of peak, loss "
+            f"{speed:,.0f} windows/s, {share_of_peak(figures):.0%} of peak, loss "
             f"{figures['loss']:.3f}, {accuracy}data wait {figures['data_wait']:.0%}, memory "
             f"{figures['memory'] / 2**30:.1f} GiB"
         )

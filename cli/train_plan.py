@@ -1,14 +1,16 @@
 """`mgdt-train --dry-run`: what a training would take."""
 
+import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig
-from mgdt_agents.training.plan import Cost, cost_of, seconds_of_step
+from mgdt_agents.training.plan import Cost, cost_of, seconds_of_steps, stages_of
 from mgdt_agents.training.windows import open_replay
 
 PUBLISHED = {"10m": "DT-10M", "40m": "DT-40M", "200m": "DT-200M"}
@@ -30,8 +32,15 @@ class PlanArguments:
 def print_plan(agent: NetworkAgent, config: TrainingConfig, gpus: PlanArguments) -> None:
     """Print what training `agent` takes, beside the published runs."""
     sampler = open_replay(agent, config)
-    cost = cost_of(type(agent), agent.config, config)
-    step = seconds_of_step(agent, config)
+    stages = stages_of(agent, config)
+    costs = [cost_of(type(agent), agent.config, config, first) for first in stages]
+    lengths = list(stages.values())
+    cost = dataclasses.replace(
+        costs[0],
+        flop=round(np.average([cost.flop for cost in costs], weights=lengths)),
+        window_bytes=max(cost.window_bytes for cost in costs),
+    )
+    step = np.average(seconds_of_steps(agent, config), weights=lengths)
     speed = cost.flop * config.batch_size / step  # FLOP/s of this machine
     part = config.batch_size // config.accumulate
     console = Console(highlight=False)

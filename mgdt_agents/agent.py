@@ -206,8 +206,6 @@ class NetworkAgent(Agent):
     """If it has a `frame_stack` and a `frame_size`, they must be the protocol's."""
     presets: ClassVar[dict[str, Any]]
     trained_windows: int | None = None
-    learns_in_stages: ClassVar[bool] = False
-    """Whether a gradient step may leave a part of the network alone."""
 
     def __init__(
         self,
@@ -267,6 +265,14 @@ class NetworkAgent(Agent):
 
         Where training resumes, it is called once more.
         """
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Gradient steps after which stages of training begin, the first at 0.
+
+        With more than one, a step may leave a part of the network alone.
+        """
+        return (0,)
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the networks that training must keep to be resumed."""

@@ -59,7 +59,6 @@ class TrajectoryTransformerAgent(NetworkAgent):
     kind = "tt"
     config_class = TrajectoryTransformerConfig
     presets: ClassVar[dict[str, Any]] = PRESETS
-    learns_in_stages: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -115,6 +114,11 @@ class TrajectoryTransformerAgent(NetworkAgent):
         """
         config = self.config
         return {"steps": config.context, "future": config.horizon + config.n_steps}
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The tokenizer's, and the world model's."""
+        return 0, self.config.tokenizer_steps
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the network, and the target of its world model."""

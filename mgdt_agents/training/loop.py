@@ -119,9 +119,8 @@ def prepare(agent: NetworkAgent, config: TrainingConfig) -> TrainingState:
         average = copy.deepcopy(agent.model).requires_grad_(False).eval()
     for name, network in agent.training_modules().items():
         trained = name == "model"
-        parallel.spread(
-            network, fsdp=config.fsdp, trained=trained, in_stages=agent.learns_in_stages
-        )
+        in_stages = len(agent.stages) > 1
+        parallel.spread(network, fsdp=config.fsdp, trained=trained, in_stages=in_stages)
     if average is not None:
         parallel.spread(average, fsdp=config.fsdp, trained=False)
     if config.compile:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,21 @@ class Cost:
     window_bytes: int
 
 
-def cost_of(agent_class: type[NetworkAgent], network: Any, config: TrainingConfig) -> Cost:
-    """Return what a network costs, without memory for it."""
+def stages_of(agent: NetworkAgent, config: TrainingConfig) -> dict[int, int]:
+    """Return how many gradient steps each stage of a training takes, by the step it begins at."""
+    bounds = [min(step, config.steps) for step in (*agent.stages, config.steps)]
+    return {first: last - first for first, last in pairwise(bounds) if first < last}
+
+
+def cost_of(
+    agent_class: type[NetworkAgent], network: Any, config: TrainingConfig, step: int = 0
+) -> Cost:
+    """Return what a network costs after `step` gradient steps, without memory for it."""
     with torch.device("meta"):
         agent = agent_class(network, device="meta")
     agent.model.train()
-    batch = _empty_batch(agent)
+    agent.after_step(step)
+    batch = empty_batch(agent)
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,7 +81,7 @@ def cost_of(agent_class: type[NetworkAgent], network: Any, config: TrainingConfi
     )
 
 
-def _empty_batch(agent: NetworkAgent) -> WindowBatch:
+def empty_batch(agent: NetworkAgent) -> WindowBatch:
     """Return a batch of one window of zeros."""
     side = agent.protocol.screen_size
     shape = 1, agent.windows["steps"] + agent.windows.get("future", 0)
@@ -87,23 +97,27 @@ def _empty_batch(agent: NetworkAgent) -> WindowBatch:
     )
 
 
-def seconds_of_step(agent: NetworkAgent, config: TrainingConfig, steps: int = 3) -> float:
-    """Return how long a gradient step takes here: the median of some, after one to warm up.
+def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig, steps: int = 3) -> list[float]:
+    """Return how long a gradient step of each stage takes here: the median of some.
 
-    The agent's weights are another's afterwards.
+    One more is to warm up. The agent's weights are another's afterwards.
     """
     state = prepare(agent, config)
     parts = Parts(open_replay(agent, config), config.batch_size, config.accumulate)
-    batches = parts_of(parts, range(steps + 1), workers=0)
     agent.model.train()
-    times = []
-    for step in range(steps + 1):
-        started = time.perf_counter()
-        gradient_step(state, config, step, parts, batches)
-        if agent.device.type == "cuda":
-            torch.cuda.synchronize(agent.device)
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[1:]))
+    medians = []
+    for first in stages_of(agent, config):
+        agent.after_step(first)
+        batches = parts_of(parts, range(first, first + steps + 1), workers=0)
+        times = []
+        for step in range(first, first + steps + 1):
+            started = time.perf_counter()
+            gradient_step(state, config, step, parts, batches)
+            if agent.device.type == "cuda":
+                torch.cuda.synchronize(agent.device)
+            times.append(time.perf_counter() - started)
+        medians.append(float(np.median(times[1:])))
+    return medians
 
 
 def peak_of(device: torch.device, dtype: torch.dtype) -> float:

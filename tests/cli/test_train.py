@@ -136,6 +136,8 @@ def test_signals_save_and_say_how_to_resume(
     taken = []
 
     def after_step(self, step):
+        if self.device.type == "meta":  # one whose operations are counted
+            return
         taken.append(step)
         if taken == [0, 1]:
             os.kill(os.getpid(), number)

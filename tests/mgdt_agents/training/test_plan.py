@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgdt_agents import make_agent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.training import TrainingConfig
-from mgdt_agents.training.plan import cost_of, peak_of, seconds_of_step
+from mgdt_agents.training.plan import cost_of, empty_batch, peak_of, seconds_of_steps, stages_of
 
 CONFIG = TrainingConfig(steps=1)
 
@@ -46,10 +47,37 @@ def test_operations_and_memory_grow_with_the_network():
         assert third - second == second - first > 0
 
 
-def test_seconds_of_step(readable_store):
+def test_stages():
+    agent = make_agent("tt", "tiny", device="cpu")  # its tokenizer learns for 2 steps
+    for steps, expected in [(1, {0: 1}), (2, {0: 2}), (5, {0: 2, 2: 3})]:
+        assert stages_of(agent, TrainingConfig(steps=steps)) == expected
+    without = dataclasses.replace(agent.config, tokenizer_steps=0)
+    assert stages_of(make_agent("tt", without, device="cpu"), TrainingConfig(steps=5)) == {0: 5}
+    assert stages_of(make_agent("dt", "tiny", device="cpu"), TrainingConfig(steps=5)) == {0: 5}
+
+
+def test_operations_are_those_of_the_stage():
+    with torch.device("meta"):
+        agent = TrajectoryTransformerAgent("tiny", device="meta")
+    agent.model.train()
+    begin = agent.config.tokenizer_steps
+    for step, learns_tokenizer in [(0, True), (begin - 1, True), (begin, False)]:
+        agent.learns_tokenizer = learns_tokenizer
+        with FlopCounterMode(display=False) as counter:
+            agent.loss(empty_batch(agent))[0].backward()
+        assert (
+            cost_of(TrajectoryTransformerAgent, agent.config, CONFIG, step).flop
+            == counter.get_total_flops()
+        )
+
+
+def test_seconds_of_steps(readable_store):
     config = dataclasses.replace(CONFIG, replay=(readable_store,), batch_size=4)
-    torch.manual_seed(0)
-    assert 0 < seconds_of_step(make_agent("dt", "tiny", device="cpu"), config) < 60
+    for kind, steps, stages in [("dt", 3, 1), ("tt", 3, 2)]:
+        agent = make_agent(kind, "tiny", device="cpu")
+        seconds = seconds_of_steps(agent, dataclasses.replace(config, steps=steps))
+        assert len(seconds) == stages
+        assert all(0 < second < 60 for second in seconds)
 
 
 def test_peak_is_what_a_product_of_matrices_reaches():
