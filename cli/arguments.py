@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import inspect
 import platform
 import re
 import sys
@@ -193,10 +194,11 @@ def _say_default(default: str) -> str:
     return "" if default in ("", "None", "False") else f"(default: {default})"
 
 
-def parse(kind: Any, description: str | None) -> Any:
+def parse(kind: Any, description: str | None, command: str = "") -> Any:
     """Return the arguments of the command line as `kind`, a dataclass or a union of them.
 
-    `--help` prints `description` and ends the process, `--version` the versions.
+    `--help` prints `description` and ends the process, `--version` the versions. `command` is the
+    first argument where that chose `kind`, such as "compare".
     """
     name = Path(sys.argv[0]).stem
     prog = name if name.startswith("mgdt-") else f"mgdt-{name}"
@@ -207,8 +209,9 @@ def parse(kind: Any, description: str | None) -> Any:
         sys.exit()
     return tyro.cli(
         kind,
-        prog=prog,
-        description=description,
+        prog=f"{prog} {command}".strip(),
+        args=sys.argv[2 if command else 1 :],
+        description=inspect.cleandoc(description or ""),
         config=(tyro.conf.FlagCreatePairsOff,),
         registry=_REGISTRY,
     )

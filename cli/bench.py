@@ -108,10 +108,12 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main() -> None:
     """Run the command."""
-    kind, command = COMMANDS.get(" ".join(sys.argv[1:2]), (BenchArguments, bench))
-    if kind is not BenchArguments:
-        del sys.argv[1]
-    run(lambda: command(parse(kind, __doc__)))
+    name = " ".join(sys.argv[1:2])
+    if name in COMMANDS:
+        kind, command = COMMANDS[name]
+        run(lambda: command(parse(kind, kind.__doc__, name)))
+    else:
+        run(lambda: bench(parse(BenchArguments, __doc__)))
 
 
 def bench(arguments: BenchArguments) -> None:

@@ -48,7 +48,7 @@ def choose() -> None:
     """Do what the command line asks for."""
     STOPPING.clear()
     if sys.argv[1:2] == ["curves"]:
-        draw_curves(parse(CurvesArguments, CurvesArguments.__doc__))
+        draw_curves(parse(CurvesArguments, CurvesArguments.__doc__, "curves"))
     elif any(argument.split("=")[0] == "--sweep" for argument in sys.argv[1:]):
         start_sweep(parse(SweepArguments, SweepArguments.__doc__))
     else:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -33,8 +33,6 @@ class CurvesArguments:
         mgdt-train curves runs/dt-{seed} runs/bc-{seed} --seeds 0,1,2
     """
 
-    command: tyro.conf.Positional[Literal["curves"]]
-    """What to do."""
     runs: tyro.conf.Positional[Names]
     """Folders of trainings."""
     seeds: Names = ()

@@ -121,3 +121,24 @@ def test_help_and_version_of_command(command, monkeypatch, capsys):
         main()
     assert not caught.value.code
     assert capsys.readouterr().out.startswith(f"mgdt-{command} 0.")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "says"),
+    [
+        ("bench", "compare", "Say which of two agents is better"),
+        ("bench", "import-scores", "Put published scores beside those"),
+        ("bench", "verify", "Play every episode of a folder of results again"),
+        ("train", "curves", "Draw what trainings logged"),
+        ("replay", "expand", "Regenerate replay stores"),
+    ],
+)
+def test_help_of_a_commands_command(command, name, says, monkeypatch, capsys):
+    main = __import__(f"mgdt_cli.{command}", fromlist=["main"]).main
+    monkeypatch.setattr(sys, "argv", [f"/bin/mgdt-{command}", name, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert not caught.value.code
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: mgdt-{command} {name} ")
+    assert says in text
