@@ -268,10 +268,7 @@ class NetworkAgent(Agent):
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Gradient steps after which stages of training begin, the first at 0.
-
-        With more than one, a step may leave a part of the network alone.
-        """
+        """Steps after which stages of training begin; they may leave parts of the network alone."""
         return (0,)
 
     def training_modules(self) -> dict[str, nn.Module]:
