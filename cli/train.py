@@ -11,7 +11,6 @@ Runs beside each other: mgdt-train --sweep FILE; their curves: mgdt-train curves
 """
 
 import multiprocessing
-import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.replay.files import is_left_over
 from mgdt_agents.training import TrainingConfig, parallel, train
 from mgdt_agents.training.loop import computing_dtype
 from mgdt_agents.training.plan import cost_of, peak_of, stages_of
@@ -73,27 +73,27 @@ def start(arguments: OfflineArguments | OnlineArguments) -> None:
         start_online(arguments, output)
 
 
-def make_room(output: Path, overwrite: bool, description: str) -> None:
+def check_room(output: Path, overwrite: bool, description: str) -> None:
     """Make sure that nothing is lost in the output folder.
 
     Args:
         output: the folder.
-        overwrite: remove a training that it holds.
+        overwrite: whether a training that it holds is going to be removed.
         description: the file that says what a training like this one is.
 
     Raises:
         FileExistsError: if it holds something else than a training that can be resumed.
     """
-    holds_training = (output / description).exists()
-    if output.exists() and overwrite:
-        if not holds_training and not any(output.glob("model.*")):
-            raise OutputExists(f"{output} holds no training, so it is not overwritten.")
-        shutil.rmtree(output)
-    if output.exists() and not holds_training:
+    held = [output] if output.is_file() else list(output.glob("*"))
+    if all(map(is_left_over, held)) or (output / description).exists():
+        return
+    if not overwrite:
         raise OutputExists(
             f"{output} exists and holds no training to resume; choose another --output "
             "or add --overwrite."
         )
+    if not any(output.glob("model.*")):
+        raise OutputExists(f"{output} holds no training, so it is not overwritten.")
 
 
 def start_offline(arguments: OfflineArguments, output: Path, device: str) -> None:
@@ -103,7 +103,7 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
         print_plan(agent, arguments.training, arguments.plan)
         return
     if parallel.rank() == 0:
-        make_room(output, arguments.overwrite, "training.json")
+        check_room(output, arguments.overwrite, "training.json")
     parallel.barrier()
     steps, speaks = arguments.training.steps, parallel.rank() == 0
     tracking = speaks and arguments.track == "wandb"
@@ -130,6 +130,7 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
             agent,
             arguments.training,
             output=output,
+            overwrite=arguments.overwrite,
             on_step=count if speaks else lambda done: None,
             on_log=show if speaks else lambda figures: None,
             should_stop=STOPPING.is_set,
@@ -194,7 +195,7 @@ def start_online(arguments: OnlineArguments, output: Path) -> None:
     from mgdt_agents.online.collection import LEARNERS, collect
 
     games = resolve_games(arguments.games)
-    make_room(
+    check_room(
         output, arguments.overwrite, "collection.json" if arguments.ray is None else "training.json"
     )
     learn: Callable[..., bool] = partial(collect, arguments.agent)
@@ -214,6 +215,7 @@ def start_online(arguments: OnlineArguments, output: Path) -> None:
             arguments.steps,
             arguments.learner,
             output,
+            overwrite=arguments.overwrite,
             device=arguments.device,
             num_threads=arguments.threads,
             on_log=show,

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.training import TrainingConfig
 from mgdt_agents.training.plan import Cost, cost_of, seconds_of_steps, stages_of
@@ -27,6 +28,11 @@ class PlanArguments:
     """TFLOP/s of one in bf16; 989 is NVIDIA's figure for an H100 SXM, without sparsity."""
     utilization: float = 0.3
     """Share of the peak that training reaches; what it is on a GPU, `make perf` measures."""
+
+    def __post_init__(self) -> None:
+        check_interval(self, "[1, inf)", "gpus")
+        check_interval(self, "(0, inf)", "peak")
+        check_interval(self, "(0, 1]", "utilization")
 
 
 def print_plan(agent: NetworkAgent, config: TrainingConfig, gpus: PlanArguments) -> None:

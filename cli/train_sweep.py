@@ -87,10 +87,16 @@ def read_sweep(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not content or set(content) - PARTS:
         raise InvalidArgument(f"Expected common, grid and runs in {path}, got {content!r:.200}")
     common, grid = content.get("common", {}), content.get("grid", {})
+    listed = content.get("runs", [{}])
+    for name, part in ("common", common), ("grid", grid):
+        if not isinstance(part, dict):
+            raise InvalidArgument(f"Expected an object of options as {name}, got {part!r:.200}.")
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise InvalidArgument(f"Expected a list of values for each option of grid, got {grid}.")
+    if not isinstance(listed, list) or not listed or not all(isinstance(r, dict) for r in listed):
+        raise InvalidArgument(f"Expected a list of objects of options as runs, got {listed!r:.200}")
     runs = {}
-    for run in content.get("runs", [{}]):
+    for run in listed:
         own = {key: value for key, value in run.items() if key != "name"}
         named = [str(run["name"])] if "name" in run else _pairs(own)
         for values in itertools.product(*grid.values()):
@@ -185,15 +191,18 @@ def run_in_cluster(
     from ray.util.multiprocessing import Pool
 
     with Pool(arguments.at_once) as pool:
-        tasks = [(command, output / f"{name}.log") for name, command in commands.items()]
+        # Ray's workers are in other folders, and paths of replay may be relative.
+        here = Path.cwd()
+        tasks = [(command, output / f"{name}.log", here) for name, command in commands.items()]
         statuses = pool.starmap(run_in_worker, tasks)
     return [name for name, status in zip(commands, statuses, strict=True) if status]
 
 
-def run_in_worker(command: list[str], log: Path) -> int:
-    """Run a command in a process of a cluster, and return its exit status."""
+def run_in_worker(command: list[str], log: Path, folder: Path) -> int:
+    """Run a command in a process of a cluster, in a folder; return its exit status."""
     with log.open("ab") as file:
-        return subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+        done = subprocess.run(command, cwd=folder, stdout=file, stderr=file, check=False)
+    return done.returncode
 
 
 def print_runs(runs: Mapping[str, Any], output: Path) -> None:

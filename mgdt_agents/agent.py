@@ -15,24 +15,17 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from mgdt_agents.agent_files import (
+    CHECKSUM,
     check_options,
     load_weights,
     read_config,
-    trained_windows,
     write_folder,
 )
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
-from mgdt_agents.step_inputs import (
-    State,
-    StepInputs,
-    as_batch,
-    as_games,
-    as_row,
-    check_state,
-)
+from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
 from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
@@ -49,12 +42,10 @@ class Agent(ABC):
         games: the games that the agent was trained on.
         protocol: the rules it was trained under.
         protocol_is_assumed: whether nobody said what they were, and it is the default.
-        training_runs: independent trainings that its scores rest on.
     """
 
     kind: ClassVar[str]
     protocol_is_assumed: bool = False
-    training_runs: int = 1
 
     def __init__(self, games: Sequence[str] = (), protocol: AtariProtocol | None = None) -> None:
         self.games = tuple(games)
@@ -106,7 +97,9 @@ class Agent(ABC):
                 that are not finite, or another agent's state.
             TypeError: for anything but an array.
         """
-        batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
+        batch, state, starts, rewards = checked_inputs(
+            self, observation, state, episode_start, reward
+        )
         if stream is None:
             stream = np.stack(
                 [np.arange(len(batch)), np.full(len(batch), self._calls, np.int64)], 1
@@ -122,29 +115,6 @@ class Agent(ABC):
         actions, state = self._act(inputs)
         single = observation.shape == batch.shape[1:]  # type: ignore[union-attr]
         return (actions[0, ...] if single else actions), state
-
-    def _checked(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: State | None,
-        episode_start: np.ndarray | None,
-        reward: np.ndarray | float | None,
-    ) -> tuple[np.ndarray, State | None, np.ndarray, np.ndarray]:
-        """Return the checked arguments of `predict`: batch, state, starts and rewards."""
-        batch = as_batch(observation, self.observation_space.shape)
-        starts = np.full(len(batch), state is None)
-        if episode_start is not None:
-            starts = starts | as_row(episode_start, len(batch), "episode_start").astype(bool)
-        if starts.all():
-            state = None
-        if state is not None:
-            check_state(state, len(batch), self.memory, self.kind)
-        rewards = np.zeros(len(batch))
-        if reward is not None:
-            rewards = as_row(reward, len(batch), "reward")
-            if rewards.dtype.kind not in "biuf" or not np.isfinite(rewards).all():
-                raise InvalidArgument(f"Expected finite numbers as reward, got {reward!r}.")
-        return batch, state, starts, rewards
 
     @property
     def memory(self) -> tuple[int, ...] | None:
@@ -162,6 +132,13 @@ class Agent(ABC):
             actions: `(n,)` int64 full-set ids that were played instead, by a person for example.
         """
         return state
+
+    def identity(self) -> str | None:
+        """Return what decides how the agent acts, besides its kind and the weights of a network.
+
+        None where nobody says: then no episode of another object is taken for one of this.
+        """
+        return None
 
     @abstractmethod
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
@@ -198,14 +175,15 @@ class NetworkAgent(Agent):
         config: the sizes of the network; a frozen dataclass.
         model: the network.
         device: where it computes.
-        trained_windows: training windows that it has seen, as its card says; None if that is not
-            known.
+        trained_windows: training windows that it has seen; None if that is not known.
+        loaded_checksum: SHA-256 of the weights' file that it was loaded from; None if it is new.
     """
 
     config_class: ClassVar[type]
     """If it has a `frame_stack` and a `frame_size`, they must be the protocol's."""
     presets: ClassVar[dict[str, Any]]
-    trained_windows: int | None = None
+    trained_windows: int | None = 0
+    loaded_checksum: str | None = None
 
     def __init__(
         self,
@@ -305,6 +283,10 @@ class NetworkAgent(Agent):
         """Upload the agent and return the commit's address; see `mgdt_agents.hub.push_to_hub`."""
         return importlib.import_module("mgdt_agents.hub").push_to_hub(self, repo_id, **options)
 
+    def identity(self) -> str | None:
+        """Return the network's sizes and what else is saved."""
+        return f"{self.config} {self._options_to_save()}"
+
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
@@ -324,6 +306,7 @@ class NetworkAgent(Agent):
             "games": self.games,
             "protocol": self.protocol.to_dict(),
             "config": dataclasses.asdict(self.config),
+            "trained_windows": self.trained_windows,
             **self._options_to_save(),
         }
         tensors = {
@@ -373,7 +356,8 @@ class NetworkAgent(Agent):
         agent = cls(config, device=device, **saved | options)
         load_weights(path, agent.model, content)
         agent.model.eval()
-        agent.trained_windows = trained_windows(path)
+        agent.trained_windows = content.get("trained_windows")
+        agent.loaded_checksum = content.get(CHECKSUM)
         if env is not None:
             agent.check_spaces(env)
         return agent
@@ -408,6 +392,8 @@ class NetworkAgent(Agent):
             raise InvalidArgument(
                 f"The weights do not fit the network; expected those of {agent.config}: {error}"
             ) from error
+        agent.trained_windows = self.trained_windows
+        agent.loaded_checksum = self.loaded_checksum
         return agent
 
     def _options_to_save(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,20 +44,6 @@ def write_folder(
         (path / f"{name}.partial").write_bytes(data)
     for name in files:
         os.replace(path / f"{name}.partial", path / name)
-
-
-def trained_windows(path: Path) -> int | None:
-    """Return how many training windows the card in an agent's folder says it has seen.
-
-    None if it does not say, as agents that learn by playing do not.
-    """
-    card = path / "card.md"
-    text = card.read_text(errors="replace") if card.is_file() else ""
-    found = re.search(r"([\d,]+) (?:gradient )?steps of ([\d,]+) windows", text)
-    if found is None:
-        return None
-    steps, batch_size = (int(number.replace(",", "")) for number in found.groups())
-    return steps * batch_size
 
 
 def read_config(path: Path) -> dict[str, Any]:

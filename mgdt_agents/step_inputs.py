@@ -1,7 +1,7 @@
 """What `Agent.predict` is called with, and the checks of it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,41 @@ class StepInputs(NamedTuple):
     deterministic: bool
     draws: RowStreams
     """The rows' random streams at this step: whatever is random is drawn from them."""
+
+
+class Playing(Protocol):
+    """What the inputs of an agent are checked against."""
+
+    kind: ClassVar[str]
+    observation_space: Any
+
+    @property
+    def memory(self) -> tuple[int, ...] | None:
+        """Columns of each part of its state."""
+
+
+def checked_inputs(
+    agent: Playing,
+    observation: np.ndarray | dict[str, np.ndarray],
+    state: State | None,
+    episode_start: np.ndarray | None,
+    reward: np.ndarray | float | None,
+) -> tuple[np.ndarray, State | None, np.ndarray, np.ndarray]:
+    """Return the checked arguments of `predict`: batch, state, starts and rewards."""
+    batch = as_batch(observation, agent.observation_space.shape)
+    starts = np.full(len(batch), state is None)
+    if episode_start is not None:
+        starts = starts | as_row(episode_start, len(batch), "episode_start").astype(bool)
+    if starts.all():
+        state = None
+    if state is not None:
+        check_state(state, len(batch), agent.memory, agent.kind)
+    rewards = np.zeros(len(batch))
+    if reward is not None:
+        rewards = as_row(reward, len(batch), "reward")
+        if rewards.dtype.kind not in "biuf" or not np.isfinite(rewards).all():
+            raise InvalidArgument(f"Expected finite numbers as reward, got {reward!r}.")
+    return batch, state, starts, rewards
 
 
 def check_state(state: State, rows: int, memory: tuple[int, ...] | None, kind: str) -> None:

@@ -70,6 +70,7 @@ def from_released_checkpoint(
     for name, weight in _in_released_layout(agent.model.state_dict(), config.layers).items():
         weight.copy_(torch.from_numpy(arrays[name].astype(np.float32)))
     agent.model.eval()
+    agent.trained_windows = None
     return agent
 
 

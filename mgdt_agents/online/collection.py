@@ -27,14 +27,12 @@ from mgdt_agents.online.learner import Learner, Play, updates
 from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint, save_checkpoint
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
-from mgdt_agents.replay.files import json_bytes, replace
+from mgdt_agents.replay import files
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv, resolve_games
 from mgdt_envs.errors import OutputExists
 
-PARTIAL = (".new", ".partial")
-"""Suffixes of files that a killed process has not finished."""
 LEARNERS: dict[str, type[Learner]] = {
     learner.name: learner for learner in (Impala, PQN, DQNLearner, PPOLearner)
 }
@@ -47,6 +45,7 @@ def collect(
     config: Any,
     output: Path,
     *,
+    overwrite: bool = False,
     device: str = "auto",
     num_threads: int = 0,
     on_log: Callable[[dict[str, Any]], object] = lambda figures: None,
@@ -61,6 +60,7 @@ def collect(
             two updates.
         config: how it learns, of its `config_class`.
         output: folder of the collection. One of the same configuration resumes.
+        overwrite: remove what the folder holds, once nothing stands in the way of playing.
         device: where to compute.
         num_threads: emulator threads; 0 takes one a core.
         on_log: called with the figures of about every 10,000 steps.
@@ -71,30 +71,33 @@ def collect(
 
     Raises:
         FileExistsError: if the folder holds something else, or what cannot resume.
-        ReplayError: if the trace to resume from is damaged.
+        ReplayError: if the trace to resume from is damaged, or another process collects there.
         TrainingError: if the checkpoint is.
     """
     games = resolve_games(games)
     description = describe(games, steps, algo, config)
-    state = check_folder(output, description)
-    for suffix in PARTIAL:
-        for left in output.glob(f"*{suffix}"):
-            left.unlink()
+    state = None if overwrite else check_folder(output, description)
     if state is not None and state["steps_played"] >= steps:
         return True
     num_envs = max(config.num_envs, len(games))
     envs = MultiGameAtariVectorEnv(num_envs, games, num_threads=num_threads)
     try:
         learner = LEARNERS[algo](config, envs.games_of_envs, steps, device=device)
-        # Only now, so that what is wrong with the arguments leaves no folder.
-        output.mkdir(parents=True, exist_ok=True)
-        replace(output / "collection.json", json_bytes(description))
         recorder = TraceRecorder(envs, description)
         play = Play(recorder, envs.games_of_envs, config.seed)
         collection = _Collection(learner, recorder, play, output)
-        if state is not None and not collection.resume(state, should_stop):
-            return False
-        return collection.run(on_log, should_stop)
+        # Only now, so that what is wrong with the arguments leaves no folder.
+        with files.exclusive(output, inside=True):
+            if overwrite:
+                files.clear(output)
+            state = check_folder(output, description)  # which nobody else changes now
+            for left in filter(files.is_left_over, output.glob("*.*")):
+                if left.name != files.LOCK:
+                    left.unlink()
+            files.replace(output / "collection.json", files.json_bytes(description))
+            if state is not None and not collection.resume(state, should_stop):
+                return False
+            return collection.run(on_log, should_stop)
     finally:
         envs.close()
 
@@ -120,13 +123,13 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
         TrainingError: if the checkpoint is damaged.
     """
     path = output / "collection.json"
-    if not output.exists() or all(file.suffix in PARTIAL for file in output.iterdir()):
+    if all(map(files.is_left_over, output.glob("*"))):
         return None
     if not path.exists():
         raise OutputExists(
             f"{output} exists and holds no collection to resume; choose another --output."
         )
-    if found := differences(json.loads(path.read_text()), description):
+    if found := differences(files.read_object(path), description):
         raise OutputExists(
             f"{output} holds another collection: {'; '.join(found)}. Choose another "
             "--output, or give the same arguments to resume it."

@@ -9,7 +9,6 @@ send weights back. A run is a folder as `mgdt-train` has it:
 - `checkpoint.pt`: the learners' weights and optimizer, from which a run that was stopped resumes.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -37,7 +36,7 @@ from mgdt_agents.online.online_run import (
     unusable_checkpoint,
 )
 from mgdt_agents.online.rllib_config import RETURNS, RLlibConfig, algorithm_config
-from mgdt_agents.replay.files import json_bytes, replace
+from mgdt_agents.replay import files
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
@@ -52,6 +51,7 @@ def train_rllib(
     config: RLlibConfig,
     output: Path,
     *,
+    overwrite: bool = False,
     device: str = "auto",
     num_threads: int = 0,
     on_log: Callable[[dict[str, Any]], object] = lambda figures: None,
@@ -64,6 +64,7 @@ def train_rllib(
         steps: agent steps of all games together; a few more may be played.
         config: how.
         output: folder of the run. One of the same configuration resumes.
+        overwrite: remove what the folder holds, once nothing stands in the way of playing.
         device: where to learn: "cpu", "cuda" for a GPU each learner, or "auto".
         num_threads: emulator threads of each env runner; 0 takes one.
         on_log: called with the figures of about every 10,000 steps.
@@ -73,7 +74,8 @@ def train_rllib(
         Whether all steps are played.
 
     Raises:
-        ValueError: for fewer environments than games, or a cluster that is too small.
+        ValueError: for fewer environments than games, a cluster that is too small, or a folder in
+            which another process learns.
         FileExistsError: if the folder holds another training.
         TrainingError: if its checkpoint is damaged or of another network.
     """
@@ -86,7 +88,7 @@ def train_rllib(
     network = ImpalaAgent.presets[config.size]
     agent = ImpalaAgent(network, games=games, device="cpu")
     description = describe(games, steps, "rllib", config)
-    state = check_folder(output, description)
+    state = None if overwrite else check_folder(output, description)
     if state is not None:
         load_weights(agent, state, output)
         if state["steps_played"] >= steps:
@@ -99,13 +101,15 @@ def train_rllib(
     try:
         # RLlib leaves an empty folder in the user's home.
         shutil.rmtree(made.logdir, ignore_errors=True)
-        # Only now, so that what is wrong with the arguments leaves no folder.
-        output.mkdir(parents=True, exist_ok=True)
-        replace(output / DESCRIPTION, json_bytes(description))
         run = _Run(made, agent, config, steps, output)
-        if state is not None:
-            run.resume(state)
-        return run.run(on_log, should_stop)
+        # Only now, so that what is wrong with the arguments leaves no folder.
+        with files.exclusive(output, inside=True):
+            if overwrite:
+                files.clear(output)
+            files.replace(output / DESCRIPTION, files.json_bytes(description))
+            if state is not None:
+                run.resume(state)
+            return run.run(on_log, should_stop)
     finally:
         made.stop()
 
@@ -123,7 +127,7 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
     state = load_checkpoint(output)
     if state is None:
         return None
-    before = json.loads((output / DESCRIPTION).read_text())
+    before = files.read_object(output / DESCRIPTION)
     if found := differences(before, description, FREE_FIELDS):
         raise OutputExists(
             f"{output} holds another training: {'; '.join(found)}. Choose another --output, or "

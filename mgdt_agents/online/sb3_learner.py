@@ -6,7 +6,8 @@ play without ends both come to the same weights, which a test holds.
 
 stable-baselines3 begins an episode in the step that ended the one before, and has no row for it.
 Environments of a trace take a step for that. Its row is one to learn nothing from: for DQN an end
-that brings 0, which is the value of what is over, and for PPO an end that brings what was expected.
+that brings 0, which is the value of what is over, and for PPO an end that brings what was expected,
+with the advantage of the mean row, which is none once advantages are normalized.
 """
 
 import math
@@ -182,6 +183,7 @@ class PPOLearner(SB3Learner):
 
     def _make_model(self, env: DummyVecEnv) -> PPO:
         self._begins = np.ones(self.num_envs, bool)
+        self._learned: list[NDArray[np.bool_]] = []  # rows of this rollout that are transitions
         return PPO(
             "CnnPolicy",
             env,
@@ -230,11 +232,14 @@ class PPOLearner(SB3Learner):
             self._log_probs,
         )
         self._begins = ends
+        self._learned.append(step.is_transition)
         self._count()
         if not buffer.full:
             return None
         last_values = self._predict_values(step.next_observations)
         buffer.compute_returns_and_advantage(last_values, ends)
+        learned, self._learned = np.array(self._learned), []
+        buffer.advantages[~learned] = buffer.advantages[learned].mean()
         self.model.train()
         buffer.reset()
         return {"loss": float(self.model.logger.name_to_value["train/loss"])}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mgdt_agents.config_checks import check_choices, check_interval
+from mgdt_agents.config_checks import check_actions, check_choices, check_interval
 from mgdt_agents.decision_transformer.config import HEAD_SIZE
 from mgdt_envs.errors import InvalidArgument
 
@@ -79,6 +79,8 @@ class TrajectoryTransformerConfig:
             *("value_weight", "conservative_weight"),
         )
         check_choices(self)
+        check_actions(self)
+        check_interval(self, "[4, inf)", "rewards")
         check_interval(self, "[1, inf)", *sizes, *numbers)
         check_interval(self, "[2, inf)", "levels", "atoms")
         check_interval(self, "[0, inf)", "horizon", "tokenizer_steps", *weights)

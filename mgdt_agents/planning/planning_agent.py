@@ -22,7 +22,7 @@ from mgdt_agents.planning.tokenizer import reconstruction_losses
 from mgdt_agents.planning.world_model import PlanningModel
 from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.replay.sampler import WindowBatch
-from mgdt_agents.step_inputs import State, StepInputs, as_games
+from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 
@@ -295,7 +295,9 @@ class TrajectoryTransformerAgent(NetworkAgent):
         reward: np.ndarray | float | None,
     ) -> tuple[np.ndarray, State]:
         """Return the checked batch, and what is remembered when its actions are chosen."""
-        batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
+        batch, state, starts, rewards = checked_inputs(
+            self, observation, state, episode_start, reward
+        )
         return batch, self._past(state, starts, rewards)
 
     def _past(self, state: State | None, starts: np.ndarray, rewards: np.ndarray) -> State:

@@ -1,7 +1,9 @@
 """Files: written in one step, read with checks, and named in errors."""
 
+import errno
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,6 +13,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from mgdt_agents.errors import ReplayError
+from mgdt_envs.errors import InvalidArgument
 
 
 @contextmanager
@@ -18,8 +21,11 @@ def naming(path: Path) -> Iterator[None]:
     """Turn a failure to write, such as a full disk, into a `ReplayError` that names the file."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # the latter by blosc2, which does not say why
-        raise ReplayError(f"Cannot write {path}, perhaps for want of space: {error}") from error
+    except (OSError, RuntimeError) as error:
+        # A RuntimeError is by blosc2, which does not say why.
+        full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
+        reason = ", perhaps for want of space" if full else ""
+        raise ReplayError(f"Cannot write {path}{reason}: {error}") from error
 
 
 @contextmanager
@@ -34,21 +40,37 @@ def reading(what: str, num_bytes: int) -> Iterator[None]:
         ) from error
 
 
+LOCK = ".lock"
+"""Name of the file in a folder, or the end of its name beside a file, that keeps others away."""
+
+
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, inside: bool = False) -> Iterator[None]:
     """Keep other writers away from `path`, by a file `<path>.lock` beside it.
 
+    Args:
+        path: a file or a folder, which need not be there.
+        inside: `path` is a folder to which the file belongs: `<path>/.lock`.
+
     Raises:
-        ReplayError: if another writer is at it.
+        ReplayError: if another writer is at it, or nothing can be written there.
     """
-    lock_path = path.with_name(path.name + ".lock")
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path / LOCK if inside else path.with_name(path.name + LOCK)
+    try:
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        lock_path.touch()
+    except OSError as error:
+        raise ReplayError(
+            f"Cannot write to {path}: {error.strerror}. Choose another place."
+        ) from error
     lock = FileLock(lock_path)
     while not lock.is_locked:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ReplayError(f"{path} is being written by another writer.") from None
+            raise ReplayError(
+                f"{path} is being written by another writer; wait for it, or choose another place."
+            ) from None
         if not lock_path.exists():  # a writer that ended removed what was just locked
             lock.release()
     try:
@@ -75,9 +97,55 @@ def replace(path: Path, content: bytes) -> None:
     new.replace(path)
 
 
+def is_left_over(path: Path) -> bool:
+    """Return whether a file is what a killed process has not finished, or its lock."""
+    return path.name == LOCK or path.suffix in (".new", ".partial")
+
+
+def clear(folder: Path) -> None:
+    """Remove all that is in a folder but its lock."""
+    for path in folder.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def json_bytes(content: Any, indent: int = 2) -> bytes:
     """Return JSON types as the content of a file."""
     return (json.dumps(content, indent=indent) + "\n").encode()
+
+
+def check_json(content: Any, what: str) -> None:
+    """Check that something is JSON types, before work is done that would be lost with it.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    try:
+        json.dumps(content)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"Expected JSON types as {what}, got {content!r:.200}.") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        OSError: if there is no such file.
+        ReplayError: if it holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        raise ReplayError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ReplayError(f"Expected an object in {path}, found {content!r:.100}.")
+    return content
 
 
 def read_json(path: Path, file_format: str, version: int) -> dict[str, Any] | None:
@@ -90,12 +158,9 @@ def read_json(path: Path, file_format: str, version: int) -> dict[str, Any] | No
         ReplayError: if it is not JSON, or of another format or version.
     """
     try:
-        content = json.loads(path.read_text())
+        fields = read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise ReplayError(f"{path} is not JSON: {error}") from error
-    fields = content if isinstance(content, dict) else {}
     found = fields.get("format"), fields.get("version")
     if found != (file_format, version):
         newer = found[0] == file_format and isinstance(found[1], int) and found[1] > version

@@ -16,12 +16,13 @@ FREE_FIELDS = (
     "log_interval",
     "checkpoint_interval",
     "keep_checkpoints",
+    "heldout_interval",
     "play_interval",
     "play_episodes",
     "fsdp",
 )
-"""A run may resume with other values of these: they change results by rounding at most. Replay may
-have moved; what is in it is compared by its checksums."""
+"""A run may resume with other values of these: they change the weights by rounding at most. Replay
+may have moved; what is in it is compared by its checksums."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +112,7 @@ class TrainingConfig:
         rates = ("learning_rate", "weight_decay", "max_gradient_norm")
         check_choices(self)
         check_interval(self, "[1, inf)", *counts, *intervals)
-        check_interval(self, "[0, inf)", "play_interval", "warmup_steps", *rates)
+        check_interval(self, "[0, inf)", "play_interval", "warmup_steps", "seed", "workers", *rates)
         check_interval(self, "[0, 100]", "return_weighting")
         check_interval(self, "[0, 1)", "average_decay", "heldout_fraction")
         _ = self.game_weights

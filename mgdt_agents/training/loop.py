@@ -4,7 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def train(
     config: TrainingConfig,
     *,
     output: Path | None = None,
+    overwrite: bool = False,
     on_step: Callable[[int], object] = lambda done: None,
     on_log: Callable[[dict[str, Any]], object] = lambda figures: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -45,6 +46,7 @@ def train(
         config: how.
         output: folder for the log, checkpoints and the trained agent; None writes nothing. Where
             it holds a checkpoint, training resumes from there.
+        overwrite: remove what `output` holds, once nothing stands in the way of training.
         on_step: called with the gradient steps done, at first and after each.
         on_log: called with each line of the log.
         should_stop: asked after each step; where it says so, a checkpoint is made and training
@@ -66,20 +68,30 @@ def train(
     agent.model.train()  # before the optimizer's state, which is laid out like the weights
     run = Run(output, agent, config, sampler.stores)
     state = prepare(agent, config)
-    done = run.enter(state)
-    agent.after_step(done)
-    on_step(done)
-    log = Log(output if parallel.rank() == 0 else None, done)
-    watch = Stopwatch(config.batch_size, agent.device)
-    steps = range(done, config.steps)
-    batches = watch.waiting(parts_of(parts, steps, workers_of(agent, config)))
-    try:
+    seen = agent.trained_windows
+
+    def tell(done: int) -> None:
+        agent.trained_windows = None if seen is None else seen + done * config.batch_size
+        agent.after_step(done)
+        on_step(done)
+
+    with ExitStack() as exits:
+        exits.callback(run.close)
+        done = run.enter(state, overwrite)
+        tell(done)
+        log = Log(output if parallel.rank() == 0 else None, done)
+        exits.callback(log.close)
+        watch = Stopwatch(config.batch_size, agent.device)
+        steps = range(done, config.steps)
+        batches = watch.waiting(parts_of(parts, steps, workers_of(agent, config)))
+        if not steps:
+            # A kill may have come between the last checkpoint and the agent.
+            run.save_agent(state)
         for step in steps:
             state.figures.add(gradient_step(state, config, step, parts, batches))
             done = step + 1
-            agent.after_step(done)
+            tell(done)
             watch.count_step()
-            on_step(done)
             stopping = parallel.any_says(should_stop(), done)
             last = done == config.steps
             saving = last or stopping or done % config.checkpoint_interval == 0
@@ -91,21 +103,19 @@ def train(
                 rate = config.learning_rate_at(step)
                 means = parallel.means(state.figures.take_means())
                 lines.append({**means, "learning_rate": rate, **watch.take()})
-            if heldout and (last or done % config.heldout_interval == 0):
-                lines.append(measure(state, heldout, config))
-                run.save_best(state, lines[-1]["heldout_loss"])
-            if config.play_interval and done % config.play_interval == 0:
-                lines.append(play(state, config))
-            for line in lines:
-                log.write({"step": done, **line})
-                on_log({"step": done, **line})
-            if saving:
-                run.save(state, done)
+            with watch.paused():
+                if heldout and (last or done % config.heldout_interval == 0):
+                    lines.append(measure(state, heldout, config))
+                    run.save_best(state, lines[-1]["heldout_loss"])
+                if config.play_interval and done % config.play_interval == 0:
+                    lines.append(play(state, config))
+                for line in lines:
+                    log.write({"step": done, **line})
+                    on_log({"step": done, **line})
+                if saving:
+                    run.save(state, done)
             if stopping:
                 break
-    finally:
-        log.close()
-        run.close()
     if state.average is not None:
         agent.model.load_state_dict(state.average.state_dict())
     agent.model.eval()

@@ -6,6 +6,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -21,14 +22,18 @@ LOG = "metrics.jsonl"
 
 
 def open_log(path: Path, step: int) -> TextIO:
-    """Open `path` to append to, less the lines after `step`, which are about to be repeated."""
+    """Open `path` to append to, less the lines after `step`, which are about to be repeated.
+
+    Raises:
+        ValueError: if the log is damaged.
+    """
     size = 0
     if path.exists():
-        for line in path.read_bytes().splitlines(keepends=True):
+        for number, text in enumerate(path.read_bytes().splitlines(keepends=True), 1):
             # A killed run may have left half a line.
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            if not text.endswith(b"\n") or _parsed(text, path, number)["step"] > step:
                 break
-            size += len(line)
+            size += len(text)
     file = path.open("a")
     file.truncate(size)
     return file
@@ -46,20 +51,34 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     for number, text in enumerate(lines, 1):
         if not text.endswith(b"\n"):
             break  # it is being written
-        try:
-            line = json.loads(text)
-            step = line.pop("step")
-        except (AttributeError, KeyError, ValueError) as error:
-            raise InvalidArgument(
-                f"Expected figures of a step in line {number} of {path}, got "
-                f"{text[:60].decode(errors='replace')!r}. Without that line the others can be read."
-            ) from error
+        line = _parsed(text, path, number)
+        step = line.pop("step")
         for name, value in line.items():
             if value is not None:  # no mean return yet
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(value)
     return curves
+
+
+def _parsed(text: bytes, path: Path, number: int) -> dict[str, Any]:
+    """Return the figures in line `number` of the log `path`.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    try:
+        line = json.loads(text)
+        if isinstance(line, dict) and all(
+            isinstance(value, int | float | None) for value in (line["step"], *line.values())
+        ):
+            return line
+    except (KeyError, ValueError):
+        pass
+    raise InvalidArgument(
+        f"Expected figures of a step in line {number} of {path}, got "
+        f"{text[:60].decode(errors='replace')!r}. Without that line the others can be read."
+    )
 
 
 class Log:
@@ -124,6 +143,13 @@ class Stopwatch:
     def count_step(self) -> None:
         """Count a gradient step."""
         self._steps += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time of what is no training, such as measuring and saving."""
+        began = time.monotonic()
+        yield
+        self._started += time.monotonic() - began
 
     def take(self) -> dict[str, float]:
         """Return the figures since the last time, and start anew."""

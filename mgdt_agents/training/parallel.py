@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.devices import resolve_device
 from mgdt_envs.errors import InvalidArgument
 
 PATIENCE = timedelta(hours=2)
@@ -36,16 +37,19 @@ def join(device: str) -> str:
 
     Returns:
         The device of this process.
+
+    Raises:
+        ValueError: for a device that is not there.
     """
     if "WORLD_SIZE" not in os.environ:
         return device
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    if on_gpu and device in ("auto", "cuda"):
+    if device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
+    found = resolve_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    return device if on_gpu else "cpu"
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=PATIENCE)
+    return str(found)
 
 
 def leave() -> None:

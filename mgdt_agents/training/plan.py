@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.linear import linear
 from mgdt_agents.replay import WindowBatch
 from mgdt_agents.training.config import TrainingConfig
 from mgdt_agents.training.loop import gradient_step, prepare
@@ -53,10 +54,16 @@ def cost_of(
     agent.after_step(step)
     batch = empty_batch(agent)
     saved: dict[int, int] = {}
+    weights = {
+        parameter.untyped_storage()._cdata
+        for module in agent.training_modules().values()
+        for parameter in module.parameters()
+    }
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
+        # Views of weights are kept, too, and do not grow with the batch.
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
             saved[storage._cdata] = storage.nbytes()
         return tensor
 
@@ -126,7 +133,7 @@ def peak_of(device: torch.device, dtype: torch.dtype) -> float:
     seconds = []
     for _ in range(6):
         started = time.perf_counter()
-        torch.mm(matrix, matrix)
+        linear(matrix, matrix)  # by the way that networks take
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)

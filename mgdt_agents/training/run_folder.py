@@ -5,23 +5,22 @@ import json
 import platform
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.markdown import markdown_table
-from mgdt_agents.replay import ReplayStore
-from mgdt_agents.replay.files import json_bytes, replace
+from mgdt_agents.replay import ReplayStore, files
 from mgdt_agents.replay.trace_recorder import revision
 from mgdt_agents.training import parallel
 from mgdt_agents.training.checkpoint import Checkpoints, TrainingState
 from mgdt_agents.training.config import FREE_FIELDS, TrainingConfig
 from mgdt_envs import __version__
-from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.errors import InvalidArgument, OutputExists
 
 DESCRIPTION = "training.json"
 
@@ -52,78 +51,98 @@ class Run:
         if folder is not None:
             on_gpu = agent.device.type == "cuda"
             self.checkpoints = Checkpoints(folder, config.keep_checkpoints, in_background=on_gpu)
-        self._lock: FileLock | None = None
+        self._exits = ExitStack()
         parallel.check_same(self.description)
 
-    def enter(self, state: TrainingState) -> int:
+    def enter(self, state: TrainingState, overwrite: bool = False) -> int:
         """Begin the run, or resume it from its newest checkpoint.
+
+        Args:
+            state: what training changes; a checkpoint is loaded into it.
+            overwrite: remove what the folder holds, and begin.
 
         Returns:
             Gradient steps done.
 
         Raises:
-            ValueError: if the folder holds a checkpoint of another run, saying what differs, or
-                another process trains in it.
+            ValueError: if the folder holds another run, saying what differs, or another process
+                trains in it.
             TrainingError: if the checkpoint cannot be read.
         """
         if self.folder is None or self.checkpoints is None:
             return 0
+        if parallel.rank() == 0:
+            self._exits.enter_context(files.exclusive(self.folder, inside=True))
+            if overwrite:
+                files.clear(self.folder)
+        parallel.barrier()
         done = self.checkpoints.newest
+        if done or (self.folder / "config.json").exists():
+            self._check_same(done)
+        if done:
+            self.checkpoints.load(state, done)
         parallel.barrier()  # until all have looked
         if parallel.rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
-        if done:
-            before = json.loads((self.folder / DESCRIPTION).read_text())
-            if differences := _differences(before, self.description, done):
-                raise InvalidArgument(
-                    f"{self.folder} holds a checkpoint of another training: "
-                    f"{'; '.join(differences)}. Choose another folder."
-                )
-            self.checkpoints.load(state, done)
-        parallel.barrier()
-        if parallel.rank() == 0:
             content = {**self.description, "made_by": versions()}
-            replace(self.folder / DESCRIPTION, json_bytes(content))
+            files.replace(self.folder / DESCRIPTION, files.json_bytes(content))
         return done
+
+    def _check_same(self, done: int) -> None:
+        """Check that this run has done `done` steps in the folder, and is the one described there.
+
+        A card that it wrote is removed, for it may say something else now.
+
+        Raises:
+            ValueError: if it is another run, saying what differs.
+            FileExistsError: if there is an agent of which nothing is said.
+        """
+        assert self.folder is not None
+        if not (self.folder / DESCRIPTION).exists():
+            raise OutputExists(
+                f"{self.folder} holds an agent and no training to resume; choose another folder."
+            )
+        before = files.read_object(self.folder / DESCRIPTION)
+        if differences := _differences(before, self.description, done):
+            raise InvalidArgument(
+                f"{self.folder} holds another training: {'; '.join(differences)}. Choose another "
+                "folder."
+            )
+        for path in self.folder / "card.md", self.folder / "best" / "card.md":
+            if parallel.rank() == 0 and path.exists() and path.read_text() == card(before):
+                path.unlink()
 
     def save(self, state: TrainingState, done: int) -> None:
         """Save a checkpoint, and the agent as it is."""
-        if self.folder is None or self.checkpoints is None:
-            return
-        self.checkpoints.save(state, done)
-        self._save_agent(state, self.folder)
+        if self.checkpoints is not None:
+            self.checkpoints.save(state, done)
+        self.save_agent(state)
 
     def save_best(self, state: TrainingState, loss: float) -> None:
         """Save the agent in `best` if its held-out loss is the lowest so far."""
         if loss < state.best:
             state.best = loss
-            if self.folder is not None:
-                self._save_agent(state, self.folder / "best")
+            self.save_agent(state, "best")
 
     def close(self) -> None:
         """Finish what is being written."""
         if self.checkpoints is not None:
             self.checkpoints.finish()
-        if self._lock is not None:
-            self._lock.release()
+        self._exits.close()
 
-    def _save_agent(self, state: TrainingState, folder: Path) -> None:
+    def save_agent(self, state: TrainingState, name: str = "") -> None:
+        """Save the agent as it is played, with a card unless there is one.
+
+        Args:
+            state: of the training.
+            name: of a folder in the run's; by default that itself.
+        """
+        if self.folder is None:
+            return
+        folder = self.folder / name
         agent = parallel.whole_agent(state.agent, state.played)
         if parallel.rank() == 0:
             has_card = (folder / "card.md").exists()
             agent.save(folder, None if has_card else card(self.description))
-
-
-def _lock(folder: Path) -> FileLock:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InvalidArgument(
-            f"Another process trains in {folder}; wait for it, or choose another folder."
-        ) from None
-    return lock
 
 
 def describe(
@@ -132,6 +151,7 @@ def describe(
     """Return what makes the result of a training, as JSON types."""
     description = {
         "agent": agent.kind,
+        "begins_with": agent.loaded_checksum,
         "network": dataclasses.asdict(agent.config),
         "protocol": agent.protocol.to_dict(),
         "data": [fingerprint(store) for store in stores],
@@ -161,8 +181,9 @@ def card(description: Mapping[str, Any]) -> str:
     settings = [setting for setting in training.items() if setting[0] != "replay"]
     parts = [
         f"# {description['agent']}",
-        f"Trained offline for {training['steps']:,} gradient steps of "
-        f"{training['batch_size']:,} windows. Not benchmarked; `mgdt-bench` does that.",
+        f"Trained offline, for {training['steps']:,} gradient steps of "
+        f"{training['batch_size']:,} windows when it is done; `config.json` says how many windows "
+        "it has seen. Not benchmarked; `mgdt-bench` does that.",
         markdown_table(["Game", "Steps", "Episodes", "Checksum of the store"], stores),
         markdown_table(["Setting", "Value"], settings),
     ]
@@ -189,8 +210,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], trained: int
         for name, value in now[part].items()
         if value != before.get(part, {}).get(name) and name not in (*FREE_FIELDS, "steps")
     ]
-    if now["agent"] != before.get("agent"):
-        changed.insert(0, f"agent was {before.get('agent')}, is {now['agent']}")
+    for name in "begins_with", "agent":
+        if now[name] != before.get(name):
+            changed.insert(0, f"{name} was {before.get(name)}, is {now[name]}")
     return changed + _step_differences(before, now, trained) + _data_differences(before, now)
 
 
@@ -201,6 +223,8 @@ def _step_differences(before: Mapping[str, Any], now: Mapping[str, Any], trained
     A finished run may get more steps whatever its learning rate.
     """
     planned, wanted = before.get("training", {}).get("steps", 0), now["training"]["steps"]
+    if wanted != planned and not trained:
+        return [f"steps was {planned}, is {wanted}, and there is no checkpoint to go on from"]
     if wanted < trained:
         return [f"steps is {wanted}, and {trained} are trained"]
     if wanted != planned and now["training"]["decay"] != "none" and trained < planned:

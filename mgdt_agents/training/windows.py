@@ -131,12 +131,12 @@ class HeldOut:
         processes = parallel.world_size()
         rounds = -(-number // processes)
         figures: dict[str, float] = {}
-        for game, sampler in self.samplers.items():
+        for number_of_game, (game, sampler) in enumerate(self.samplers.items()):
             theirs = []
             for step in range(parallel.rank(), rounds * processes, processes):
                 batch = sampler.sample(size, step)
-                # Numbered as in the agent's games, of which this sampler has one.
-                batch = batch._replace(games=batch.games + agent.games.index(game))
+                # Numbered as the games of the replay are, of which this sampler has one.
+                batch = batch._replace(games=batch.games + number_of_game)
                 loss, terms = agent.loss(batch)
                 if step < number:
                     theirs.append([float(loss), float(terms["accuracy"])])

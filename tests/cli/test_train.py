@@ -32,6 +32,9 @@ def run(monkeypatch):
     return run
 
 
+SMALL_PQN = ["--num-envs", 2, "--rollout-steps", 4, "--epochs", 1, "--minibatches", 1]
+
+
 @pytest.fixture
 def offline(readable_store):
     """The arguments of a short training, but for the output and the agent."""
@@ -159,8 +162,11 @@ def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     run(*options, "--output", first)
     still = ["--seed", 7, "--learning-rate", 0, "--output", second]
     run(*options, *still, "--init", first)
-    for name in ("config.json", "model.safetensors"):
-        assert (first / name).read_bytes() == (second / name).read_bytes()
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (first, second)]
+    assert weights[0] == weights[1]
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (first, second)]
+    assert [config.pop("trained_windows") for config in configs] == [12, 24]
+    assert configs[0] == configs[1]
     # What the paper changes for one per cent of the data, or a smaller network.
     field = {"dt": "action-weight", "cql": "conservative-weight", "tt": "value-weight"}[kind]
     third = [*options, "--init", first, "--output", tmp_path / "third"]
@@ -214,6 +220,47 @@ def test_folder_of_something_else_is_kept(refused, offline, tmp_path):
         error = refused(*arguments, "--output", tmp_path, "--overwrite")
         assert f"{tmp_path} holds no training, so it is not overwritten" in error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("left", [(), (".lock", "collection.json.new")])
+def test_folder_that_is_empty_or_was_just_begun(run, offline, tmp_path, left):
+    for kind, arguments in ("bc", offline), ("pqn", ["--games", "Pong", "--steps", 8, *SMALL_PQN]):
+        output = tmp_path / kind
+        output.mkdir()
+        for name in left:
+            (output / name).touch()
+        run("--agent", kind, *arguments, "--output", output)
+        assert (output / "model.safetensors").exists()
+
+
+def test_a_training_is_overwritten_only_by_one_that_begins(run, refused, offline, tmp_path):
+    output = ["--output", tmp_path / "run"]
+    run("--agent", "bc", *offline, *output)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    missing = ["--replay", tmp_path / "missing", *offline[2:]]
+    for arguments in (
+        ["--agent", "bc", *missing],
+        ["--agent", "pqn", "--games", "Pong,Breakout", "--steps", 8],
+    ):
+        refused(*arguments, *output, "--overwrite")
+        assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    run("--agent", "bc", *offline, *output, "--seed", 1, "--overwrite")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seed", -1), "seed must be at least 0, got -1"),
+        (("--workers", -1), "workers must be at least 0, got -1"),
+        (("--dry-run", "--plan.gpus", 0), "gpus must be at least 1, got 0"),
+        (("--dry-run", "--plan.utilization", 0.0), "utilization must be in (0, 1], got 0.0"),
+    ],
+)
+def test_numbers_out_of_range(refused, offline, tmp_path, options, message):
+    output = tmp_path / "run"
+    assert message in refused("--agent", "bc", *offline, *options, "--output", output)
+    assert not output.exists()
 
 
 def test_train_dqn(run, refused, tmp_path, capsys):

@@ -143,6 +143,12 @@ def test_run_keeps_to_its_cores(tmp_path):
         ('{"grid": {"seed": [1, 1]}}', "has the run seed=1 twice"),
         ('{"runs": [{"name": "a"}, {"name": "a"}]}', "has the run a twice"),
         ('{"runs": [{"name": "..", "agent": "dt"}]}', "may not begin with a dot, got '..'"),
+        ('{"common": ["a"]}', "Expected an object of options as common"),
+        ('{"grid": []}', "Expected an object of options as grid"),
+        ('{"grid": null}', "Expected an object of options as grid"),
+        ('{"runs": ["a"]}', "Expected a list of objects of options as runs"),
+        ('{"runs": 3}', "Expected a list of objects of options as runs"),
+        ('{"runs": []}', "Expected a list of objects of options as runs"),
         (None, "does not exist"),
     ],
 )

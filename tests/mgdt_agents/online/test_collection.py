@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from mgdt_agents.online import online_run
 from mgdt_agents.online.collection import collect
 from mgdt_agents.online.pqn import PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig
-from mgdt_agents.replay import Trace, trace_recorder
+from mgdt_agents.replay import Trace, files, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
 from mgdt_agents.replay.trace_recorder import software
+from mgdt_agents.training import metrics
 from mgdt_envs import AtariProtocol
+from tests.killing import check_kills
 
 SMALL = PQNConfig(
     num_envs=2,
@@ -227,7 +230,7 @@ def test_wrong_field_leaves_no_folder(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("left", [(), ("collection.json.new",)])
+@pytest.mark.parametrize("left", [(), ("collection.json.new", ".lock")])
 def test_killed_before_the_description_was_written(tmp_path, left):
     output = tmp_path / "Breakout"
     output.mkdir()
@@ -238,44 +241,63 @@ def test_killed_before_the_description_was_written(tmp_path, left):
     assert not (output / "collection.json.new").exists()
 
 
-def test_killed_before_any_file_is_replaced(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "kills", [{"every": 7}, pytest.param({"every": 1, "moments": 10}, marks=pytest.mark.slow)]
+)
+def test_killed_before_any_operation_on_files(tmp_path, monkeypatch, kills):
     """The same command then ends in the same bytes, with nothing left beside them."""
     small = {"steps": 2 * 8, "config": dataclasses.replace(SMALL, num_envs=1)}
     monkeypatch.setattr(online_run, "CHECKPOINT_INTERVAL", 0.0)
-    assert collect_small(tmp_path / "whole", **small)
-    replacing = os.replace
+    monkeypatch.setattr(online_run, "LOG_INTERVAL", 1)
+    # TensorBoard's files have the time in their names, and the log how fast it was.
+    nothing = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr(metrics, "importlib", nothing)
+    clock = SimpleNamespace(monotonic=iter(range(10**6)).__next__)
+    monkeypatch.setattr(online_run, "time", clock)
 
-    def collect_until(limit, output):
-        calls = iter(range(limit))
+    def command(output):
+        collect_small(output / "Breakout", **small)
 
-        def replace(*paths):
-            if next(calls, None) is None:
-                raise KeyboardInterrupt
-            replacing(*paths)
+    killed = check_kills(command, tmp_path, **kills)
+    # The lock, the description, the log, and trace, agent and checkpoint after each update.
+    assert killed * kills["every"] >= 20
 
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            return collect_small(output, **small)
 
-    killed = 0
-    while True:
-        output = tmp_path / str(killed)
-        try:
-            assert collect_until(killed, output)
-            break
-        except KeyboardInterrupt:
-            assert collect_small(output, **small)
-        assert_same_collection(tmp_path / "whole", output)
-        # TensorBoard's have the time in their names.
-        files = [
-            {path.name for path in folder.iterdir() if ".tfevents." not in path.name}
-            for folder in (tmp_path / "whole", output)
-        ]
-        assert files[0] == files[1]
-        trace = "Breakout.npz"
-        assert (tmp_path / "whole" / trace).read_bytes() == (output / trace).read_bytes()
-        killed += 1
-    assert killed >= 9  # the description, and a trace and a checkpoint after each update
+def test_one_collector_at_a_time(tmp_path):
+    output = tmp_path / "Breakout"
+
+    def collect_too():
+        with pytest.raises(ReplayError, match="is being written by another writer"):
+            collect_small(output)
+        return True
+
+    assert not collect_small(output, should_stop=collect_too)
+    assert collect_small(output)
+
+
+def test_what_was_there_is_removed_only_when_play_begins(collected, tmp_path):
+    output = tmp_path / "Breakout"
+    shutil.copytree(collected, output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(ValueError, match="PQN learns one game"):
+        collect("pqn", ["Pong", "Breakout"], 60, SMALL, output, device="cpu", overwrite=True)
+    with (
+        files.exclusive(output, inside=True),
+        pytest.raises(ReplayError, match="is being written by another writer"),
+    ):
+        collect_small(output, overwrite=True)
+    assert before == {path.name: path.read_bytes() for path in output.iterdir()}
+    other = dataclasses.replace(SMALL, seed=1)
+    assert collect_small(output, steps=16, config=other, overwrite=True)
+    assert json.loads((output / "collection.json").read_text())["steps"] == 16
+
+
+def test_damaged_description(collected, tmp_path):
+    output = tmp_path / "Breakout"
+    shutil.copytree(collected, output)
+    (output / "collection.json").write_text("{")
+    with pytest.raises(ReplayError, match=r"collection\.json is not JSON"):
+        collect_small(output)
 
 
 def test_several_games_in_one_run(tmp_path):

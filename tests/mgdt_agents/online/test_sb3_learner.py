@@ -139,6 +139,29 @@ def test_what_ppo_keeps_of_a_step():
     assert buffer.episode_starts[:2].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
+def test_ppo_learns_nothing_from_what_only_begins_an_episode(monkeypatch):
+    learner = make_learner("ppo", 4, 10_000)
+    advantages = []
+    monkeypatch.setattr(
+        learner.model, "train", lambda: advantages.append(learner.model.rollout_buffer.advantages)
+    )
+    learner.model.logger.record("train/loss", 0.0)
+    learned = []
+    random = np.random.default_rng(0)
+    while not advantages:
+        is_transition = random.random(4) > 0.1
+        learned.append(is_transition)
+        step = events(4, rewards=random.integers(-1, 2, 4) * 1.0, is_transition=is_transition)
+        learner.act(step.observations)
+        learner.learn(step)
+    learned = np.array(learned)
+    found = advantages[0]
+    normalized = (found - found.mean()) / found.std()
+    assert (~learned).sum() > 10
+    np.testing.assert_allclose(normalized[~learned], 0, atol=1e-5)
+    assert normalized[learned].std() > 0.5
+
+
 def collect_small(learner, output, steps, **arguments):
     config = DQNLearnerConfig(num_envs=2, buffer_size=200, seed=4)
     if learner == "ppo":

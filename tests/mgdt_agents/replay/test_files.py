@@ -1,7 +1,9 @@
 """Locks, and errors that name files."""
 
+import errno
 import multiprocessing
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,31 @@ def test_want_of_memory_names_what_wants_it():
     message = r"no memory for a.npz, which asks for 1,099,511,627,776 bytes"
     with pytest.raises(ReplayError, match=message), files.reading("a.npz", 1 << 40):
         raise MemoryError
+
+
+def test_a_folder_may_hold_its_lock(tmp_path):
+    folder = tmp_path / "run"
+    with files.exclusive(folder, inside=True):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        assert all(map(files.is_left_over, folder.iterdir()))
+        (folder / "a").mkdir()
+        (folder / "a" / "b").touch()
+        (folder / "c").touch()
+        files.clear(folder)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        with pytest.raises(ReplayError, match=f"{folder} is being written by another"):
+            files.exclusive(folder, inside=True).__enter__()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "full"), "Cannot write a.npz, perhaps for want of space: "),
+        (RuntimeError("blosc2"), "Cannot write a.npz, perhaps for want of space: blosc2"),
+        (OSError(errno.EACCES, "denied"), "Cannot write a.npz: "),
+    ],
+)
+def test_want_of_space_is_told_where_it_may_be(error, message):
+    with pytest.raises(ReplayError, match=message), files.naming(Path("a.npz")):
+        raise error

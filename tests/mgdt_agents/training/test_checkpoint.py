@@ -82,7 +82,7 @@ def test_damaged_checkpoint_is_named(config, tmp_path):
 
 def test_two_trainings_in_one_folder_are_refused(config, tmp_path):
     def begin_another(figures):
-        with pytest.raises(ValueError, match="Another process trains in"):
+        with pytest.raises(ValueError, match="is being written by another writer"):
             run(config, tmp_path)
 
     assert run(dataclasses.replace(config, steps=1), tmp_path, on_log=begin_another) == 1

@@ -1,8 +1,11 @@
 """The log of a run, read again."""
 
-import pytest
+import time
 
-from mgdt_agents.training.metrics import Log, read_curves
+import pytest
+import torch
+
+from mgdt_agents.training.metrics import Log, Stopwatch, read_curves
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -18,9 +21,24 @@ def test_curves_of_a_log(tmp_path):
     assert read_curves(tmp_path) == {"loss": ([1, 2], [2.0, 1.0]), "heldout_loss": ([2], [3.0])}
 
 
-@pytest.mark.parametrize("damaged", ["{", "7", '{"loss": 1.0}', "\xe9"])
+@pytest.mark.parametrize(
+    "damaged", ["{", "7", '{"loss": 1.0}', '{"step": 2, "loss": "low"}', "\xe9"]
+)
 def test_damaged_log(tmp_path, damaged):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1, "loss": 2.0}}\n{damaged}\n', encoding="latin-1")
     with pytest.raises(InvalidArgument, match=f"line 2 of {path}"):
         read_curves(tmp_path)
+    with pytest.raises(InvalidArgument, match=f"line 2 of {path}"):
+        Log(tmp_path, 5)
+
+
+def test_what_is_no_training_is_no_time_of_it(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch = Stopwatch(4, torch.device("cpu"))
+    watch.count_step()
+    now = 2.0
+    with watch.paused():
+        now = 100.0
+    assert watch.take()["windows_per_second"] == 2.0

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mgdt_agents.registry import NETWORK_AGENTS
-from mgdt_agents.training import TrainingConfig, train
+from mgdt_agents.training import TrainingConfig, parallel, train
 
 MEASURED = {"windows_per_second", "data_wait", "memory"}
 NETWORKS: dict[str, dict] = {
@@ -173,3 +173,11 @@ def test_command_under_torchrun_saves_at_sigterm(readable_store, tmp_path):
     step = int(path.name.removeprefix("checkpoint-"))
     assert step == len(log_of(output))
     assert printed.read_text().count(f"Stopped after step {step} of 100000; the same command") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "gpu"])
+def test_device_that_is_not_there(monkeypatch, device):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(ValueError, match=f"Cannot compute on device '{device}'"):
+        parallel.join(device)

@@ -47,6 +47,35 @@ def test_operations_and_memory_grow_with_the_network():
         assert third - second == second - first > 0
 
 
+@pytest.mark.parametrize("kind", ["dt", "cql"])
+def test_memory_of_a_window_is_what_one_more_takes(kind):
+    agent = make_agent(kind, "tiny", device="cpu")
+    weights = {
+        parameter.untyped_storage().data_ptr()
+        for module in agent.training_modules().values()
+        for parameter in module.parameters()
+    }
+    taken = []
+    for rows in (2, 6):
+        saved = {}
+
+        def keep(tensor, saved=saved):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        batch = empty_batch(agent)
+        batch = type(batch)(*(None if it is None else it.repeat(rows, 0) for it in batch))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _ = agent.loss(batch)
+        del loss
+        taken.append(sum(saved.values()))
+    slope = (taken[1] - taken[0]) / 4
+    cost = cost_of(type(agent), agent.config, CONFIG)
+    assert cost.window_bytes == pytest.approx(slope, rel=0.2)
+
+
 def test_stages():
     agent = make_agent("tt", "tiny", device="cpu")  # its tokenizer learns for 2 steps
     for steps, expected in [(1, {0: 1}), (2, {0: 2}), (5, {0: 2, 2: 3})]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgdt_agents import make_agent
-from mgdt_agents.replay import splits
+from mgdt_agents import load_agent, make_agent
+from mgdt_agents.replay import files, splits
 from mgdt_agents.training import TrainingConfig, train
 from mgdt_envs import AtariProtocol
 
@@ -53,7 +53,7 @@ def test_description_says_what_was_trained_on_what(config, tmp_path):
 )
 def test_another_training_is_refused(config, tmp_path, fields, message):
     run(config, tmp_path / "run")
-    with pytest.raises(ValueError, match=f"checkpoint of another training: {re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"holds another training: {re.escape(message)}"):
         run(dataclasses.replace(config, **fields), tmp_path / "run")
     # What is there is whole still.
     assert run(config, tmp_path / "run") == 2
@@ -134,3 +134,99 @@ def test_half_a_line_of_the_log_is_written_anew(config, tmp_path):
     log.write_text(before + '{"step": 3, "lo')
     run(config, tmp_path / "run")
     assert log.read_text() == before
+
+
+def folder_of(output):
+    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json", "card.md"])
+def test_killed_between_the_last_checkpoint_and_the_agent(config, tmp_path, lost):
+    run(config, tmp_path / "run")
+    before = folder_of(tmp_path / "run")
+    (tmp_path / "run" / lost).unlink()
+    assert run(config, tmp_path / "run") == 2
+    after = folder_of(tmp_path / "run")
+    for name in ("model.safetensors", "config.json", "card.md"):
+        assert after[name] == before[name], name
+
+
+def test_another_training_is_refused_without_a_checkpoint_too(config, tmp_path):
+    output = tmp_path / "run"
+    run(config, output)
+    shutil.rmtree(output / "checkpoint-2")
+    before = folder_of(output)
+    with pytest.raises(ValueError, match=r"another training: learning_rate was 0\.0003, is 0\.5"):
+        run(dataclasses.replace(config, learning_rate=0.5), output)
+    with pytest.raises(ValueError, match="steps was 2, is 3, and there is no checkpoint"):
+        run(dataclasses.replace(config, steps=3), output)
+    assert folder_of(output) == before
+    assert run(config, output) == 2
+    (output / "training.json").unlink()
+    with pytest.raises(FileExistsError, match="holds an agent and no training to resume"):
+        run(config, output)
+
+
+def test_damaged_description(config, tmp_path):
+    run(config, tmp_path / "run")
+    (tmp_path / "run" / "training.json").write_text("{")
+    with pytest.raises(ValueError, match=r"training\.json is not JSON"):
+        run(config, tmp_path / "run")
+
+
+def test_what_was_there_is_removed_only_when_training_begins(config, store, tmp_path):
+    output = tmp_path / "run"
+    run(config, output)
+    (output / "notes.txt").write_text("of the old one")
+    other = dataclasses.replace(config, learning_rate=0.5)
+
+    def overwrite(config):
+        agent = make_agent("dt", "tiny", device="cpu")
+        return train(agent, config, output=output, overwrite=True)
+
+    with pytest.raises(ValueError, match="nothing"):
+        overwrite(dataclasses.replace(other, replay=(tmp_path / "nothing",)))
+    with (
+        files.exclusive(output, inside=True),
+        pytest.raises(ValueError, match="is being written by another writer"),
+    ):
+        overwrite(other)
+    assert (output / "notes.txt").exists()
+    assert overwrite(other) == 2
+    assert not (output / "notes.txt").exists()
+    description = json.loads((output / "training.json").read_text())
+    assert description["training"]["learning_rate"] == 0.5
+
+
+def test_windows_seen_and_the_card(config, tmp_path):
+    """They are of the agent as it was saved, whether it was stopped, extended or tuned."""
+    config = dataclasses.replace(config, heldout_fraction=0.5, heldout_interval=1)
+    output = tmp_path / "run"
+    agent = make_agent("dt", "tiny", device="cpu")
+    train(agent, config, output=output, should_stop=lambda: True)
+    assert agent.trained_windows == load_agent(output).trained_windows == 2
+    assert load_agent(output / "best").trained_windows == 2
+    card = (output / "card.md").read_text()
+    assert "for 2 gradient steps of 2 windows when it is done" in card
+    assert run(dataclasses.replace(config, steps=5), output) == 5
+    assert load_agent(output).trained_windows == 10
+    assert "for 5 gradient steps" in (output / "card.md").read_text()
+    assert "for 5 gradient steps" in (output / "best" / "card.md").read_text()
+    (output / "card.md").write_text("mine")
+    run(dataclasses.replace(config, steps=6), output)
+    assert (output / "card.md").read_text() == "mine"
+    tuned = load_agent(output)
+    train(tuned, config, output=tmp_path / "tuned")
+    assert load_agent(tmp_path / "tuned").trained_windows == 12 + 4
+
+
+def test_weights_that_it_began_with_are_compared(config, tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        make_agent("dt", "tiny", device="cpu").save(tmp_path / f"agent-{seed}")
+    train(load_agent(tmp_path / "agent-0"), config, output=tmp_path / "run")
+    assert train(load_agent(tmp_path / "agent-0"), config, output=tmp_path / "run") == 2
+    with pytest.raises(ValueError, match=r"another training: begins_with was \w+, is \w+\."):
+        train(load_agent(tmp_path / "agent-1"), config, output=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another training: begins_with was \w+, is None\."):
+        run(config, tmp_path / "run")

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+import pytest
+import torch
+
 from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.q_learning import CQLAgent
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.training import TrainingConfig
 from mgdt_agents.training.windows import HeldOut, open_replay
@@ -27,3 +31,28 @@ def test_return_weighting_reaches_learned_and_heldout_windows(
     assert len(heldout) > 1
     best = ranks(dataclasses.replace(config, return_weighting=100.0))
     assert best == [{max(learned)}, {max(heldout)}]
+
+
+@pytest.mark.parametrize("names", [("Pong", "Boxing"), ("Boxing", "Pong"), ("Pong",)])
+def test_heldout_windows_are_judged_by_the_heads_of_their_games(
+    make_random_episodes, write_store, tmp_path, names
+):
+    """Whatever games an agent knows, and in whatever order, beside those of the replay."""
+    config = dataclasses.replace(CQLAgent.presets["tiny"], heads="per-game")
+    agent = CQLAgent(config, games=("Boxing", "Pong"), device="cpu")
+    paths = [write_store(tmp_path / name, name, make_random_episodes([9] * 12)) for name in names]
+    training = TrainingConfig(
+        replay=tuple(paths), steps=1, heldout_fraction=0.4, heldout_windows=8, batch_size=4
+    )
+    sampler = open_replay(agent, training)
+    agent.begin_training(sampler)
+    heldout = HeldOut(agent, training, sampler.stores)
+    before = heldout.measure(agent)
+    with torch.no_grad():
+        # Boxing's is the first half of the maps.
+        agent.model.output.weight[: config.actions * config.atoms].normal_()
+    after = heldout.measure(agent)
+    changed = [
+        name for name in names if before[f"heldout_loss/{name}"] != after[f"heldout_loss/{name}"]
+    ]
+    assert changed == [name for name in names if name == "Boxing"]
