@@ -36,7 +36,11 @@ def parse_number(text: str) -> int:
         ValueError: if it says none.
     """
     match = re.fullmatch(r"(-?\d+(?:_\d+)*(?:\.\d+)?)([km]?)", text.strip().lower())
-    number = match and Fraction(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]]
+    # Before Python 3.11 a fraction has no underscores.
+    number = (
+        match
+        and Fraction(match[1].replace("_", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2]]
+    )
     if number is None or number.denominator != 1:
         raise InvalidArgument(f"Expected a whole number such as 8000, 10k or 1.5m, got {text!r}")
     return int(number)

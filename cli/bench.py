@@ -12,6 +12,7 @@ Examples:
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -22,23 +23,26 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents import Agent, load_agent
-from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
 from mgdt_agents.evaluation.benchmark import check_agents, results_of, with_speeds
 from mgdt_agents.evaluation.episode_log import FILE as EPISODES
-from mgdt_agents.evaluation.episode_log import EpisodeLog
+from mgdt_agents.evaluation.episode_log import EpisodeLog, fingerprint
 from mgdt_agents.evaluation.published_scores import PublishedAgent
 from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines, results_table
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.evaluation.workers import play_in_processes
+from mgdt_agents.replay.files import exclusive, is_left_over, naming
 from mgdt_cli.arguments import Games, Names, parse, training_runs
 from mgdt_cli.bench_results import (
+    TOO_FEW,
     CompareArguments,
     ImportScoresArguments,
     VerifyArguments,
     compare_results,
+    curves_of,
     import_scores,
     verify_results,
+    video_name,
 )
 from mgdt_cli.console import ProgressBar, print_table, run, say
 from mgdt_envs import resolve_games
@@ -92,7 +96,7 @@ class BenchArguments:
     json: bool = False
     """Print the results as JSON."""
     report: bool = True
-    """Write the report, too: a page, tables and figures (extra report)."""
+    """The report, a page, tables and figures (extra report), is written, or not."""
     video_seconds: float = 5.0
     """Length of the report's video of each agent and game (extra video); 0 makes none."""
     device: str = "auto"
@@ -133,28 +137,46 @@ def bench(arguments: BenchArguments) -> None:
         for name, runs in paths.items()
     }
     check_agents(agents, config)
-    output = arguments.output or Path("results") / time.strftime("%Y-%m-%d-%H%M%S")
-    published = _make_folder(output, agents, config, arguments.overwrite)
-    log = EpisodeLog(output)
-    try:
-        with ProgressBar() as progress:
-            episodes = _play(arguments, paths, agents, config, log, progress)
-    except KeyboardInterrupt:
-        say(
-            f"{counted(len(log), 'episode')} were played and are kept in {log.path}. "
-            f"The same command with --output {output} resumes."
-        )
-        raise
-    finally:
-        log.close()
-    results = dataclasses.replace(results_of(agents, config, episodes), published=published)
-    results = with_speeds(results, agents, config)
-    results.save(output / "results.json")
-    _print(results, arguments.json)
-    say(f"Every episode's score: {output / 'results.json'}")
-    if arguments.report:
-        one_run = {name: runs[0] for name, runs in agents.items()}
-        write_report_of(one_run, results, output, arguments.video_seconds)
+    output = arguments.output or new_folder()
+    with exclusive(output, inside=True):
+        published = _make_folder(output, agents, config, arguments.overwrite)
+        log = EpisodeLog(output)
+        try:
+            with ProgressBar() as progress:
+                episodes = _play(arguments, paths, agents, config, log, progress)
+        except KeyboardInterrupt:
+            say(
+                f"{counted(len(log), 'episode')} were played and are kept in {log.path}. "
+                f"The same command with --output {output} resumes."
+            )
+            raise
+        finally:
+            log.close()
+        results = dataclasses.replace(results_of(agents, config, episodes), published=published)
+        results = with_speeds(results, agents, config)
+        results.save(output / "results.json")
+        _print(results, arguments.json)
+        say(f"Every episode's score: {output / 'results.json'}")
+        if arguments.report:
+            one_run = {name: runs[0] for name, runs in agents.items()}
+            write_report_of(one_run, results, output, arguments.video_seconds)
+        elif (output / "report.html").exists():
+            say(f"The report in {output} is of the results before; without --no-report it is anew.")
+
+
+def new_folder() -> Path:
+    """Make a folder that is named by the time, and that nobody else has."""
+    moment = time.strftime("%Y-%m-%d-%H%M%S")
+    for number in itertools.count(1):
+        folder = Path("results", moment if number == 1 else f"{moment}-{number}")
+        with naming(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+        return folder
+    raise AssertionError("There is always another number.")
 
 
 def config_of(arguments: BenchArguments) -> BenchmarkConfig:
@@ -182,10 +204,7 @@ def config_of(arguments: BenchArguments) -> BenchmarkConfig:
             "training: an agent may have seen these starts."
         )
     if arguments.episodes < FEWEST_EPISODES:
-        say(
-            f"With fewer than {FEWEST_EPISODES} episodes a game, the intervals over episodes may "
-            "be too narrow (docs/benchmark.md)."
-        )
+        say(TOO_FEW)
     return BenchmarkConfig(
         games=resolve_games(arguments.games or "bundled"),
         episodes=arguments.episodes,
@@ -256,17 +275,15 @@ def write_report_of(
     """Write the report and say where it is; where an extra is missing, say what is left out."""
     # Imported only when needed: matplotlib takes a second.
     from mgdt_agents.evaluation.page import write_report
-    from mgdt_agents.training.metrics import read_curves
 
     try:
         videos = record_videos(agents, results, output / "videos", video_seconds)
     except MissingExtra as error:
         videos = {}
         say(f"The report has no videos. {error}")
-    runs = {name: Path(split_settings(name)[0]) for name in agents}
-    curves = {name: its for name, run in runs.items() if (its := read_curves(run))}
     try:
-        say(f"The report: {write_report(results, output, curves=curves, videos=videos)}")
+        report = write_report(results, output, curves=curves_of(results), videos=videos)
+        say(f"The report: {report}")
     except MissingExtra as error:
         say(f"There is no report. {error}")
 
@@ -282,9 +299,9 @@ def record_videos(
     with ProgressBar() as progress:
         steps = round(seconds * protocol.steps_per_second)
         task = progress.add_task("videos", total=steps * len(agents) * len(results.games))
-        for number, (name, agent) in enumerate(agents.items()):
+        for name, agent in agents.items():
             for game in results.games if steps else ():
-                path = folder / f"{number}-{game}.mp4"
+                path = folder / video_name(results, name, game)
                 folder.mkdir(exist_ok=True)
                 record_episode(
                     path,
@@ -304,11 +321,10 @@ def record_videos(
 def _make_folder(
     folder: Path, agents: dict[str, list[Agent]], config: BenchmarkConfig, overwrite: bool
 ) -> tuple[PublishedAgent, ...]:
-    """Make the output folder before anything is played; return the published scores in it.
+    """Prepare the output folder before anything is played; return the published scores in it.
 
     Raises:
-        OutputExists: if it exists and has other results, or anything but results.
-        InvalidArgument: if it cannot be written to.
+        OutputExists: if it has other results, or anything but results.
     """
     published: tuple[PublishedAgent, ...] = ()
     if overwrite:
@@ -332,21 +348,25 @@ def _make_folder(
                 if config.protocols.get(name) != rules
             ),
             *(["seeds"] if set(there.seeds) - set(config.seeds) else []),
+            *(
+                f"{name}={getattr(there, name)}"
+                for name in ("deterministic", "max_steps", "idle_steps")
+                if getattr(there, name) != getattr(config, name)
+            ),
+            *(
+                f"runs of {name}"
+                for name, runs in agents.items()
+                if name in there.agents
+                and set(there.agents[name].weights) - set(map(fingerprint, runs))
+            ),
         ]
         if lost:
             raise OutputExists(
                 f"{folder} has results that would be lost: {', '.join(sorted(lost))}. Choose "
                 "another --output, name them again to extend the results, or add --overwrite."
             )
-    elif folder.exists() and not (folder / EPISODES).exists():
+    elif not all(map(is_left_over, folder.glob("*"))) and not (folder / EPISODES).exists():
         raise OutputExists(f"{folder} exists; choose another --output or add --overwrite.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / EPISODES).touch()
-    except OSError as error:
-        raise InvalidArgument(
-            f"Cannot write to {folder}: {error.strerror}. Choose another --output."
-        ) from error
     return published
 
 

@@ -9,16 +9,24 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
+from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.evaluation.compare import Comparison, compare
 from mgdt_agents.evaluation.published_scores import load_published
-from mgdt_agents.evaluation.report import results_table, with_interval
+from mgdt_agents.evaluation.report import counted, results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
 from mgdt_agents.number_text import number_text
+from mgdt_agents.training.metrics import Curve, read_curves
 from mgdt_cli.arguments import Names
 from mgdt_cli.console import ProgressBar, print_table, say
+from mgdt_envs.aggregates import FEWEST_EPISODES
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
+
+TOO_FEW = (
+    f"With fewer than {FEWEST_EPISODES} episodes a game, the intervals over episodes may be too "
+    "narrow (docs/benchmark.md)."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +86,9 @@ def import_scores(arguments: ImportScoresArguments) -> None:
     chosen = {name: agents[name] for name in arguments.agents or agents}
     kept = [agent for agent in results.published if agent.name not in chosen]
     results = dataclasses.replace(results, published=(*kept, *chosen.values()))
+    table = results_table(results)  # before anything is saved that cannot be shown
     results.save(path)
-    print_table(results_table(results))
+    print_table(table)
     if (arguments.folder / "report.html").exists():
         _write_report_again(arguments.folder, results)
 
@@ -88,16 +97,27 @@ def _write_report_again(folder: Path, results: Results) -> None:
     """Write the report of results, with the videos that are there."""
     # Imported only when needed: matplotlib takes a second.
     from mgdt_agents.evaluation.page import write_report
-    from mgdt_agents.training.metrics import read_curves
 
-    curves = {name: its for name in results.agents if (its := read_curves(Path(name)))}
     videos = {
         (agent, game): path
-        for number, agent in enumerate(results.agents)
+        for agent in results.agents
         for game in results.games
-        if (path := folder / "videos" / f"{number}-{game}.mp4").exists()
+        if (path := folder / "videos" / video_name(results, agent, game)).exists()
     }
-    say(f"The report: {write_report(results, folder, curves=curves, videos=videos)}")
+    report = write_report(results, folder, curves=curves_of(results), videos=videos)
+    say(f"The report: {report}")
+
+
+def curves_of(results: Results) -> dict[str, dict[str, Curve]]:
+    """Return the training curves of those agents that are folders of runs, by name."""
+    runs = {name: Path(split_settings(name)[0]) for name in results.agents}
+    return {name: its for name, run in runs.items() if (its := read_curves(run))}
+
+
+def video_name(results: Results, agent: str, game: str) -> str:
+    """Return the name of the file of an agent's first episode, which no other agent's has."""
+    weights = "".join(results.agents[agent].weights[:1])
+    return f"{weights}-{game}-{results.seeds.start}.mp4"
 
 
 def compare_results(arguments: CompareArguments) -> None:
@@ -108,6 +128,8 @@ def compare_results(arguments: CompareArguments) -> None:
     """
     a, b = _one_agent(arguments.a), _one_agent(arguments.b)
     comparison = compare(a, b, arguments.protocol or next(iter(a.protocols)))
+    if comparison.over != "training runs" and min(len(a.seeds), len(b.seeds)) < FEWEST_EPISODES:
+        say(TOO_FEW)
     if arguments.json:
         print(json.dumps(comparison.to_dict(), allow_nan=False))
     else:
@@ -141,7 +163,8 @@ def verify_results(arguments: VerifyArguments) -> None:
     with ProgressBar() as progress:
         task = progress.add_task("verify", total=total)
         results = verify(arguments.folder, lambda episode: progress.advance(task))
-    say(f"Verified: {len(results.episodes):,} episodes of {', '.join(results.agents)}.")
+    episodes = counted(len(results.episodes), "episode")
+    say(f"Verified: {episodes} of {', '.join(results.agents)}.")
 
 
 def _one_agent(name: str) -> Results:

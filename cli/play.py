@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mgdt_agents import Agent, load_agent
+from mgdt_agents.evaluation.videos import check_video
 from mgdt_agents.play import Wall
 from mgdt_agents.registry import bundled_agents
 from mgdt_cli.arguments import Games, parse
@@ -22,6 +23,7 @@ from mgdt_cli.console import ProgressBar, run, say
 from mgdt_envs import PROTOCOLS, resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
 
+MAX_SCALE = 8  # a game is wider than most screens then
 MAX_PORT = 65535
 
 
@@ -82,6 +84,10 @@ def play(arguments: PlayArguments) -> None:
         raise OutputExists(
             f"{arguments.record} exists; choose another --record or add --overwrite."
         )
+    if arguments.record:
+        check_video(arguments.record)
+    if arguments.scale > MAX_SCALE:
+        raise InvalidArgument(f"--scale must be at most {MAX_SCALE}, got {arguments.scale}")
     for name, least in ("seconds", 0.1), ("scale", 1), ("port", 0):
         if not getattr(arguments, name) >= least:  # nor nan
             value = getattr(arguments, name)

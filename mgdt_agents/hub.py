@@ -3,7 +3,8 @@
 It needs the extra `hub`, which is imported only when used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -116,9 +117,13 @@ def push_to_hub(
             commit_message.
 
     Raises:
-        ValueError: if `results` are not of one agent; nothing is uploaded then.
+        ValueError: if `results` are not of one agent, and nothing is uploaded then; if the hub
+            refuses or cannot be reached.
     """
-    return _wrapper()(agent, card, results, license).push_to_hub(repo_id, **options)
+    wrapper = _wrapper()(agent, card, results, license)
+    with _naming(f"Cannot upload to {repo_id!r} on the hub", InvalidArgument):
+        address = wrapper.push_to_hub(repo_id, **options)
+    return address
 
 
 def download(repo_id: str, **options: Any) -> Path:
@@ -134,14 +139,28 @@ def download(repo_id: str, **options: Any) -> Path:
     return _download(repo_id, FILES, AgentLoadError, **options)
 
 
+@contextmanager
+def _naming(what: str, kind: type[MGDTError]) -> Iterator[None]:
+    """Turn what the hub's library raises into an error of ours that says `what` failed."""
+    try:
+        yield
+    except MGDTError:
+        raise
+    except Exception as error:
+        # The transport's errors have no other common class.
+        is_theirs = type(error).__module__.startswith("httpx")
+        if is_theirs or isinstance(error, OSError | ValueError):
+            raise kind(f"{what}: {error}") from error
+        raise
+
+
 def _download(repo_id: str, names: Sequence[str], error: type[MGDTError], **options: Any) -> Path:
     """Return the folder with files of a repository of the hub; `error` says that it cannot be."""
     with importing(NEED, "hub"):
         from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(names), **options))
-    except (OSError, ValueError) as reason:
-        raise error(f"Cannot download {repo_id!r} from the hub: {reason}") from reason
+    with _naming(f"Cannot download {repo_id!r} from the hub", error):
+        folder = snapshot_download(repo_id, allow_patterns=list(names), **options)
+    return Path(folder)
 
 
 def download_collection(repo_id: str, **options: Any) -> TraceCollection:
@@ -193,7 +212,7 @@ def push_collection(
     with importing(NEED, "hub"):
         from huggingface_hub import HfApi, snapshot_download
     api = HfApi(token=token)
-    try:
+    with _naming(f"Cannot publish to {repo_id!r} on the hub", ReplayError):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         there = api.list_repo_files(repo_id, repo_type="dataset")
         if INDEX not in there and (others := set(there) - {".gitattributes"}):
@@ -220,10 +239,6 @@ def push_collection(
                 allow_patterns=["*.npz", "*.json", "*.png", "README.md"],
                 commit_message=f"Traces: {', '.join(added) or 'cards'}",
             )
-    except MGDTError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ReplayError(f"Cannot publish to {repo_id!r} on the hub: {error}") from error
     return added
 
 
@@ -288,11 +303,15 @@ def _evaluations(results: Results | None) -> list[Any] | None:
     if results is None:
         return None
     (agent,) = results.agents
+
+    def under(protocol: str) -> str:
+        return f", {protocol}" if len(results.protocols) > 1 else ""
+
     evaluations = [
         EvalResult(
             task_type="reinforcement-learning",
             dataset_type=f"MultiGameAtari/{game}-v0",
-            dataset_name=game,
+            dataset_name=f"{game}{under(protocol)}",
             metric_type="mean_reward",
             metric_value=(
                 f"{results.summaries[agent, protocol, game].mean:.2f} +/- "
@@ -309,7 +328,7 @@ def _evaluations(results: Results | None) -> list[Any] | None:
                 EvalResult(
                     task_type="reinforcement-learning",
                     dataset_type="MultiGameAtari-v0",
-                    dataset_name=counted(figure.games, "game"),
+                    dataset_name=f"{counted(figure.games, 'game')}{under(protocol)}",
                     metric_type=f"{main}_human_normalized_score",
                     metric_value=round(figure.value, 4),
                 )
@@ -331,7 +350,11 @@ def _text(card: str, agent: NetworkAgent, results: Results | None) -> str:
             "## Benchmark",
             f"Mean scores of {counted(len(results.seeds), 'whole episode')} a game, and 95 % "
             f"intervals over {intervals_over(results)}.",
-            *(markdown_of_agent(results, name, protocol=rules) for rules in results.protocols),
+            *(
+                f"### {rules}\n\n" * (len(results.protocols) > 1)
+                + markdown_of_agent(results, name, protocol=rules)
+                for rules in results.protocols
+            ),
             f"{protocol_sheet(results)}.",
         ]
     return "\n\n".join(parts) + "\n"

@@ -15,7 +15,10 @@ class RandomAgent(Agent):
 
     kind = "random"
     memory = ()
-    training_runs = 0
+
+    def identity(self) -> str | None:
+        """Return nothing: all random agents act alike."""
+        return ""
 
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         return (inputs.draws.uniform() * 18).astype(np.int64), None

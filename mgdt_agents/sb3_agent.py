@@ -9,12 +9,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.agent_files import check_options
+from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.step_inputs import State, StepInputs
@@ -116,14 +117,29 @@ class SB3Agent(Agent):
         return agent
 
     def set_random_seed(self, seed: int) -> None:
-        """Seed the model and the global generators that it draws from."""
+        """Seed the agent's streams, and the global generators that models of others draw from."""
         super().set_random_seed(seed)
         self.model.set_random_seed(seed)
 
+    def identity(self) -> str | None:
+        """Return the algorithm, the share of random actions, and the actions."""
+        exploration = getattr(self.model, "exploration_rate", 0.0)
+        return f"{type(self.model).__qualname__} {exploration} {self.actions.tolist()}"
+
+    @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
-        chosen, state = self.model.predict(
-            inputs.observations, inputs.state, inputs.starts, inputs.deterministic
-        )
+        model = self.model
+        if not inputs.deterministic and isinstance(model, PPO | A2C):
+            # stable-baselines3 would draw all rows from one global generator.
+            observations, _ = model.policy.obs_to_tensor(inputs.observations)
+            policy: Any = model.policy.get_distribution(observations).distribution
+            return self.actions[sample(policy.logits.cpu(), inputs.draws).numpy()], None
+        greedy = inputs.deterministic or isinstance(model, DQN)
+        chosen, state = model.predict(inputs.observations, inputs.state, inputs.starts, greedy)
+        if not inputs.deterministic and isinstance(model, DQN):
+            explores = inputs.draws.uniform() < model.exploration_rate
+            drawn = (inputs.draws.uniform() * len(self.actions)).astype(np.int64)
+            chosen = np.where(explores, drawn, chosen)
         return self.actions[chosen], state
 
 
@@ -141,11 +157,11 @@ def _algorithm_of(path: Path) -> type[BaseAlgorithm]:
             "mgdt_agents.sb3_agent.SB3Agent(model)."
         )
     if "exploration_fraction" in data:
-        return stable_baselines3.DQN
+        return DQN
     if "clip_range" in data:
-        return stable_baselines3.PPO
+        return PPO
     if "gae_lambda" in data:
-        return stable_baselines3.A2C
+        return A2C
     raise AgentLoadError(
         f"{path} is of an algorithm without discrete actions; expected DQN, PPO or A2C."
     )

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.episode_log import (
@@ -19,6 +18,7 @@ from mgdt_agents.evaluation.episode_log import (
     Trace,
     checksum_of,
     fingerprint,
+    network_of,
 )
 from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
@@ -284,9 +284,7 @@ def results_of(agents: Agents, config: BenchmarkConfig, episodes: Iterable[Episo
 def agent_info(runs: Sequence[Agent]) -> AgentInfo:
     """Return what an agent, of which there may be several training runs, tells of itself."""
     agent = runs[0]
-    model = getattr(agent, "model", None)
-    # A model of stable-baselines3 holds its network.
-    network = getattr(model, "policy", model)
+    network = network_of(agent)
     return AgentInfo(
         kind=agent.kind,
         runs=len(runs),
@@ -295,11 +293,11 @@ def agent_info(runs: Sequence[Agent]) -> AgentInfo:
         # An agent that names no games has learned nothing, or does not know from what.
         trained_under=agent.protocol if agent.games and not agent.protocol_is_assumed else None,
         parameters=(
-            sum(parameter.numel() for parameter in network.parameters())
-            if isinstance(network, nn.Module)
-            else None
+            None
+            if network is None
+            else sum(parameter.numel() for parameter in network.parameters())
         ),
-        trained_windows=getattr(agent, "trained_windows", None),
+        trained_windows=getattr(agent, "trained_windows", None) or None,
     )
 
 

@@ -1,15 +1,16 @@
 """Two agents side by side: which is better, and whether that is more than noise."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mgdt_agents.evaluation.results import Interval, Results
+from mgdt_agents.evaluation.results import FEWEST_SCORES_OF_IQM, Interval, Results
 from mgdt_envs.aggregates import (
+    FEWEST_EPISODES,
     interval_over_episodes,
     interval_over_runs,
     iqm,
@@ -55,7 +56,7 @@ class Comparison:
 
 
 def compare(a: Results, b: Results, protocol: str) -> Comparison:
-    """Compare two agents in the games that both have played.
+    """Compare two agents in the games that both have played; B beside A is A beside B mirrored.
 
     Args:
         a: results of one agent.
@@ -74,8 +75,15 @@ def compare(a: Results, b: Results, protocol: str) -> Comparison:
         raise InvalidArgument("Expected results in the same games, and there is no common one.")
     scores_a = {game: a.scores(next(iter(a.agents)), game, protocol) for game in games}
     scores_b = {game: b.scores(next(iter(b.agents)), game, protocol) for game in games}
+    # Which of two columns the bootstrap draws first moves an interval's ends a little.
+    mirrored = [scores_b[game].tolist() for game in games] < [
+        scores_a[game].tolist() for game in games
+    ]
+    if mirrored:
+        name_a, name_b, scores_a, scores_b = name_b, name_a, scores_b, scores_a
     several = all(len(scores[games[0]]) > 1 for scores in (scores_a, scores_b))
     paired = a.seeds == b.seeds and not several
+    episodes = min(scores[games[0]].shape[1] for scores in (scores_a, scores_b))
     verdict = partial(_verdict, name_a, name_b)
     rows = []
     for game in games:
@@ -90,6 +98,7 @@ def compare(a: Results, b: Results, protocol: str) -> Comparison:
             interval = interval_over_episodes(
                 _difference_of(mean), {game: x.ravel()}, {game: y.ravel()}
             )
+        interval = _with_noise(interval, episodes)
         rows.append(
             Difference(
                 what=game,
@@ -100,13 +109,14 @@ def compare(a: Results, b: Results, protocol: str) -> Comparison:
                 better=verdict(interval, 0.0),
             )
         )
-    return Comparison(
+    comparison = Comparison(
         a=name_a,
         b=name_b,
         over="training runs" if several else "episodes" + paired * " of the same seeds",
         games=tuple(rows),
         overall=tuple(_overall(a, scores_a, scores_b, protocol, several, verdict)),
     )
+    return _mirrored(comparison) if mirrored else comparison
 
 
 def _overall(
@@ -122,7 +132,8 @@ def _overall(
         runs = [values.mean(axis=1) if several else values.ravel() for values in scores.values()]
         units.append(np.stack(runs, axis=1))
     probability = probability_of_improvement(*units)
-    interval = interval_over_runs(probability_of_improvement, *units)
+    episodes = min(len(next(iter(scores.values()))[0]) for scores in (scores_a, scores_b))
+    interval = _with_noise(interval_over_runs(probability_of_improvement, *units), episodes)
     unit = "run" if several else "episode"
     rows = [
         Difference(
@@ -138,19 +149,21 @@ def _overall(
     normalized_a = human_normalized_scores(scores_a, rules).scores
     normalized_b = human_normalized_scores(scores_b, rules).scores
     if normalized_a:
-        metric, name = (iqm, "IQM") if len(normalized_a) >= 4 else (mean, "mean")
         means = [
             np.stack([values.mean(axis=1) for values in scores.values()], axis=1)
             for scores in (normalized_a, normalized_b)
         ]
+        fewest = min(values.size for values in means)
+        metric, name = (iqm, "IQM") if fewest >= FEWEST_SCORES_OF_IQM else (mean, "mean")
         if several:
             interval = interval_over_runs(_difference_of(metric), *means)
         else:
-            episodes = [
+            normalized = [
                 {game: values.ravel() for game, values in scores.items()}
                 for scores in (normalized_a, normalized_b)
             ]
-            interval = interval_over_episodes(_difference_of(metric), *episodes)
+            interval = interval_over_episodes(_difference_of(metric), *normalized)
+        interval = _with_noise(interval, episodes)
         value_a, value_b = (float(metric(values)) for values in means)
         rows.append(
             Difference(
@@ -163,6 +176,29 @@ def _overall(
             )
         )
     return rows
+
+
+def _mirrored(comparison: Comparison) -> Comparison:
+    """Return the comparison of B with A."""
+
+    def mirrored(row: Difference) -> Difference:
+        whole = 1.0 if row.a is None else 0.0  # a probability, or a difference
+        low, high = row.interval or (np.nan, np.nan)
+        return replace(
+            row,
+            a=row.b,
+            b=row.a,
+            value=whole - row.value,
+            interval=row.interval and (whole - high, whole - low),
+        )
+
+    return replace(
+        comparison,
+        a=comparison.b,
+        b=comparison.a,
+        games=tuple(map(mirrored, comparison.games)),
+        overall=tuple(map(mirrored, comparison.overall)),
+    )
 
 
 def _check_rules(a: Results, b: Results, protocol: str) -> None:
@@ -197,3 +233,9 @@ def _verdict(a: str, b: str, interval: NDArray[np.float64], equal: float) -> str
 def _finite(interval: NDArray[np.float64]) -> Interval | None:
     low, high = map(float, interval)
     return None if np.isnan(low) else (low, high)
+
+
+def _with_noise(interval: NDArray[np.float64], episodes: int) -> NDArray[np.float64]:
+    """Return the interval; NaN where a few episodes of equal scores showed no noise."""
+    low, high = interval
+    return np.full(2, np.nan) if low == high and episodes < FEWEST_EPISODES else interval

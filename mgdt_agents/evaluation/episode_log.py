@@ -10,19 +10,23 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from mgdt_agents.agent import Agent, NetworkAgent
+from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.results import Episode
 from mgdt_envs.errors import InvalidArgument
 
 FILE = "episodes.jsonl"
+_NAMELESS: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()
+"""A name for each agent that does not say how it acts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class EpisodeLog:
             try:
                 content = json.loads(line)
                 key = (content["weights"], content["rules"], content["game"], content["seed"])
+                _ = content["score"], content["steps"], content["end"]
             except (KeyError, TypeError, ValueError) as error:
                 raise InvalidArgument(
                     f"{self.path}, line {number}, is no episode: {error!r}. Remove the line, and "
@@ -127,16 +132,24 @@ class EpisodeLog:
 def fingerprint(agent: Agent) -> str:
     """Return a checksum of what decides how an agent acts: its kind, options and weights."""
     digest = hashlib.sha256(f"{type(agent).__qualname__} {agent.kind}".encode())
-    if isinstance(agent, NetworkAgent):
-        digest.update(f"{agent.config} {agent._options_to_save()}".encode())
-    model = getattr(agent, "model", None)
-    # A model of stable-baselines3 holds its network.
-    network = getattr(model, "policy", model)
-    if isinstance(network, nn.Module):
+    identity = agent.identity()
+    if identity is None:
+        identity = _NAMELESS.setdefault(agent, secrets.token_hex(16))
+    digest.update(identity.encode())
+    network = network_of(agent)
+    if network is not None:
         for name, tensor in network.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def network_of(agent: Agent) -> nn.Module | None:
+    """Return the network of an agent; None if it has none."""
+    model = getattr(agent, "model", None)
+    if not isinstance(model, nn.Module):
+        model = getattr(model, "policy", None)  # of a model of stable-baselines3
+    return model if isinstance(model, nn.Module) else None
 
 
 def checksum_of(content: Mapping[str, Any]) -> str:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from mgdt_agents.evaluation.figures import as_svg, draw, draw_curves
 from mgdt_agents.evaluation.report import (
+    CUT_MARK,
     PUBLISHED_MARK,
     costs,
     counted,
+    cut_mark,
     headline_name,
     intervals_over,
     latex_by_game,
@@ -130,13 +132,16 @@ def _leaderboard(results: Results) -> dict[str, Any]:
     main = results.headline()
     others = [name for name in ("mean", "median", "optimality_gap") if name != main]
     words = {"mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
-    header = ["agent", *(["protocol"] if several else []), headline_name(results)]
-    header += [words[name] for name in others]
+    mark = CUT_MARK if any(cut_mark(results, name) for name in results.protocols) else ""
+    header = ["agent", *(["protocol"] if several else []), "games"]
+    header += [f"{name}{mark}" for name in (headline_name(results), *map(words.get, others))]
     header += ["parameters", "training windows", "decisions/s", "training runs"]
     rows = []
     for (agent, protocol), figures in results.aggregates.items():
         info = results.agents[agent]
         row = [Cell(agent, agent), *([Cell(protocol, protocol)] if several else [])]
+        games = max((figure.games for figure in figures.values()), default=0)
+        row.append(Cell(str(games), games))
         for name in (main, *others):
             figure = figures.get(name)
             if figure is None:
@@ -153,6 +158,7 @@ def _leaderboard(results: Results) -> dict[str, Any]:
             continue
         name = f"{published.name} {PUBLISHED_MARK}"
         row = [Cell(name, name), *([Cell("published", "published")] if several else [])]
+        row.append(_number(found["games"], "{:.0f}"))
         row += [_number(found.get(metric), "{:.1%}") for metric in (main, *others)]
         rows.append([*row, *[Cell("", "")] * 4])
     text = "Human-normalized scores over games: 0 % is random play, 100 % a person's."
@@ -199,7 +205,8 @@ def _games(results: Results) -> dict[str, Any]:
             )
     rows.sort(key=lambda row: row[0].text)
     header = ["game", "agent", *(["protocol"] if several else []), "mean score"]
-    header += ["human-normalized", "random", "human"]
+    mark = CUT_MARK if any(cut_mark(results, name) for name in results.protocols) else ""
+    header += [f"human-normalized{mark}", "random", "human"]
     return {
         "id": "games",
         "title": "Games",

@@ -1,14 +1,14 @@
 """Published scores: what others report of their agents, a mean score a game, with its source."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.games import did_you_mean
+from mgdt_envs.games import did_you_mean, game
 
 FOLDER = Path(__file__).parent / "published"
 
@@ -63,7 +63,15 @@ def published_agent(fields: Mapping[str, Any]) -> PublishedAgent:
     """Return the agent with the given fields.
 
     Raises:
-        ValueError: if a game is unknown or a score is no number.
+        ValueError: if a game is unknown, a score is no finite number, or a text is none.
     """
-    scores = {resolve_games(game)[0]: float(score) for game, score in fields["scores"].items()}
-    return PublishedAgent(**{"note": "", **fields, "scores": scores})
+    scores = {game(name).name: float(score) for name, score in fields["scores"].items()}
+    if bad := [score for score in scores.values() if not math.isfinite(score)]:
+        raise InvalidArgument(f"Expected finite scores of {fields['name']!r}, got {bad[0]}.")
+    agent = PublishedAgent(**{"note": "", **fields, "scores": scores})
+    for name in ("name", "source", "protocol", "note"):
+        if not isinstance(text := getattr(agent, name), str):
+            raise InvalidArgument(
+                f"Expected {name} of a published agent to be a text, got {text!r}."
+            )
+    return agent

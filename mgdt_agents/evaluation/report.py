@@ -12,6 +12,7 @@ from mgdt_agents.evaluation.results import (
     Results,
 )
 from mgdt_agents.number_text import number_text
+from mgdt_agents.random_agent import RandomAgent
 from mgdt_envs import game
 from mgdt_envs.aggregates import AGGREGATES
 from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalized_score, human_normalized_scores
@@ -304,7 +305,7 @@ def protocol_sheet(results: Results) -> str:
         f"seeds {results.seeds.start} to {results.seeds.stop - 1}",
         *([f"given up after {results.max_steps:,} steps"] if results.max_steps else []),
         *([f"given up after {results.idle_steps:,} idle steps"] if results.idle_steps else []),
-        _training_runs(results),
+        *filter(None, [_training_runs(results)]),
         *_other_rules(results),
         "references: dqn_zoo",
     ]
@@ -326,7 +327,10 @@ def protocol_sheet(results: Results) -> str:
 
 def _training_runs(results: Results) -> str:
     """Return how many trained networks of each agent played."""
-    runs = {agent: info.runs for agent, info in results.agents.items()}
+    trained = {agent: it for agent, it in results.agents.items() if it.kind != RandomAgent.kind}
+    runs = {agent: info.runs for agent, info in trained.items()}
+    if not runs:
+        return ""
     if len(set(runs.values())) == 1:
         return f"{counted(next(iter(runs.values())), 'training run')} an agent"
     return "training runs: " + ", ".join(f"{agent} {number}" for agent, number in runs.items())

@@ -309,6 +309,8 @@ class Results:
                 "that one, or play again."
             )
         try:
+            if not content["agents"]:
+                raise InvalidArgument("Expected the results of an agent, and there is none.")
             seeds = range(*content["seeds"])
             results = cls(
                 agents={agent: _agent_info(info) for agent, info in content["agents"].items()},
@@ -325,10 +327,10 @@ class Results:
                 episodes=tuple(_episodes(content["rows"], seeds)),
                 published=tuple(map(published_agent, content["published"])),
             )
-            assert results._rows
+            _ = results._rows
         except MGDTError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise InvalidArgument(f"The results are damaged: {error!r}.") from error
         return results
 

@@ -43,6 +43,12 @@ def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episod
             f"The results were played with ale-py {played_with}, and {version('ale-py')} is "
             f"installed: pip install ale-py=={played_with}."
         )
+    for agent, info in results.agents.items():
+        if len(info.weights) != info.runs:
+            raise InvalidArgument(
+                f"Expected the checksums of the weights of {agent}'s {info.runs} runs, got "
+                f"{len(info.weights)}."
+            )
     log = EpisodeLog(folder, read_only=True)
     emulators = Emulators()
     for protocol, rules in results.protocols.items():
@@ -87,14 +93,14 @@ def _play_again(
             raise InvalidArgument(f"{_name(episode)}: the trace has no actions, or unknown ones.")
         place = Place(protocol, emulators)
         place.begin(episode.game, episode.seed)
-        playing.append(_Replay(episode, trace, place))
+        playing.append(_Replay(episode, trace, place, results))
     while playing:
         for replay in playing:
             replay.send()
         for replay in playing:
             replay.receive()
         for replay in [replay for replay in playing if replay.has_ended]:
-            replay.compare(results)
+            replay.compare()
             replay.place.leave()
             on_episode(replay.episode)
         playing = [replay for replay in playing if not replay.has_ended]
@@ -103,8 +109,8 @@ def _play_again(
 class _Replay:
     """An episode that is being played again."""
 
-    def __init__(self, episode: Episode, trace: Trace, place: Place) -> None:
-        self.episode, self.trace, self.place = episode, trace, place
+    def __init__(self, episode: Episode, trace: Trace, place: Place, results: Results) -> None:
+        self.episode, self.trace, self.place, self.results = episode, trace, place, results
         self.score, self.checksum = 0.0, 0
 
     @property
@@ -113,6 +119,12 @@ class _Replay:
         return ended or self.place.steps == len(self.trace.actions)
 
     def send(self) -> None:
+        place, results = self.place, self.results
+        if place.steps == results.max_steps or place.idle_steps == results.idle_steps:
+            raise InvalidArgument(
+                f"{_name(self.episode)}: it goes on after step {place.steps}, where the rules of "
+                "the results give it up."
+            )
         self.checksum = zlib.crc32(self.place.observation[-1], self.checksum)
         self.place.send(self.trace.actions[self.place.steps])
 
@@ -120,9 +132,9 @@ class _Replay:
         self.place.receive()
         self.score += self.place.reward
 
-    def compare(self, results: Results) -> None:
+    def compare(self) -> None:
         """Raise an error if the episode is not what was said of it."""
-        place, steps = self.place, len(self.trace.actions)
+        place, results, steps = self.place, self.results, len(self.trace.actions)
         if place.terminated:
             end = "terminated"
         elif place.truncated:

@@ -1,11 +1,14 @@
 """Videos that browsers play."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mgdt_agents.agent import Agent
+from mgdt_agents.evaluation.rollout import play
+from mgdt_agents.replay.files import naming
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
@@ -23,12 +26,15 @@ def record_episode(
 ) -> None:
     """Write the beginning of an episode as a video, in color and at the console's pace.
 
+    It is the very episode that the benchmark plays: it plays this one, and the screens are of an
+    environment beside it.
+
     Args:
         path: of the .mp4 file.
         agent: who plays.
         game: name of a game.
         protocol: the rules.
-        seed: of the episode and of the agent's draws.
+        seed: of the episode.
         seconds: length of the video, if the episode does not end before.
         deterministic: handed to `predict`.
         on_step: called after each step, for a progress bar.
@@ -36,23 +42,30 @@ def record_episode(
     env = MultiGameAtariEnv(game, protocol, render_mode="rgb_array")
 
     def screens() -> Iterator[np.ndarray]:
-        agent.set_random_seed(seed)
-        observation, _ = env.reset(seed=seed)
-        state, reward = None, 0.0
-        for _ in range(round(seconds * protocol.steps_per_second)):
+        env.reset(seed=seed)
+        steps = play(agent, [(game, seed)], protocol=protocol, deterministic=deterministic)
+        for step in itertools.islice(steps, round(seconds * protocol.steps_per_second)):
             screen = env.render()
             assert screen is not None, "render_mode is rgb_array"
             yield screen
-            action, state = agent.predict(
-                observation, state, deterministic=deterministic, reward=reward, game=game
-            )
-            observation, reward, terminated, truncated, _ = env.step(int(action))
+            env.step(int(step.actions[0]))
             on_step()
-            if terminated or truncated:
-                return
 
     write_video(path, screens(), protocol.steps_per_second)
     env.close()
+
+
+def check_video(path: Path) -> None:
+    """Make the folder of a video, if it can be written there.
+
+    Raises:
+        ValueError: for another ending than .mp4, a folder of that name, or a place where nothing
+            can be written.
+    """
+    if path.suffix != ".mp4" or path.is_dir():
+        raise InvalidArgument(f"Expected the name of a video to end in .mp4, got {path}.")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def write_video(
@@ -74,11 +87,10 @@ def write_video(
         The number of pictures.
 
     Raises:
-        ValueError: for another ending, or no pictures.
+        ValueError: for another ending, a place where nothing can be written, or no pictures.
         MissingExtra: if imageio-ffmpeg is not installed.
     """
-    if path.suffix != ".mp4":
-        raise InvalidArgument(f"Expected the name of a video to end in .mp4, got {path}.")
+    check_video(path)
     try:
         import imageio_ffmpeg
     except ImportError:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.queues import Queue
 from typing import Any
@@ -23,6 +24,7 @@ from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.evaluation.rollout import FEWEST_ROWS, play
 from mgdt_agents.registry import load_agent
+from mgdt_envs.errors import MGDTError
 
 SECONDS_BETWEEN_LOOKS = 1.0
 """At whether a worker has died."""
@@ -140,8 +142,10 @@ def _work(to_do: "Queue[Any]", done: "Queue[Any]", config: BenchmarkConfig, devi
                 done.put(played)
     except KeyboardInterrupt:
         pass  # the first process tells the user
-    except Exception as error:
+    except MGDTError as error:
         done.put(error)
+    except Exception:
+        done.put(RuntimeError(f"In a process of the benchmark:\n{traceback.format_exc()}"))
 
 
 def _end_with_parent() -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mgdt_agents import load_agent, make_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
 from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.random_agent import RandomAgent
+from mgdt_agents.replay.files import exclusive
 from mgdt_cli import bench
 from mgdt_envs import PROTOCOLS, AtariProtocol, suite
 from mgdt_envs.seeds import BENCHMARK_SEED
@@ -190,7 +192,7 @@ def test_output_is_made_before_anything_is_played(run, refused, played, tmp_path
     arguments = ["--agents", "random", "--games", "Pong"]
     message = refused(*arguments, "--output", tmp_path / "file" / "results")
     assert "Cannot write to" in message
-    assert "another --output" in message
+    assert "Choose another place" in message
 
     def no_room(*_arguments, **_options):
         raise OSError(28, "No space left on device")
@@ -272,6 +274,20 @@ def test_output_is_extended_and_never_lost(run, refused, played, tmp_path):
                 *("--seed", 7),
             ],
             "seeds",
+        ),
+        *(
+            (
+                [
+                    *("--agents", both, "--games", "Pong,Boxing", "--protocol", "default,nature"),
+                    *options,
+                ],
+                lost,
+            )
+            for options, lost in (
+                (["--deterministic"], "deterministic=False"),
+                (["--max-steps", 50], "max_steps=None"),
+                (["--idle-steps", 50], "idle_steps=None"),
+            )
         ),
     ):
         message = refused(*base, *arguments)
@@ -383,3 +399,66 @@ def test_median_of_atari57_is_estimated(run, played, tmp_path, capsys, monkeypat
     content = json.loads((tmp_path / "results" / "results.json").read_text())
     (estimate,) = content["atari57_medians"]
     assert (estimate["agent"], estimate["subset"]) == ("random", "atari5")
+
+
+def test_a_run_that_is_left_out_would_be_lost(run, refused, played, tmp_path):
+    for seed in (3, 5):
+        torch.manual_seed(seed)
+        make_agent("dt", "tiny").save(tmp_path / f"dt-{seed}")
+    arguments = ["--agents", tmp_path / "dt-{seed}", "--games", "Pong", "--no-report"]
+    arguments += ["--output", tmp_path / "results"]
+    run(*arguments, "--seeds", "3,5")
+    assert "would be lost: runs of " in refused(*arguments, "--seeds", "5")
+    run(*arguments, "--seeds", "5", "--overwrite")
+
+
+def test_two_benchmarks_of_one_second_have_a_folder_each(run, played, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench.time, "strftime", lambda form: "2026-01-01-000000")
+    for game in ("Pong", "Breakout"):
+        run("--agents", "random", "--games", game, "--no-report")
+    games = {
+        folder.name: Results.load(folder / "results.json").games
+        for folder in (tmp_path / "results").iterdir()
+    }
+    assert games == {"2026-01-01-000000": ("Pong",), "2026-01-01-000000-2": ("Breakout",)}
+
+
+def test_two_benchmarks_in_one_folder_are_refused(run, refused, played, tmp_path):
+    output = tmp_path / "results"
+    arguments = ["--agents", "random", "--games", "Pong", "--output", output, "--no-report"]
+    with exclusive(output, inside=True):
+        assert "is being written by another writer" in refused(*arguments)
+    run(*arguments)
+
+
+def test_an_old_report_is_told(run, played, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("of before")
+    (tmp_path / "episodes.jsonl").touch()
+    run("--agents", "random", "--games", "Pong", "--output", tmp_path, "--no-report")
+    assert "is of the results before" in " ".join(capsys.readouterr().err.split())
+
+
+def test_videos_and_curves_stay_with_their_agents(run, played, tmp_path, monkeypatch):
+    """Also when the scores of others come in, whatever the order of the agents."""
+    shown = {}
+
+    def write_report(results, folder, *, curves, videos):
+        shown.update(curves=curves, videos={key: path.read_text() for key, path in videos.items()})
+
+    def record(path, agent, *_arguments, **_options):
+        path.write_text(agent.kind)
+
+    monkeypatch.setattr("mgdt_agents.evaluation.page.write_report", write_report)
+    monkeypatch.setattr("mgdt_agents.evaluation.videos.record_episode", record)
+    agent = f"{tmp_path / 'bc'}:action_temperature=2"
+    make_agent("bc", "tiny").save(tmp_path / "bc")
+    (tmp_path / "bc" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    base = ["--games", "Pong", "--output", tmp_path / "results"]
+    run("--agents", f"random,{agent}", *base)
+    (tmp_path / "results" / "report.html").touch()
+    run("--agents", f"{agent},random", *base, "--no-report")
+    shown.clear()
+    run("import-scores", tmp_path / "results", "jowa15")
+    assert shown["videos"] == {(agent, "Pong"): "bc", ("random", "Pong"): "random"}
+    assert shown["curves"] == {agent: {"loss": ([1], [2.0])}}

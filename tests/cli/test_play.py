@@ -46,6 +46,7 @@ def test_a_recording_is_not_overwritten(refused, tmp_path):
     [
         (["--record", "a.mp4", "--web"], "Expected --record or --web, got both."),
         (["--record", "a.gif", "--games", "Pong"], "end in .mp4, got a.gif"),
+        (["--record", "pyproject.toml/a.mp4"], "Cannot write pyproject.toml/a.mp4"),
         (["--games", "Pang"], "Unknown game or suite 'Pang'"),
         (["--agent", "nobody"], "Unknown agent 'nobody'"),
         (["--port", "-1", "--web"], "--port must be at least 0, got -1"),

@@ -13,12 +13,14 @@ import torch
 
 from mgdt_agents import NetworkAgent, load_agent, make_agent
 from mgdt_agents.decision_transformer import DecisionTransformerAgent, Greedy
-from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.errors import AgentLoadError, ReplayError
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
+from mgdt_agents.hub import push_collection
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol
+from mgdt_envs.errors import InvalidArgument
 
 
 @pytest.fixture
@@ -220,3 +222,21 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # A folder needs no hub.
     agent.save(tmp_path)
     assert_same(agent, type(agent).from_pretrained(tmp_path, device="cpu"))
+
+
+def test_a_hub_that_is_not_there_is_told(hub, monkeypatch):
+    """By the transport's own errors, which are no OSError."""
+
+    class ConnectError(Exception):
+        __module__ = "httpx2._exceptions"
+
+    def refuse(*_arguments, **_options):
+        raise ConnectError("refused")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi.create_repo", refuse)
+    with pytest.raises(ReplayError, match="Cannot publish to 'user/name' on the hub: refused"):
+        push_collection("user/name", {})
+    agent = make_agent("bc", "tiny", device="cpu")
+    with pytest.raises(InvalidArgument, match="Cannot upload to 'user/name' on the hub: refused"):
+        agent.push_to_hub("user/name")

@@ -174,3 +174,35 @@ def test_model_of_sb3_contrib(dqn_zip, tmp_path):
 def test_replay_buffer_is_not_made(dqn_zip):
     agent = load_agent(dqn_zip, device="cpu")
     assert agent.model.replay_buffer.buffer_size == 1
+
+
+@pytest.mark.parametrize("algorithm", [A2C, PPO, DQN])
+def test_rows_draw_the_same_in_any_company(algorithm, observations):
+    model = make_model(algorithm)
+    model.exploration_rate = 0.5
+    agent = SB3Agent(model)
+    stream = np.stack([np.arange(5), np.arange(5) % 3], 1)
+    together, _ = agent.predict(observations, stream=stream)
+    alone = [
+        agent.predict(observations[row : row + 1], stream=stream[row : row + 1])[0][0]
+        for row in range(5)
+    ]
+    assert together.tolist() == alone
+
+
+def test_actions_are_drawn_from_the_policy(observations):
+    model = make_model(PPO)
+    agent = SB3Agent(model)
+    rows = np.repeat(observations[:1], 4000, 0)
+    drawn = np.bincount(agent.predict(rows)[0], minlength=18) / len(rows)
+    tensor, _ = model.policy.obs_to_tensor(observations[:1])
+    expected = model.policy.get_distribution(tensor).distribution.probs[0].detach().numpy()
+    np.testing.assert_allclose(drawn, expected, atol=4 * np.sqrt(0.25 / len(rows)))
+    model = make_model(DQN)
+    model.exploration_rate = 0.5
+    agent = SB3Agent(model)
+    (greedy,), _ = agent.predict(observations[:1], deterministic=True)
+    drawn = np.bincount(agent.predict(rows)[0], minlength=18) / len(rows)
+    expected = np.full(18, 0.5 / 18)
+    expected[greedy] += 0.5
+    np.testing.assert_allclose(drawn, expected, atol=4 * np.sqrt(0.25 / len(rows)))

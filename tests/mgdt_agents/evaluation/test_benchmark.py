@@ -88,16 +88,13 @@ def test_what_the_results_say_of_themselves(results):
     assert results.agents["fire"].parameters is None
 
 
-def test_training_windows_are_those_of_the_card(tmp_path):
+def test_training_windows_are_told_where_they_are_known(tmp_path):
     assert agent_info([load_agent("dt", device="cpu")]).trained_windows == 1_408_000
     agent = make_agent("dt", "tiny", device="cpu")
-    cards = {
-        "Trained offline for 1,000 gradient steps of 256 windows.": 256_000,
-        "Trained by playing for 1,000 steps.": None,
-    }
-    for card, windows in cards.items():
-        agent.save(tmp_path, card)
-        assert agent_info([load_agent(tmp_path, device="cpu")]).trained_windows == windows
+    for known, told in ((256, 256), (0, None), (None, None)):
+        agent.trained_windows = known
+        agent.save(tmp_path)
+        assert agent_info([load_agent(tmp_path, device="cpu")]).trained_windows == told
     assert agent_info([load_agent("random")]).trained_windows is None
 
 

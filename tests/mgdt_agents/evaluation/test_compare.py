@@ -61,7 +61,8 @@ def test_difference_and_none():
     for game in GAMES:
         x, y = a.scores("dt", game)[0], b.scores("bc", game)[0]
         assert games[game].value == pytest.approx(x.mean() - y.mean())
-        assert games[game].interval == tuple(interval_over_episodes(mean, {game: x - y}))
+        interval = interval_over_episodes(mean, {game: x - y})
+        assert games[game].interval == pytest.approx(tuple(interval))
 
 
 def test_pairs_of_episodes_share_the_noise_of_the_seed():
@@ -113,6 +114,21 @@ def test_equal_agents_are_told_apart_seldom():
     assert found <= 10  # of 80, of which 4 are expected
 
 
+def test_a_few_equal_scores_show_no_noise():
+    few = {"noise": 0.0}
+    a, b = (
+        dataclasses.replace(
+            results, seeds=range(2), episodes=tuple(e for e in results.episodes if e.seed < 2)
+        )
+        for results in (make("dt", (5, 10, 20, 3), **few), make("bc", (2, 9, 19, 2), **few))
+    )
+    comparison = compare(a, b, "default")
+    for row in (*comparison.games, *comparison.overall):
+        assert (row.interval, row.better) == (None, NO_DIFFERENCE), row.what
+    a, b = make("dt", (5, 10, 20, 3), **few), make("bc", (2, 9, 19, 2), **few)
+    assert {row.better for row in compare(a, b, "default").games} == {"dt"}
+
+
 def test_what_cannot_be_compared():
     a, b = make("dt", (1, 1, 1, 1)), make("bc", (1, 1, 1, 1))
     with pytest.raises(ValueError, match="under the protocol 'nature', got default"):
@@ -130,3 +146,18 @@ def test_what_cannot_be_compared():
     )
     with pytest.raises(ValueError, match="no common one"):
         compare(elsewhere, none, "default")
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_the_other_way_round_it_is_the_same(runs):
+    a, b = make("dt", (5, 10, 20, 3), runs), make("bc", (4.6, 10, 21, 3.2), runs)
+    one, other = compare(a, b, "default"), compare(b, a, "default")
+    assert (one.a, one.b) == (other.b, other.a)
+    for row, mirrored in zip(
+        (*one.games, *one.overall), (*other.games, *other.overall), strict=True
+    ):
+        whole = 1 if "probability" in row.what else 0
+        assert (row.a, row.b, row.better) == (mirrored.b, mirrored.a, mirrored.better)
+        assert row.value == pytest.approx(whole - mirrored.value)
+        low, high = mirrored.interval
+        assert row.interval == pytest.approx((whole - high, whole - low))

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mgdt_agents import load_agent, make_agent
+from mgdt_agents import Agent, load_agent, make_agent
+from mgdt_agents.decision_transformer import PredictedReturn
+from mgdt_agents.decision_transformer.rules import ActingRule
 from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
 from mgdt_agents.evaluation.episode_log import EpisodeLog, Trace, fingerprint
 from mgdt_agents.evaluation.results import Episode
+from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol
 
 CONFIG = BenchmarkConfig(
@@ -144,14 +147,62 @@ def test_damaged_lines_are_named(tmp_path):
         EpisodeLog(tmp_path, read_only=True).trace("w", "r", episode(1))
 
 
-def test_fingerprint():
-    dt = make_agent("dt", "tiny", device="cpu")
-    before = fingerprint(dt)
-    assert fingerprint(dt) == before
-    with torch.no_grad():
-        weights = next(iter(dt.model.parameters()))
-        weights[(0,) * weights.ndim] = np.nextafter(
-            np.float32(weights.flatten()[0].item()), np.float32(9)
-        ).item()
-    assert fingerprint(dt) != before
+@pytest.mark.parametrize("kind", sorted(NETWORK_AGENTS))
+def test_fingerprint_is_of_every_weight(kind):
+    size = min(NETWORK_AGENTS[kind].presets, key=lambda name: name != "tiny")
+    agent = make_agent(kind, size, device="cpu")
+    before = fingerprint(agent)
+    assert fingerprint(agent) == before
+    for name, weights in agent.model.named_parameters():
+        with torch.no_grad():
+            first = weights.view(-1)[:1]
+            kept = first.clone()
+            first.copy_(torch.nextafter(first, torch.full_like(first, 9)))
+            assert fingerprint(agent) != before, name
+            first.copy_(kept)
+    assert fingerprint(agent) == before
+
+
+def test_fingerprint_of_an_agent_without_a_network():
     assert fingerprint(load_agent("random")) == fingerprint(load_agent("random"))
+
+
+class Still(Agent):
+    """Takes one action, and does not say which."""
+
+    kind = "still"
+
+    def __init__(self, action):
+        super().__init__()
+        self.action = action
+
+    def _act(self, inputs):
+        return np.full(len(inputs.observations), self.action), None
+
+
+class Says(Still):
+    def identity(self):
+        return str(self.action)
+
+
+class Likeliest(ActingRule):
+    """A rule that cannot be written down."""
+
+    def action_logits(self, logits_BA):
+        return logits_BA * 100
+
+
+def test_fingerprints_of_agents_of_one_s_own():
+    still = Still(0)
+    assert fingerprint(still) == fingerprint(still)
+    assert len({fingerprint(still), fingerprint(Still(0)), fingerprint(Still(2))}) == 3
+    assert fingerprint(Says(0)) == fingerprint(Says(0)) != fingerprint(Says(2))
+    torch.manual_seed(0)
+    bc = make_agent("bc", "tiny", device="cpu")
+    found = []
+    for rule in (PredictedReturn(), PredictedReturn(), Likeliest(), Likeliest()):
+        agent = bc.changed()
+        agent.rule = rule
+        found.append(fingerprint(agent))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3

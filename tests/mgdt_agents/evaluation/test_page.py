@@ -92,12 +92,18 @@ def test_published_agents_are_marked_as_such(tmp_path, protocols):
     kind = ["published"] * (len(protocols) - 1)
     # (31.8 - 1.7) / (30.5 - 1.7), the only game with a reference that was played
     assert [row[:5] for row in rows if row[:1] == ["MGDT"]] == [
-        ["MGDT", "†", *kind, "104.5%", "104.5%", "0.0%"][:5]
+        ["MGDT", "†", *kind, "1", "104.5%", "104.5%", "0.0%"][:5]
     ]
     marked = [row for row in rows if row[1:3] == ["MGDT", "†"]]
     assert [row[0] for row in marked] == ["AirRaid", "Breakout"]
     assert marked[1][3:] == [*kind, "31.8", "104.5%", "1.7", "30.5"]
     assert "a paper; their rules; tuned" in page
+
+
+def test_scores_of_games_that_are_cut_are_marked(tmp_path):
+    page = write_report(dataclasses.replace(made_up(), max_steps=20), tmp_path).read_text()
+    headings = re.findall(r"<th[^>]*>(?:<[^>]+>)*([^<]+)", page)
+    assert {"games", "mean*", "human-normalized*"} <= set(headings)
 
 
 def test_the_same_results_give_the_same_page(tmp_path):

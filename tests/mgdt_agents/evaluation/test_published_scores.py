@@ -78,6 +78,13 @@ def test_own_tables(tmp_path):
         path.write_text(json.dumps(damaged))
         with pytest.raises(ValueError, match="no table of published scores"):
             load_published(path)
-    path.write_text(json.dumps({**content, "agents": [{"name": "A", "scores": {"Pang": 1}}]}))
-    with pytest.raises(ValueError, match="'Pang'"):
-        load_published(path)
+    for agent, message in (
+        ({"name": "A", "scores": {"Pang": 1}}, "'Pang'"),
+        ({"name": "A", "scores": {"atari5": 1}}, "'atari5'"),
+        ({"name": "A", "scores": {"Pong": float("nan")}}, "finite scores of 'A', got nan"),
+        ({"name": 7, "scores": {"Pong": 1}}, "Expected name of a published agent to be a text"),
+        ({"name": "A", "scores": {"Pong": 1}, "note": 5}, "Expected note of .*, got 5"),
+    ):
+        path.write_text(json.dumps({**content, "agents": [agent]}))
+        with pytest.raises(ValueError, match=message):
+            load_published(path)

@@ -7,6 +7,7 @@ import pytest
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
+from mgdt_agents.evaluation.benchmark import rules_of_results
 from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.verify import verify
 from mgdt_envs import AtariProtocol
@@ -143,6 +144,25 @@ def test_changed_figures_are_refused(folder, name):
 
     edit_results(folder, edit)
     with pytest.raises(ValueError, match=f"'{name}' does not follow"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("limit", ["max_steps", "idle_steps"])
+def test_play_beyond_the_rules_is_refused(folder, limit):
+    """Rules that are changed everywhere are still not those that were played by."""
+    content = lines(folder)
+    edit_results(folder, lambda content: content.update({limit: 10}))
+    results = Results.load(folder / "results.json")
+    for line in content:
+        line["rules"] = rules_of_results(results, line["protocol"])
+    write(folder, content)
+    with pytest.raises(ValueError, match=r"it goes on after step \d+, where the rules"):
+        verify(folder)
+
+
+def test_results_without_weights_are_refused(folder):
+    edit_results(folder, lambda content: content["agents"]["random"].update(weights=[]))
+    with pytest.raises(ValueError, match="checksums of the weights of random's 1 runs, got 0"):
         verify(folder)
 
 

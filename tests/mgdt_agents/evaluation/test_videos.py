@@ -6,7 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mgdt_agents.evaluation.videos import write_video
+from mgdt_agents import load_agent
+from mgdt_agents.evaluation import videos
+from mgdt_agents.evaluation.rollout import rollout
+from mgdt_agents.evaluation.videos import record_episode, write_video
+from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 
 
 def test_pictures_come_back(tmp_path):
@@ -47,3 +51,27 @@ def test_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ImportError, match=r"pip install 'mgdt\[video\]'"):
         write_video(tmp_path / "play.mp4", iter(()), 15)
+
+
+@pytest.mark.parametrize("name", ["random", "bc"])
+def test_the_episode_is_the_benchmark_s(name, tmp_path, monkeypatch):
+    agent = load_agent(name, device="cpu")
+    rules = AtariProtocol(max_frames=160)
+    expected = [
+        int(step.actions[row])
+        for step in rollout(agent, ["Pong", "Breakout"], episodes=2, seed=5, protocol=rules)
+        for row in range(len(step.actions))
+        if (step.games[row], step.seeds[row]) == ("Breakout", 6)
+    ]
+    pictures, actions = [], []
+    taken = MultiGameAtariEnv.step
+
+    def step(env, action):
+        actions.append(action)
+        return taken(env, action)
+
+    monkeypatch.setattr(MultiGameAtariEnv, "step", step)
+    monkeypatch.setattr(videos, "write_video", lambda path, screens, pace: pictures.extend(screens))
+    record_episode(tmp_path, agent, "Breakout", protocol=rules, seed=6, seconds=60)
+    assert actions == expected
+    assert [picture.shape for picture in pictures] == [(210, 160, 3)] * len(expected)

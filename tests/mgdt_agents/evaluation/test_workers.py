@@ -1,5 +1,7 @@
 """The benchmark in processes: the same episodes as in one."""
 
+import dataclasses
+
 import pytest
 
 from mgdt_agents import load_agent
@@ -29,3 +31,9 @@ def test_processes_play_the_same(tmp_path):
 def test_error_of_a_process_reaches_the_caller(tmp_path):
     with pytest.raises(AgentLoadError, match="Unknown agent"):
         list(play_in_processes({"a": ["no such agent"]}, CONFIG, 1))
+
+
+def test_place_of_a_fault_reaches_the_caller():
+    config = dataclasses.replace(CONFIG, max_steps="many")  # which no step can be compared with
+    with pytest.raises(RuntimeError, match=r"(?s)process of the benchmark:.*rollout\.py.*TypeErr"):
+        list(play_in_processes({"random": ["random"]}, config, 1))
