@@ -1,6 +1,7 @@
 """Where networks compute."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -54,5 +55,6 @@ def bf16_pays(device: torch.device) -> bool:
     """Return whether a device computes faster in bf16 than in fp32."""
     if device.type != "cpu":
         return device.type == "cuda"
-    able = torch.cpu.get_capabilities()
+    # Before 2.11, PyTorch does not say what the processor can do.
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -135,7 +135,9 @@ def load_agent(
     elif name.startswith(HUB):
         # By name: the hub is above the agents and imports them.
         path = importlib.import_module("mgdt_agents.hub").download(name.removeprefix(HUB))
-    if (path / "model.zip").is_file():
+    # What a zip holds is unpickled: none is taken in the place of an agent, nor from the hub.
+    is_agent = (path / "config.json").is_file() or name.startswith(HUB)
+    if not is_agent and (path / "model.zip").is_file():
         path = path / "model.zip"
     if path.is_file():
         # Imported only when needed: it takes seconds.

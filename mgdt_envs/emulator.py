@@ -54,6 +54,14 @@ def minimal_action_index(game: Game, protocol: AtariProtocol) -> NDArray[np.int6
     return np.array([action_set.index(action) for action in emulator_actions(game, protocol)])
 
 
+def minimal_actions(game: Game) -> tuple[int, ...]:
+    """Return the full-set ids of the actions that ale-py says a game has."""
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    emulator = ale_py.ALEInterface()
+    emulator.loadROM(rom_path(game))
+    return tuple(sorted(action.value for action in emulator.getMinimalActionSet()))
+
+
 def check_num_threads(num_threads: int) -> None:
     """Refuse a number of threads below 0, which ale-py would take for its default.
 

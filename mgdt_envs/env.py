@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.spaces import Box, Discrete
+from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from mgdt_envs.emulator import MAX_SEED, NUM_ACTIONS, Emulator
@@ -18,7 +19,7 @@ from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.scoring import human_normalized_score, reason_without_score
 
 
-class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
+class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64], EzPickle):
     """Atari games behind one observation space and one action space.
 
     Each reset draws one of `games`, or takes the one named in `options={"game": ...}`.
@@ -71,6 +72,8 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
         self.games = resolve_games(games)
         self.protocol = as_protocol(protocol)
         self.render_mode = render_mode
+        # A copy begins anew, as those of ale-py's environments do.
+        EzPickle.__init__(self, self.games, self.protocol, render_mode)
         self.metadata = self.metadata | {"render_fps": self.protocol.steps_per_second}
         self.observation_space = Box(0, 255, self.protocol.observation_shape, np.uint8)
         self.action_space = Discrete(NUM_ACTIONS)
@@ -158,7 +161,9 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64]):
 
         Raises:
             ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
         """
+        self._check_open()
         if self.render_mode is None:
             return None
         if self._emulator is None:

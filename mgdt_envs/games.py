@@ -157,6 +157,8 @@ def add(new: Game) -> None:
     Raises:
         ValueError: if there is another game of this name or ROM.
     """
+    if new.name.lower() in SUITES:
+        raise InvalidArgument(f"There is a suite of the name {new.name!r} already.")
     for name in (new.name, new.rom):
         if (known := _BY_LOOSE_NAME.get(name.lower(), new)) != new:
             raise InvalidArgument(f"There is a game of name or ROM {name!r} already: {known}.")

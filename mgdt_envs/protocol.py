@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +58,21 @@ class AtariProtocol:
         Raises:
             ValueError: naming the field, what it may be, and what it is.
         """
+        kinds: dict[Any, tuple[type, str]] = {
+            bool: (bool, "true or false"),
+            int: (numbers.Integral, "a whole number"),
+            float: (numbers.Real, "a number"),
+        }
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            kind, expected = kinds.get(each.type, (object, ""))
+            # A truth value is a number to Python.
+            if (expected and (type(value) is bool) != (kind is bool)) or not isinstance(
+                value, kind
+            ):
+                raise InvalidArgument(
+                    f"AtariProtocol.{each.name} must be {expected}, got {value!r}"
+                )
         for field in ("frame_skip", "max_frames", "screen_size", "stack"):
             if (value := getattr(self, field)) < 1:
                 raise InvalidArgument(f"AtariProtocol.{field} must be at least 1, got {value}")

@@ -6,6 +6,7 @@ import gymnasium as gym
 from ale_py import roms
 
 from mgdt_envs import games
+from mgdt_envs.emulator import minimal_actions
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -26,11 +27,22 @@ def register_game(game: games.Game) -> None:
             and then no human-normalized score is computed.
 
     Raises:
-        ValueError: if there is a game of this name or ROM, or ale-py has no such ROM.
+        ValueError: if there is a game or suite of this name or ROM, ale-py has no such ROM, its
+            minimal actions are others, or its scores cannot be normalized as it says.
     """
     if game.rom not in (known := roms.get_all_rom_ids()):
         raise InvalidArgument(
             f"ale-py has no ROM {game.rom!r}. {games.did_you_mean(game.rom, known)}"
+        )
+    found = minimal_actions(game)  # which the games of the suite are known to have
+    if game.minimal_actions != found:
+        raise InvalidArgument(
+            f"{game.name} has the minimal actions {found}, got {game.minimal_actions}."
+        )
+    if game.has_human_reference and game.human == game.random:
+        raise InvalidArgument(
+            f"Expected other scores of a human and of the random policy in {game.name}, got "
+            f"{game.human} for both; human_source='self-played' says that there is none."
         )
     games.add(game)
     _register(f"MultiGameAtari/{game.name}-v0", games=game.name)

@@ -118,6 +118,10 @@ class MultiGameAtariVecEnv(VecEnv):
             info["TimeLimit.truncated"] = at_limit
         return observations, rewards.astype(np.float32), ended, listed
 
+    def get_images(self) -> list[Any]:
+        """Return the environments' screens, (height, width, 3) uint8 each."""
+        return list(self.envs.render() or [None] * self.num_envs)
+
     def close(self) -> None:
         """Stop the emulators."""
         self.envs.close()

@@ -26,17 +26,17 @@ class ColorScreens:
     maximum of two; but after the step that ends an episode they show the frame before it.
 
     Args:
-        rows_of_games: of each game its name, which environments play it, and how many they are.
+        games: of each its name, which environments play it, how many they are, and the threads of
+            its emulators; 0 is one a core.
         protocol: the vector environment's.
-        threads: of the emulators of a game; 0 is one a core.
     """
 
     def __init__(
-        self, rows_of_games: Sequence[tuple[str, Rows, int]], protocol: AtariProtocol, threads: int
+        self, games: Sequence[tuple[str, Rows, int, int]], protocol: AtariProtocol
     ) -> None:
         self._pools: list[tuple[Rows, AtariVectorEnv]] = []
         self._screens: list[NDArray[np.uint8]] = []
-        for name, rows, count in rows_of_games:
+        for name, rows, count, threads in games:
             height, width = screen_size(name)
             arguments = emulator_arguments(protocol) | {
                 "grayscale": False,

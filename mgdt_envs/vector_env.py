@@ -151,9 +151,11 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         """Start one pool of emulators per game, with threads in proportion to its environments."""
         check_num_threads(num_threads)
         arguments = emulator_arguments(self.protocol)
+        shares = []
         for name in self.games:
             rows = np.flatnonzero(np.array(self.games_of_envs) == name)
             threads = num_threads and max(1, num_threads * len(rows) // self.num_envs)
+            shares.append(threads)
             pool = AtariVectorEnv(game(name).rom, len(rows), num_threads=threads, **arguments)
             # A worker of ale-py that is sent an action that it does not have fails, and then
             # `recv` waits for it forever.
@@ -164,8 +166,9 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             self._pools.append((slice(rows[0], rows[-1] + 1) if neighbors else rows, pool))
         if self.render_mode:
             counts = [pool.num_envs for _, pool in self._pools]
-            places = zip(self.games, (rows for rows, _ in self._pools), counts, strict=True)
-            self._screens = ColorScreens(list(places), self.protocol, num_threads)
+            rows_of_games = [rows for rows, _ in self._pools]
+            places = zip(self.games, rows_of_games, counts, shares, strict=True)
+            self._screens = ColorScreens(list(places), self.protocol)
 
     def reset(
         self,
@@ -177,7 +180,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
 
         Args:
             seed: an integer gives environment i the seed `seed + i`; a sequence has one entry an
-                environment, of which those of environments that are not reset do not matter.
+                environment, of which those of environments that are not reset change nothing.
                 `None`, also as an entry, goes on with the emulator's random stream.
             options: {"reset_mask": (num_envs,) bool} resets only where it is true. The first
                 reset must be of every environment.
@@ -258,7 +261,9 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
 
         Raises:
             ResetNeeded: before the first reset.
+            ClosedEnvironmentError: after `close`.
         """
+        self._check_open()
         if self._screens is None:
             return None
         if not self._started:

@@ -30,10 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _require_package(config: pytest.Config, report: Any) -> Any:
-    # The words of pytest.importorskip.
+    # The words of pytest.importorskip, and of tests of pages.
     if report.skipped and config.getoption("--packages-required"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if "could not import" in reason:
+        if "could not import" in reason or "no Chromium" in reason:
             report.outcome = "failed"
             report.longrepr = f"A package is missing: {reason}"
     return report

@@ -146,7 +146,8 @@ class PolicyNetwork(nn.Module):
                 features_TBD, memory = self._remember(
                     features_TBD, memory, starts_TB, last_actions_TB, last_rewards_TB
                 )
-            logits_TBA = F.linear(features_TBD, self.policy.weight, self.policy.bias)
+            weight, bias = self.policy.weight.float(), self.policy.bias.float()
+            logits_TBA = F.linear(features_TBD, weight, bias)
         return PolicyOutputs(logits_TBA, self.value(features_TBD), memory)
 
     def _remember(
@@ -168,10 +169,11 @@ class PolicyNetwork(nn.Module):
         # One column more, for no action, which is left out.
         known_TBA = F.one_hot(actions_TB + 1, self.config.actions + 1)[..., 1:]
         inputs = torch.cat([features_TBD, known_TBA, rewards_TB[..., None]], -1)
-        hidden, cell = memory
+        dtype = self.lstm.weight_hh.dtype
+        inputs, hidden, cell = inputs.to(dtype), memory.hidden.to(dtype), memory.cell.to(dtype)
         outputs = []
         for inputs_B, starts_B in zip(inputs, starts_TB, strict=True):
             keeps = (~starts_B)[:, None]
             hidden, cell = self.lstm(inputs_B, (hidden * keeps, cell * keeps))
             outputs.append(hidden)
-        return torch.stack(outputs), Memory(hidden, cell)
+        return torch.stack(outputs).float(), Memory(hidden.float(), cell.float())

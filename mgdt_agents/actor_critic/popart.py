@@ -40,7 +40,8 @@ class PopArt(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the `(..., G)` normalized values of `(..., D)` features, in fp32."""
         with torch.autocast(features.device.type, enabled=False):
-            return F.linear(features.float(), self.output.weight, self.output.bias)
+            weight, bias = self.output.weight.float(), self.output.bias.float()
+            return F.linear(features.float(), weight, bias)
 
     @torch.no_grad()
     def update(self, values: Tensor, games: Tensor, rate: float) -> None:

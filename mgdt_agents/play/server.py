@@ -27,7 +27,7 @@ import numpy as np
 from ale_py import Action
 
 from mgdt_agents.agent import Agent
-from mgdt_agents.decision_transformer.rules import RULES, TargetReturn
+from mgdt_agents.decision_transformer.rules import RULES, ActingRule, TargetReturn
 from mgdt_agents.play.keys import action_of_keys
 from mgdt_agents.play.picture import explained
 from mgdt_agents.play.wall import Wall, WallStep
@@ -36,6 +36,7 @@ from mgdt_envs.errors import InvalidArgument, importing
 PAGE = Path(__file__).parent / "page.html"
 JPEG_QUALITY = 85
 GRACE_SECONDS = 5.0  # in which a page that is loaded again comes back
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 RULE_NAMES = tuple(name for name, rule in RULES.items() if rule is not TargetReturn)
 """Rules that a page can choose; `TargetReturn` needs a number."""
 
@@ -69,6 +70,8 @@ class WallServer:
         self.content: dict[str, Any] = {}  # what the page says of the newest picture
         self.jpeg = b""
         self.rate = 0.0  # decisions a second, over the last pictures
+        self.host = ""
+        self.own_rule = getattr(self.wall.agent, "rule", None)
         self.taken: dict[Any, int] = {}  # the game that each browser plays
         self.keys: dict[Any, set[str]] = {}
         self.browsers: set[Any] = set()
@@ -85,6 +88,7 @@ class WallServer:
         """
         with importing("A page needs aiohttp", "play"):
             from aiohttp import web
+        self.host = host
         app = web.Application()
         app.add_routes([web.get("/", self._page), web.get("/wall", self._browser)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -184,15 +188,28 @@ class WallServer:
             "error": self.error,
         }
 
+    def _check_host(self, request: Any) -> None:
+        """Refuse a request for another name than this machine's, where only it may connect.
+
+        Else a page elsewhere could have its own name stand for this machine.
+        """
+        from aiohttp import web
+
+        asked = urlsplit(f"//{request.host}").hostname
+        if self.host in LOOPBACK and asked not in LOOPBACK:
+            raise web.HTTPForbidden(text=f"The wall is at {self.host}, not at {asked}.")
+
     async def _page(self, request: Any) -> Any:
         from aiohttp import web
 
+        self._check_host(request)
         return web.FileResponse(PAGE, headers={"Cache-Control": "no-store"})
 
     async def _browser(self, request: Any) -> Any:
         """Send a browser pictures and take its messages until it goes."""
         from aiohttp import web
 
+        self._check_host(request)
         origin = request.headers.get("Origin", "")
         if urlsplit(origin).netloc != request.host:
             # Else any page that is open in the browser could watch and play.
@@ -240,7 +257,7 @@ class WallServer:
         """Do what a page asks; what makes no sense is ignored."""
         try:
             asked = json.loads(text)
-        except json.JSONDecodeError:
+        except (RecursionError, ValueError):
             return
         if not isinstance(asked, dict):
             return
@@ -271,11 +288,20 @@ class WallServer:
             if what == "agent":
                 self.wall.agent = self.load(name)
                 self.agent_name = name
-            elif hasattr(self.wall.agent, "rule"):
-                self.wall.agent.rule = RULES[name]()
+                self.own_rule = getattr(self.wall.agent, "rule", None)
+            elif self.own_rule is not None:
+                agent: Any = self.wall.agent
+                agent.rule = rule_named(name, self.own_rule)
                 self.wall.forget()
         except InvalidArgument as error:
             self.error = str(error)
+
+
+def rule_named(name: str, own: ActingRule) -> ActingRule:
+    """Return the rule of a name: the agent's own, or one that sharpens and guides as that does."""
+    if name == type(own).__name__:
+        return own
+    return RULES[name](action_temperature=own.action_temperature, guidance=own.guidance)
 
 
 def beside(screens: Sequence[np.ndarray]) -> np.ndarray:

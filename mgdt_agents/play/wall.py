@@ -69,7 +69,7 @@ class Wall:
     ) -> None:
         self.envs = MultiGameAtariVectorEnv(
             games=games,
-            protocol=protocol or agent.protocol,
+            protocol=protocol or agent.known_protocol(),
             num_threads=num_threads,
             render_mode="rgb_array",
             autoreset_mode="SameStep",

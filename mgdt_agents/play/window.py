@@ -62,7 +62,7 @@ def show_in_window(
                         paused = not paused
                     elif event.key == pygame.K_ESCAPE:
                         mine = None
-                    elif 0 <= event.key - pygame.K_1 < len(wall.games):
+                    elif 0 <= event.key - pygame.K_1 < min(9, len(wall.games)):
                         mine = event.key - pygame.K_1
             if not paused:
                 down = pygame.key.get_pressed()

@@ -1,5 +1,6 @@
 """Agents by name and by path, and what is said when there is none."""
 
+import importlib
 import json
 import re
 
@@ -105,9 +106,7 @@ def test_an_agent_from_outside_the_package(tmp_path, monkeypatch):
             register_agent(kind, wrong)
 
 
-def test_training_runs_and_protocol_are_the_agent_s(dqn_zip):
-    assert load_agent("random").training_runs == 0
-    assert load_agent("cql", device="cpu").training_runs == 1
+def test_protocol_is_the_agent_s(dqn_zip):
     assert load_agent(dqn_zip, protocol=AtariProtocol(sticky=0.0)).protocol.sticky == 0
 
 
@@ -163,3 +162,15 @@ def test_make_agent():
         make_agent("dt", "tinny")
     with pytest.raises(ValueError, match=r"Unknown size 'x' of cql. Known names: 5m, 30m, 60m"):
         make_agent("cql", "x")
+
+
+def test_a_zip_beside_an_agent_is_not_opened(tmp_path, monkeypatch):
+    """What a zip holds is unpickled, which can run any code."""
+    make_agent("bc", "tiny", device="cpu").save(tmp_path)
+    (tmp_path / "model.zip").write_bytes(b"no zip")
+    assert load_agent(tmp_path, device="cpu").kind == "bc"
+    hub = importlib.import_module("mgdt_agents.hub")
+    monkeypatch.setattr(hub, "download", lambda name: tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(AgentLoadError, match="there is none"):
+        load_agent("hf://user/name", device="cpu")

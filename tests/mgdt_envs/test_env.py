@@ -1,5 +1,8 @@
 """The single environment: Gymnasium's contract, its own promises, its errors."""
 
+import copy
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -274,3 +277,15 @@ def test_closed():
         env.reset()
     with pytest.raises(ClosedEnvironmentError, match="closed"):
         env.step(0)
+
+
+def test_a_copy_begins_anew():
+    env = MultiGameAtariEnv(["Pong", "Breakout"], AtariProtocol(sticky=0), "rgb_array")
+    env.reset(seed=1)
+    for other in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert (other.games, other.protocol) == (env.games, env.protocol)
+        assert np.array_equal(other.reset(seed=3)[0], env.reset(seed=3)[0])
+        other.close()
+    env.close()
+    with pytest.raises(ClosedEnvironmentError):
+        env.render()

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 
+import numpy as np
 import pytest
 
 from mgdt_envs import PROTOCOLS, AtariProtocol
@@ -104,3 +106,20 @@ def test_as_protocol():
     assert as_protocol("machado") == AtariProtocol.machado()
     with pytest.raises(ValueError, match=r"Unknown protocol 'mgdt'\. .*mgdt_release"):
         as_protocol("mgdt")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"jpeg": "no"}, "jpeg must be true or false, got 'no'"),
+        ({"life_loss_ends": 1}, "life_loss_ends must be true or false, got 1"),
+        ({"frame_skip": 2.5}, "frame_skip must be a whole number, got 2.5"),
+        ({"noop_max": True}, "noop_max must be a whole number, got True"),
+        ({"sticky": "0.25"}, "sticky must be a number, got '0.25'"),
+    ],
+    ids=str,
+)
+def test_fields_of_other_types(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        AtariProtocol(**fields)
+    assert AtariProtocol(frame_skip=np.int64(4), sticky=0).sticky == 0

@@ -1,5 +1,7 @@
 """Games from outside the package."""
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -49,9 +51,15 @@ def test_games_that_cannot_be():
     with pytest.raises(InvalidArgument, match="name or ROM 'Pong' already"):
         register_game(Game("Pong", "frogger", *_rest()))
     with pytest.raises(InvalidArgument, match="name or ROM 'pong' already"):
-        register_game(Game("Pong2", "pong", *_rest()))
+        register_game(Game("Pong2", "pong", *_rest((0, 1, 3, 4, 11, 12))))
+    with pytest.raises(InvalidArgument, match=r"suite of the name 'Bundled' already"):
+        register_game(Game("Bundled", "frogger", *_rest()))
+    with pytest.raises(InvalidArgument, match=r"minimal actions \(0, 2, 3, 4, 5\), got \(0, 2\)"):
+        register_game(Game("Frog", "frogger", *_rest((0, 2))))
+    with pytest.raises(InvalidArgument, match=r"other scores of a human .* got 1.0 for both"):
+        register_game(dataclasses.replace(FROGGER, random=1.0, human_source="dqn_zoo"))
     assert "MultiGameAtari/Pong2-v0" not in registry
 
 
-def _rest():
-    return (0.0, 1.0, "self-played", None, (0,), "excluded", "not_recorded")
+def _rest(actions=(0, 2, 3, 4, 5)):
+    return (0.0, 1.0, "self-played", None, actions, "excluded", "not_recorded")

@@ -197,3 +197,12 @@ def test_refusals():
     with pytest.raises(NotImplementedError, match="call 'clone' of emulators"):
         env.env_method("clone")
     assert not env.has_attr("ale")
+
+
+def test_pictures(tmp_path):
+    env = MultiGameAtariVecEnv(2, games="Pong", render_mode="rgb_array")
+    env.reset()
+    images = env.get_images()
+    assert [image.shape for image in images] == [(210, 160, 3)] * 2
+    assert env.render(mode="rgb_array").shape == (420, 160, 3)
+    env.close()

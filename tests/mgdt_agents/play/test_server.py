@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mgdt_agents.decision_transformer import DecisionTransformerAgent
+from mgdt_agents.decision_transformer import DecisionTransformerAgent, ExpertReturn
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.play import Wall, server
 from mgdt_agents.play.server import WallServer, beside
@@ -159,6 +159,14 @@ def test_agents_and_rules_are_chosen():
             assert content["rule"] == "ExpertReturn"
             assert "TargetReturn" not in content["rules"]
             assert abs(sum(content["games"][0]["returns"]) - 1000) < 70
+            own = wall_server.wall.agent.rule
+            await socket.send_json({"rule": "PredictedReturn"})
+            await picture_where(socket, lambda c: c["rule"] == "PredictedReturn")
+            rule = wall_server.wall.agent.rule
+            assert rule.action_temperature == own.action_temperature == 0.3
+            await socket.send_json({"rule": "ExpertReturn"})
+            await picture_where(socket, lambda c: c["rule"] == "ExpertReturn")
+            assert wall_server.wall.agent.rule is own
             await socket.send_json({"rule": "Greedy"})
             await picture_where(socket, lambda c: c["rule"] == "Greedy")
             await socket.send_json({"agent": "broken"})
@@ -171,13 +179,22 @@ def test_agents_and_rules_are_chosen():
             assert not content["error"]
             assert content["rule"] is None
 
-    serve(talk, DecisionTransformerAgent("tiny", device="cpu"))
+    rule = ExpertReturn(kappa=3, action_temperature=0.3)
+    serve(talk, DecisionTransformerAgent("tiny", rule=rule, device="cpu"))
 
 
 def test_nonsense_is_ignored():
     async def talk(session, address, wall_server):
         async with connect(session, address) as socket:
-            for text in ("", "[]", "3", '{"take": "x"}', '{"take": 7}', '{"take": true}'):
+            for text in (
+                "",
+                "[]",
+                "3",
+                "[" * 100_000,
+                '{"take": "x"}',
+                '{"take": 7}',
+                '{"take": true}',
+            ):
                 await socket.send_str(text)
                 await picture(socket)
                 content, _ = await picture(socket)
@@ -191,6 +208,23 @@ def test_another_page_of_the_browser_may_not_connect():
         for origin in ("http://elsewhere.example", None):
             with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
                 await session.ws_connect(f"{address}wall", origin=origin)
+        async with connect(session, address) as socket:
+            await picture(socket)
+
+    serve(talk)
+
+
+def test_another_name_for_this_machine_is_refused():
+    """A page elsewhere may have its own name stand for this machine."""
+
+    async def talk(session, address, _):
+        name = f"evil.example:{address.rsplit(':', 1)[1].strip('/')}"
+        async with session.get(address, headers={"Host": name}) as page:
+            assert page.status == 403
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            await session.ws_connect(
+                f"{address}wall", origin=f"http://{name}", headers={"Host": name}
+            )
         async with connect(session, address) as socket:
             await picture(socket)
 
