@@ -27,6 +27,12 @@ FORMAT = "mgdt-card"
 VERSION = 1
 RECENT = 100  # episodes, of which Machado et al. 2018 report the mean
 LICENSE = "Apache-2.0"
+_FIELDS = {
+    **dict.fromkeys(("game", "checksum", "ale_py", "rom_md5", "license"), str),
+    **dict.fromkeys(("bytes", "environments", "steps", "episode_steps", "episodes"), int),
+    **dict.fromkeys(("protocol", "source", "returns", "actions", "splits"), dict),
+    **dict.fromkeys(("seeds", "lengths", "regenerated"), list),
+}
 PUBLISHED = Path(__file__).with_name("published_curves.json")
 
 
@@ -84,7 +90,10 @@ def load_card(path: Path) -> dict[str, Any] | None:
     Raises:
         ReplayError: if it holds anything else.
     """
-    return files.read_json(path, FORMAT, VERSION)
+    card = files.read_json(path, FORMAT, VERSION)
+    if card is not None:
+        files.check_fields(card, _FIELDS, path)
+    return card
 
 
 @functools.cache
@@ -154,7 +163,7 @@ def _actions(trace: Trace) -> dict[str, Any]:
     ignored = trace.episode_end_step + 1 < len(trace.actions)
     place = (trace.episode_end_step[ignored] + 1, trace.episode_env[ignored])
     counts -= np.bincount(trace.actions[place], minlength=NUM_ACTIONS)
-    shares = counts / counts.sum()
+    shares = counts / max(1, counts.sum())
     played = shares[shares > 0]
     names = sorted({*game(trace.game).minimal_actions, *np.flatnonzero(counts).tolist()})
     return {

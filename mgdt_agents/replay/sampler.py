@@ -173,7 +173,7 @@ class WindowSampler:
 
     def some_returns_to_go(self) -> np.ndarray:
         """Return the return to go of every 64th step of all stores, `(n,)` float64."""
-        return self._returns.marks
+        return self._returns.of_steps
 
     def sample(
         self,
@@ -291,11 +291,12 @@ class _ReturnsToGo:
         self.stores, self.discount = stores, discount
         self.discounts = discount ** np.arange(_ROWS_PER_MARK + 1)
         marks = [self._marks(store) for store in stores]
-        self.marks = np.concatenate(marks)  # of rows 0, 64, 128, ... of each store
+        self.marks = np.concatenate(marks)  # of rows 0, 64, 128, ... of each store, and 0
+        self.of_steps = np.concatenate([its[:-1] for its in marks])
         self.begins = np.cumsum([0, *map(len, marks)])[:-1]
 
     def _marks(self, store: ReplayStore) -> np.ndarray:
-        """Return the return to go of every 64th row, `(len(store) // 64 + 1,)` float64."""
+        """Return the return to go of every 64th row, float64, and 0 for the one after the last."""
         places = np.arange(_ROWS_PER_MARK)
         stops = np.append(store.episode_starts[1:], len(store))
         rows = np.arange(0, len(store), _ROWS_PER_MARK)
@@ -375,7 +376,9 @@ def _choose(
     Multiples of the golden ratio, modulo 1, fill [0, 1) evenly from any index on, so each stretch
     of a learner's progress gives its share (Knuth, TAOCP 3, section 6.4).
     """
-    indices = np.arange(len(store.episode_starts), dtype=np.uint64)
+    # Numbers in the folder, so that a split holds out the episodes that the whole store does.
+    first = store.first_episode
+    indices = np.arange(first, first + len(store.episode_starts), dtype=np.uint64)
     places = (indices * np.uint64(0x9E3779B97F4A7C15)) / 2.0**64
     chosen = np.flatnonzero((places < heldout_fraction) == (split == "heldout"))
     if top_fraction < 1:

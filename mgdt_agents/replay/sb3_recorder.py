@@ -7,6 +7,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mgdt_agents.errors import TraceDivergedError
+from mgdt_agents.replay.files import check_json, naming
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_envs import MultiGameAtariVectorEnv
 from mgdt_envs.emulator import NOOP
@@ -51,6 +52,7 @@ class RecordingCallback(BaseCallback):
         self, path: str | Path, source: dict[str, Any] | None = None, *, seed: int = 0
     ) -> None:
         super().__init__()
+        check_json(source, "source")
         self.path = Path(path)
         self.source = source or {}
         self.seed = seed
@@ -69,6 +71,9 @@ class RecordingCallback(BaseCallback):
             )
         if self.path.exists():
             raise OutputExists(f"{self.path} exists; choose another file or remove it first.")
+        # Now, for what is wrong with the folder must not show after all the learning.
+        with naming(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self._envs = envs
         self._actions: list[np.ndarray] = []
         self._frame_numbers: list[list[int]] = []

@@ -2,7 +2,8 @@
 
 A learner's level is the mean human-normalized return of `WINDOW` episodes on end, in the order in
 which they ended. A split is a range of episodes: from the middle of the first window whose level is
-at least its lower bound, to the middle of the first whose level is at least its upper bound.
+at least its lower bound, to the middle of the first whose level is at least its upper bound. What
+the very first window reaches begins with the first episode.
 
 - `random`: until a tenth of the way from random play to human play;
 - `medium`: from a quarter, a third of where `expert` begins, as D4RL's `medium` has about a third
@@ -53,6 +54,10 @@ def find_split(path: str | Path) -> tuple[Path, str | None]:
     return path.with_name(name), split
 
 
+ROUNDING = 1e-9
+"""By which a level may miss a bound that it is exactly at."""
+
+
 def check_split(split: str) -> None:
     """Check that there is a split of this name.
 
@@ -65,9 +70,9 @@ def check_split(split: str) -> None:
 
 def levels(game: str, returns: np.ndarray) -> np.ndarray:
     """Return the level of each window of `returns`, `(max(0, episodes - WINDOW + 1),)` float64."""
-    scores = human_normalized_score(game, returns)
-    sums = np.cumsum(np.append(0.0, scores))
-    return (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
+    # Returns are whole numbers, whose sums are exact; those of scores would not be.
+    sums = np.cumsum(np.append(0.0, returns))
+    return human_normalized_score(game, (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW)
 
 
 def split_range(
@@ -111,7 +116,7 @@ def split_range(
             f"{what} has no split but {ALL}: its level is measured over {WINDOW} episodes, and it "
             f"has {len(returns)}."
         )
-    level = levels(game, returns)
+    level = levels(game, returns) + ROUNDING
     begin, end = BOUNDS[split]
     if level.max() < begin:
         raise ReplayError(

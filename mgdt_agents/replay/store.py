@@ -63,6 +63,7 @@ class ReplayStore:
         folder: where the files are.
         split: name of the split, or None.
         meta: the content of `meta.json`, which is of the whole store.
+        first_episode: number, in the folder, of the first episode: that of a split may be another.
         obs_type: what the frames show: "protocol", or as `mgdt-replay expand --as` says.
         frames: `(steps, height, width)` uint8, sliced like an array; decompresses what it returns.
         actions, rewards, terminated, truncated, episode_starts: see the module's text.
@@ -84,7 +85,7 @@ class ReplayStore:
         self.frames = self._array = self._open_frames()
         self._frame_size = int(np.prod(self.frames.shape[1:]))  # bytes
         self._frames_per_block: int = self.frames.blocks[0]
-        self._first_row = 0
+        self._first_row = self.first_episode = 0
         self.actions = self._column("actions")
         self.rewards = self._column("rewards")
         self.terminated = self._column("terminated")
@@ -127,6 +128,7 @@ class ReplayStore:
             self.episode_returns,
             what=str(self.folder),
         )
+        self.first_episode = episodes.start
         starts = np.append(self.episode_starts, len(self))[episodes.start : episodes.stop + 1]
         rows = range(int(starts[0]), int(starts[-1]))
         self._first_row = rows.start
@@ -241,7 +243,10 @@ class _Frames:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         first, *rest = key if isinstance(key, tuple) else (key,)
-        rows = self._rows[first]
+        if not isinstance(first, slice | int | np.integer):
+            place = (slice(None), *rest)
+            return self._array[np.asarray(self._rows)[first]][place]
+        rows: Any = self._rows[first]
         if isinstance(rows, range):
             rows = slice(rows.start, rows.stop, rows.step)
         place = (rows, *rest)
@@ -334,10 +339,6 @@ def game_and_protocol(meta: dict[str, Any], path: Path) -> tuple[str, AtariProto
     """
     try:
         protocol = AtariProtocol.from_dict(meta["protocol"])
-        for name, default in AtariProtocol().to_dict().items():
-            found = getattr(protocol, name)
-            if not isinstance(found, (type(default), int) if name == "sticky" else type(default)):
-                raise TypeError(f"AtariProtocol.{name} cannot be {found!r}")
         return game(meta["game"]).name, protocol
     except (TypeError, ValueError) as error:
         raise ReplayError(f"Cannot read {path}: {error}") from error

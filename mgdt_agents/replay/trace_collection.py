@@ -145,6 +145,8 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
         if not _NAME.fullmatch(name) or not isinstance(entry, dict):
             raise ReplayError(f"Expected names of traces in {path}, found {name!r}.")
         files.check_fields(entry, _FIELDS, path)
+        if not all(isinstance(split, str) for split in entry["splits"]):
+            raise ReplayError(f"Expected names of splits in {path}, found {entry['splits']!r}.")
         for score in ("last", "human_normalized"):
             if not isinstance(entry.setdefault(score, None), int | float | None):
                 raise ReplayError(

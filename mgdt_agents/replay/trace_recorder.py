@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from numpy.typing import NDArray
 
+from mgdt_agents.replay.files import check_json
 from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace, play_checksum
 from mgdt_envs import MultiGameAtariVectorEnv, __version__
 from mgdt_envs.errors import InvalidArgument
@@ -67,6 +68,7 @@ class TraceRecorder(VectorWrapper):
             raise InvalidArgument(f"A trace holds play without JPEG, got {envs.protocol.sheet()}")
         if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.NEXT_STEP:
             raise InvalidArgument(f"A trace is recorded with NEXT_STEP autoreset, got {mode}")
+        check_json(source, "source")
         super().__init__(envs)
         self.games, self.protocol = envs.games, envs.protocol
         games_of_envs = np.array(envs.games_of_envs)

@@ -82,6 +82,7 @@ class ReplayWriter:
         resume: bool = False,
     ) -> None:
         self.path = Path(path)
+        files.check_json(source, "source")
         self.partial = partial_folder(self.path)
         self.game, self.protocol, self.source = game, protocol, source
         self.further = further or {}
@@ -127,8 +128,17 @@ class ReplayWriter:
                 f"Expected frames of shape {expected} and {steps} rewards for {steps} actions, "
                 f"got {frames.shape} and {len(rewards)}."
             )
+        if (shapes := [np.shape(actions), np.shape(rewards)]) != [(steps,)] * 2:
+            raise ReplayError(
+                f"Expected actions and rewards of shape ({steps},), got {shapes[0]} and "
+                f"{shapes[1]}."
+            )
+        with np.errstate(over="ignore"):  # what is too large is infinite then
+            rewards = np.asarray(rewards).astype(COLUMNS["rewards"])
         if not np.isfinite(rewards).all():
             raise ReplayError(f"Expected finite rewards for {self.path}, got NaN or infinity.")
+        if (kind := np.asarray(actions).dtype).kind not in "iu":
+            raise ReplayError(f"Expected whole numbers as actions, got {kind}.")
         if frames.dtype != np.uint8 or np.max(actions) > 17 or np.min(actions) < 0:
             raise ReplayError(
                 f"Expected uint8 frames and actions in 0..17, got {frames.dtype} "
@@ -201,12 +211,19 @@ class ReplayWriter:
             self._copy(ReplayStore(self.path))
 
     def _check_same(self, meta: dict[str, Any]) -> None:
-        found, expected = (meta["game"], meta["protocol"]), (self.game, self.protocol.to_dict())
-        if found != expected:
-            raise ReplayError(
-                f"Expected {expected[0]} under {expected[1]} to go on with at {self.path}, "
-                f"found {found[0]} under {found[1]}."
-            )
+        """Raise `ReplayError` unless what is there is of the same kind as what is to be written."""
+        clipped = bool((meta.get("source") or {}).get("rewards_clipped"))
+        for what, found, expected in (
+            ("game", meta["game"], self.game),
+            ("protocol", meta["protocol"], self.protocol.to_dict()),
+            ("frame shape", frame_shape(meta, self.protocol), self.frame_shape),
+            ("obs_type", meta.get("obs_type"), self.further.get("obs_type")),
+            ("rewards clipped", clipped, bool(self.source.get("rewards_clipped"))),
+        ):
+            if found != expected:
+                raise ReplayError(
+                    f"Expected {what} {expected} to go on with at {self.path}, found {found}."
+                )
 
     def _resume(self, meta: dict[str, Any]) -> None:
         """Open the files as the last flush left them."""

@@ -15,7 +15,8 @@ from mgdt_agents.replay import Part, ReplayStore, cards, expand, splits
 from mgdt_agents.replay.card_page import draw, page_text, read_cards, write_cards
 from mgdt_agents.replay.cards import describe, load_card, published_returns
 from mgdt_agents.replay.trace import BUNDLED, Trace
-from mgdt_envs import AtariProtocol
+from mgdt_agents.replay.trace_recorder import TraceRecorder
+from mgdt_envs import AtariProtocol, MultiGameAtariVectorEnv
 
 
 @pytest.fixture
@@ -74,6 +75,15 @@ def test_actions(recording):
     assert list(found["shares"].values()) == pytest.approx(expected, abs=1e-4)
     entropy = -sum(it * np.log2(it) for it in expected)
     assert found["entropy_bits"] == pytest.approx(entropy, abs=1e-3)
+
+
+def test_trace_without_a_step():
+    envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong"), {})
+    envs.reset(seed=0)
+    actions = describe(envs.trace(), 1)["actions"]
+    envs.close()
+    assert set(actions["shares"].values()) == {0.0}
+    assert actions["entropy_bits"] == 0.0
 
 
 def test_splits(recording, monkeypatch):
@@ -164,9 +174,10 @@ def test_nothing_is_overwritten(recording, tmp_path, name, content, message):
     ("content", "message"),
     [
         ("{", "Pong.json is not JSON"),
-        ("[]", "Expected mgdt-card version 1 in .*, found None"),
+        ("[]", r"Expected an object in .*, found \[\]"),
         ("{}", "Expected mgdt-card version 1 in .*, found None"),
         ('{"format": "mgdt-card", "version": 2}', "version 1 in .*, found mgdt-card version 2"),
+        ('{"format": "mgdt-card", "version": 1, "game": "Pong"}', "Pong.json lacks .*checksum"),
     ],
 )
 def test_what_is_no_card(tmp_path, content, message):

@@ -126,4 +126,16 @@ def test_what_cannot_be_recorded(tmp_path):
         PPO("MlpPolicy", "CartPole-v1", n_steps=4, batch_size=4, device="cpu").learn(
             4, callback=RecordingCallback(tmp_path / "a.npz")
         )
+    _, env = make_env()
+    with pytest.raises(ValueError, match=r"Cannot write .*a\.npz: .*exists"):
+        make_model(DQN, env).learn(3, callback=RecordingCallback(tmp_path / "mine.npz" / "a.npz"))
+    env.close()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.npz"]
+
+
+def test_folder_of_the_trace_is_made(tmp_path):
+    _, env = make_env()
+    path = tmp_path / "new" / "a.npz"
+    make_model(DQN, env).learn(3, callback=RecordingCallback(path))
+    env.close()
+    assert Trace.load(path).actions.size

@@ -196,3 +196,26 @@ def test_splits_of_a_part_of_a_trace(store_path, edit_meta, splits, message):
     for split in ("medium", "expert"):
         with pytest.raises(ReplayError, match=message):
             ReplayStore(f"{store_path}:{split}")
+
+
+def test_a_bound_that_is_met_exactly_is_reached():
+    """In Breakout a level of 0.25 is 445 points in 50 episodes, without a rest."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        window = random.integers(1, 8, WINDOW)
+        window[0] += 445 - window.sum()
+        returns = np.concatenate([np.zeros(WINDOW), np.tile(window, 4)])
+        found = split_range("medium", "Breakout", AtariProtocol(), {}, returns, what="a store")
+        assert found.start == WINDOW + WINDOW // 2
+
+
+def test_held_out_episodes_of_a_split_are_those_of_the_store(store_path):
+    whole = ReplayStore(store_path)
+    held = {}
+    for name in ("", ":random", ":medium"):
+        store = ReplayStore(f"{store_path}{name}")
+        sampler = WindowSampler([store], steps=1, split="heldout", heldout_fraction=0.3)
+        held[name] = {store._first_row + row for _, row in sampler.drawn_rows(2000, 0)}
+    assert held[":random"] <= held[""]
+    assert held[":medium"] <= held[""]
+    assert len(whole) > len(held[""])

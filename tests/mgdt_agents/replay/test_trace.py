@@ -332,7 +332,10 @@ def save_arrays(trace, path, meta=None, **arrays):
         ({"meta": {"source": "me"}}, "Expected source in .* to be an object, found 'me'"),
         ({"meta": {"ale_py": None}}, "Expected ale_py in .* to be a text, found None"),
         ({"meta": {"protocol": {"sticky": "no"}}}, "Cannot read "),
-        ({"meta": {"protocol": {"fire_reset": 5}}}, "AtariProtocol.fire_reset cannot be 5"),
+        (
+            {"meta": {"protocol": {"fire_reset": 5}}},
+            "AtariProtocol.fire_reset must be true or false, got 5",
+        ),
         ({"meta": {"protocol": {"jpeg": True}}}, "Expected a protocol without JPEG"),
         ({"checksums": np.zeros(3, np.uint32)}, "Expected 15 checksums .* 270 steps .*, found 3"),
         ({"seeds": np.zeros(3, np.int64)}, "Expected 2 seeds .* found 3"),

@@ -16,6 +16,8 @@ from mgdt_agents.replay.trace_collection import (
     register_collection,
 )
 
+ENTRY = {"game": "Pong", "bytes": 1, "sha256": "0", "steps": 1, "episodes": 1}
+
 
 @pytest.fixture
 def traces(truncated_recording, tmp_path):
@@ -156,12 +158,13 @@ def test_damaged_traces_are_refused(traces, tmp_path, damage):
     [
         (None, "Expected a collection of traces at .*: a folder with index.json"),
         ("{", "index.json is not JSON"),
-        ("[]", "Expected mgdt-collection version 1 in .*, found None"),
+        ("[]", r"Expected an object in .*, found \[\]"),
         ('{"format": "mgdt-collection", "version": 2}', "found mgdt-collection version 2"),
         ({"traces": []}, "Expected traces in .* to be an object"),
         ({"traces": {"../x": {}}}, r"Expected names of traces in .*, found '../x'"),
         ({"traces": {"x": 5}}, "Expected names of traces in .*, found 'x'"),
         ({"traces": {"x": {"game": "Pong"}}}, "lacks .*sha256"),
+        ({"traces": {"x": {**ENTRY, "splits": [1]}}}, r"Expected names of splits .*, found \[1\]"),
     ],
     ids=str,
 )

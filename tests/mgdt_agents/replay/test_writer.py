@@ -319,7 +319,9 @@ def test_resuming_another_play_is_refused(episodes, path, whole):
         trim(path)
     others = [("Breakout", PROTOCOL), ("Pong", AtariProtocol(screen_size=SIDE, sticky=0.0))]
     for game, protocol in others:
-        with pytest.raises(ReplayError, match=r"Expected .* to go on with at .*, found Pong under"):
+        with pytest.raises(
+            ReplayError, match=r"Expected (game|protocol) .* to go on with at .*, found "
+        ):
             ReplayWriter(path, game, protocol, {}, resume=True)
     if not whole:
         trim(path)
@@ -428,3 +430,47 @@ def test_only_a_stores_files_are_removed(episodes, path):
     (partial / "mine.txt").unlink()
     write(path, episodes)
     assert names(path.parent) == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("actions", "rewards", "message"),
+    [
+        (np.eye(4, dtype=int), np.zeros(4), r"of shape \(4,\), got \(4, 4\)"),
+        (np.zeros(4, int), np.ones((4, 2)), r"of shape \(4,\), got .* and \(4, 2\)"),
+        (np.array([2.9, 11.5, 0, 0]), np.zeros(4), "whole numbers as actions, got .*float64"),
+        (np.zeros(4, int), np.array([0, 1e39, 0, 0]), "finite rewards"),
+    ],
+    ids=["one-hot", "two rewards", "fractions", "too large"],
+)
+def test_rows_that_would_be_other_ones_are_refused(path, actions, rewards, message):
+    with writer(path) as opened:
+        frames = np.zeros((4, SIDE, SIDE), np.uint8)
+        with pytest.raises(ReplayError, match=message):
+            opened.add_episode(frames, actions, rewards, truncated=False)
+        opened.add_episode(frames, np.zeros(4, int), np.zeros(4), truncated=False)
+    assert len(ReplayStore(path)) == 4
+
+
+@pytest.mark.parametrize("kept", [{}, {"rewards_clipped": True}])
+def test_play_of_another_kind_is_not_appended(episodes, path, kept):
+    with ReplayWriter(path, "Pong", PROTOCOL, {"kind": "test", **kept}) as opened:
+        add(opened, *episodes[:2])
+    other = {} if kept else {"rewards_clipped": True}
+    with pytest.raises(ReplayError, match="Expected rewards clipped"):
+        ReplayWriter(path, "Pong", PROTOCOL, {"kind": "test", **other}, resume=True)
+    with pytest.raises(ReplayError, match="Expected frame shape"):
+        ReplayWriter(
+            path,
+            "Pong",
+            PROTOCOL,
+            {"kind": "test", **kept},
+            further={"obs_type": "ram", "frame_shape": [128]},
+            resume=True,
+        )
+    verify(path)
+
+
+def test_a_source_that_cannot_be_written_is_refused_at_once(path):
+    with pytest.raises(ValueError, match=r"Expected JSON types as source, got .*int64"):
+        ReplayWriter(path, "Pong", PROTOCOL, {"seed": np.int64(3)})
+    assert names(path.parent) == []
