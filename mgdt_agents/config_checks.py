@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -28,6 +29,19 @@ def check_interval(config: Any, interval: str, *names: str) -> None:
                 bound = "at least" if interval[0] == "[" else "above"
                 expected = f"{bound} {low:g}" if interval.endswith("inf)") else f"in {interval}"
                 raise InvalidArgument(f"{name} must be {expected}, got {value}")
+
+
+def check_actions(config: Any) -> None:
+    """Check that a network chooses among all actions, as the ids in replay are of the full set.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if config.actions != NUM_ACTIONS:
+        raise InvalidArgument(
+            f"actions must be {NUM_ACTIONS}, the full set, of which games may leave out some; got "
+            f"{config.actions}"
+        )
 
 
 def check_choices(config: Any) -> None:

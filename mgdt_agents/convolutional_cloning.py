@@ -44,7 +44,7 @@ class ConvolutionalCloningAgent(NetworkAgent):
         self,
         config: ImpalaConfig | str = "5m",
         *,
-        action_temperature: float = 1.0,
+        action_temperature: float = 0.5,
         games: Sequence[str] = (),
         protocol: AtariProtocol | None = None,
         device: str | torch.device = "auto",

@@ -1,6 +1,7 @@
 """The agent around the model: its memory, its loss, its way of acting."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ from mgdt_agents.decision_transformer.tokens import (
 )
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
-from mgdt_agents.step_inputs import State, StepInputs
+from mgdt_agents.step_inputs import State, StepInputs, checked_inputs
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 
@@ -97,6 +98,10 @@ class DecisionTransformerAgent(NetworkAgent):
         # docs/three_games.md and docs/results.md have what was tried.
         return ExpertReturn(kappa=100.0, action_temperature=0.5, guidance=1.0)
 
+    def identity(self) -> str | None:
+        """Return the network's sizes and the rule; None for a rule that cannot be written down."""
+        return None if rule_to_dict(self.rule) is None else super().identity()
+
     def _options_to_save(self) -> dict[str, Any]:
         rule = rule_to_dict(self.rule)
         return {} if rule is None else {"rule": rule}
@@ -156,7 +161,8 @@ class DecisionTransformerAgent(NetworkAgent):
         """Take the replay's games.
 
         Raises:
-            ValueError: if more than half of its returns are outside of the bins.
+            ValueError: if more than half of its returns are outside of the bins; of fewer, a
+                warning says the share.
         """
         config = self.config
         if config.return_tokens != "none" and not self._ranks:
@@ -169,6 +175,12 @@ class DecisionTransformerAgent(NetworkAgent):
                     f"{outside:.0%} of the replay's returns, {returns.min():g} to "
                     f"{returns.max():g}, are outside of the bins, {config.min_return:g} to "
                     f"{config.max_return:g}: widen min_return and max_return, or lower discount."
+                )
+            if outside:
+                warnings.warn(
+                    f"{outside:.1%} of the replay's returns are outside of the bins, "
+                    f"{config.min_return:g} to {config.max_return:g}, and count as the last ones.",
+                    stacklevel=2,
                 )
         super().begin_training(sampler)
 
@@ -197,7 +209,9 @@ class DecisionTransformerAgent(NetworkAgent):
         if state is None:
             return None
         past_actions, *rest = state
-        return (np.concatenate([past_actions[:, :-1], actions[:, None]], 1), *rest)
+        changed = past_actions.copy()
+        changed[:, -1:] = actions[:, None]  # a window of one step keeps none
+        return (changed, *rest)
 
     def return_distribution(
         self,
@@ -293,7 +307,9 @@ class DecisionTransformerAgent(NetworkAgent):
         reward: np.ndarray | float | None,
     ) -> tuple[np.ndarray, State]:
         """Return the checked batch, and what is remembered when its actions are chosen."""
-        batch, state, starts, rewards = self._checked(observation, state, episode_start, reward)
+        batch, state, starts, rewards = checked_inputs(
+            self, observation, state, episode_start, reward
+        )
         return batch, self._past(state, starts, rewards)
 
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
@@ -352,10 +368,11 @@ class DecisionTransformerAgent(NetworkAgent):
         returns: Tensor | Callable[[Tensor], Tensor] = choose
         given = self.rule.given_returns(past[3:])
         if given is not None:
-            if self._ranks:
+            if self._ranks or self.config.discount != 1:
+                theirs = "episode ranks" if self._ranks else "discounted"
                 raise InvalidArgument(
                     f"{self.rule} gives returns to go, and this {self.kind} agent's return tokens "
-                    "are episode ranks: take a rule that draws them, such as ExpertReturn()."
+                    f"are {theirs}: take a rule that draws them, such as ExpertReturn()."
                 )
             config = self.config
             bins = encode_returns(given, config.min_return, config.max_return, config.return_bin)

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from mgdt_agents.config_checks import check_choices, check_interval
+from mgdt_agents.config_checks import check_actions, check_choices, check_interval
 from mgdt_envs.errors import InvalidArgument
 
 HEAD_SIZE = 64  # Lee et al. 2022, released notebook: key_size=64 at every width.
@@ -80,6 +80,8 @@ class DecisionTransformerConfig:
         check_interval(
             self, "[1, inf)", "layers", "steps", "frame_size", "actions", "rewards", "stem_channels"
         )
+        check_actions(self)
+        check_interval(self, "[4, inf)", "rewards")
         check_interval(self, "[2, inf)", "rank_bins")
         check_interval(self, "(0, inf)", "return_bin")
         check_interval(self, "[0, inf)", "return_weight", "action_weight", "reward_weight")

@@ -200,6 +200,10 @@ class TargetReturn(ActingRule):
     target: float
     """Return of the whole episode, of clipped rewards."""
 
+    def __post_init__(self) -> None:
+        ActingRule.__post_init__(self)  # super() does not know a class with slots
+        check_interval(self, "(-inf, inf)", "target")
+
     def memory(self, steps: int) -> tuple[int, ...]:
         """Return the columns of what is left of the target at each step of the window."""
         return (steps,)

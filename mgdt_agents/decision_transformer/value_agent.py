@@ -18,7 +18,7 @@ from mgdt_agents.decision_transformer.value_model import (
     ValueTransformerConfig,
 )
 from mgdt_agents.q_learning.window_values import value_terms
-from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
+from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 
@@ -94,10 +94,6 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         """Copy the network to the target when it is time."""
         if step % self.config.target_period == 0:
             self.target.load_state_dict(self.model.state_dict())
-
-    def begin_training(self, sampler: WindowSampler) -> None:
-        """Take the replay's games."""
-        self.games = sampler.games
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's and the reward's cross-entropy plus the value's.

@@ -60,6 +60,7 @@ class ValueTransformerConfig(DecisionTransformerConfig):
         check_interval(self, "(0, inf)", "max_value")
         check_interval(self, "[2, inf)", "atoms")
         check_interval(self, "[1, inf)", "n_steps", "target_period")
+        check_interval(self, "[0, inf)", "conservative_weight", "value_weight")
 
 
 class ValueTransformer(DecisionTransformer):

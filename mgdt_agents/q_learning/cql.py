@@ -57,7 +57,7 @@ class CQLConfig(ImpalaConfig):
 
     def __post_init__(self) -> None:
         ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
-        check_interval(self, "[1, inf)", "n_steps")
+        check_interval(self, "[1, inf)", "n_steps", "target_period")
         check_interval(self, "(0, 1]", "discount")
         check_interval(self, "[2, inf)", "atoms")
         check_interval(self, "(0, inf)", "max_value")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.config_checks import check_choices, check_interval
+from mgdt_agents.config_checks import check_actions, check_choices, check_interval
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import channel_makeup, computing_dtype, first_and_changes
 from mgdt_agents.linear import Linear, linear
@@ -48,7 +48,10 @@ class ImpalaConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_interval(self, "[1, inf)", "blocks", "stem_stride", "spatial_features", "hidden")
+        check_actions(self)
+        check_interval(
+            self, "[1, inf)", "stages", "blocks", "stem_stride", "spatial_features", "hidden"
+        )
 
 
 class ResidualBlock(nn.Module):

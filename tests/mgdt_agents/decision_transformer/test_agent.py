@@ -1,6 +1,7 @@
 """Rules, distributions and maps of attention."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -23,6 +24,7 @@ from mgdt_agents.decision_transformer import (
 from mgdt_agents.decision_transformer.rules import GUIDANCE_LIMIT, sample
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
+from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol
 from tests.mgdt_agents.decision_transformer.plain import PlainDecisionTransformer
 
@@ -118,6 +120,7 @@ def test_one_step_is_a_window_too():
     state = None
     for _ in range(2):
         _, state = agent.predict(observations(2)[:, :1], state, reward=np.ones(2))
+        state = agent.with_actions(state, np.array([2, 3]))
     assert [part.shape for part in state] == [(2, 0)] * 3
 
 
@@ -302,7 +305,7 @@ def test_guidance_does_nothing_without_return_tokens():
     agent = BehavioralCloningAgent("tiny", device="cpu")
     frames = observations(3)
     expected = agent.action_distribution(frames)
-    agent.rule = PredictedReturn(guidance=3.0)
+    agent.rule = dataclasses.replace(agent.rule, guidance=3.0)
     np.testing.assert_array_equal(agent.action_distribution(frames), expected)
 
 
@@ -350,3 +353,10 @@ def test_windows_longer_than_the_observation_are_remembered():
         np.testing.assert_array_equal(seen[-1], row[:, step + 1 : step + 7])
     with pytest.raises(ValueError, match="reads 3 frames of 84 pixels, the protocol gives 4"):
         DecisionTransformerAgent(dataclasses.replace(TINY, steps=3), device="cpu")
+
+
+def test_small_agents_sharpen_their_actions_and_published_ones_do_not():
+    for kind, size in itertools.product(("dt", "bc"), ("small", "10m")):
+        with torch.device("meta"):
+            rule = NETWORK_AGENTS[kind](size, device="meta").rule
+        assert rule.action_temperature == (0.5 if size == "small" else 1.0), (kind, size)

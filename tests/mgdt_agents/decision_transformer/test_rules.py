@@ -129,3 +129,8 @@ def test_rules_that_are_not_there() -> None:
         rule_from_dict({"name": "Gredy"})
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
         BestOfSamples(samples=0)
+
+
+def test_a_target_must_be_a_number():
+    with pytest.raises(ValueError, match="target must be above -inf, got nan"):
+        TargetReturn(target=float("nan"))
