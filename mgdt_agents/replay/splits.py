@@ -158,8 +158,11 @@ def _of_part(source: Mapping[str, Any], split: str, episodes: int, what: str) ->
     """Return the episodes of a split in a store of a part of a trace."""
     splits = source["splits"]
     try:
-        bounds = {name: range(int(first), int(stop)) for name, (first, stop) in splits.items()}
-        is_damaged = any(not 0 <= it.start <= it.stop <= episodes for it in bounds.values())
+        given = {name: range(int(first), int(stop)) for name, (first, stop) in splits.items()}
+        # A data set may have been imported in part.
+        most = max(episodes, int(source.get("episodes", 0)))
+        is_damaged = any(not 0 <= it.start <= it.stop <= most for it in given.values())
+        bounds = {name: range(it.start, min(it.stop, episodes)) for name, it in given.items()}
     except (AttributeError, TypeError, ValueError):
         is_damaged = True
     if is_damaged:

@@ -41,6 +41,7 @@ from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import files
 from mgdt_agents.replay.formats.importing import Episode, Recording
 from mgdt_agents.replay.formats.minari_rules import Observations, recorded_rules
+from mgdt_agents.replay.splits import split_ranges
 from mgdt_agents.replay.store import PROTOCOL, ReplayStore
 from mgdt_envs import game as find_game
 from mgdt_envs.emulator import NUM_ACTIONS
@@ -145,6 +146,7 @@ class MinariRecording(Recording):
             "rewards_clipped": rewards_clipped or exported.get("rewards_clipped", False),
             "notes": notes,
             "exported": exported or None,
+            "splits": exported.get("splits"),
         }
         # As it comes back from a store's meta.json, where it is compared.
         return json.loads(json.dumps({name: it for name, it in source.items() if it is not None}))
@@ -250,7 +252,7 @@ def export_minari(
             f"Expected a limit of {store.episode_lengths[0]:,} steps or more, which the first "
             f"episode of {store.path} has, got {limit_steps:,}."
         )
-    metadata = _metadata(store, dataset_id, int(stops[-1]))
+    metadata = _metadata(store, dataset_id, len(stops), int(stops[-1]))
     half = path.with_name(f".export-{path.name}")  # Minari looks into no hidden folder
     with files.exclusive(half):
         shutil.rmtree(half, ignore_errors=True)  # the rest of an export that was killed
@@ -317,8 +319,19 @@ def _environment(store: ReplayStore) -> gym.envs.registration.EnvSpec:
     return spec
 
 
-def _metadata(store: ReplayStore, dataset_id: str, num_steps: int) -> dict[str, Any]:
+def _metadata(store: ReplayStore, dataset_id: str, episodes: int, num_steps: int) -> dict[str, Any]:
     played = find_game(store.game)
+    whole = store if store.split is None else ReplayStore(store.folder)
+    source = store.meta["source"]
+    if episodes < len(whole.episode_starts) or "splits" in source:
+        # Of a part: measured over fewer episodes, levels would be others.
+        play = whole.game, whole.protocol, source, whole.episode_returns
+        first = store.first_episode
+        parts = {
+            name: np.clip([it.start - first, it.stop - first], 0, episodes).tolist()
+            for name, it in split_ranges(*play).items()
+        }
+        source = source | {"splits": {name: it for name, it in parts.items() if it[0] < it[1]}}
     metadata = {
         "dataset_id": dataset_id,
         "minari_version": minari_library().__version__,
@@ -331,7 +344,7 @@ def _metadata(store: ReplayStore, dataset_id: str, num_steps: int) -> dict[str, 
         "mgdt": {
             "game": played.name,
             "protocol": store.protocol.to_dict(),
-            "source": store.meta["source"],
+            "source": source,
             **({} if store.split is None else {"split": store.split}),
             **({} if store.obs_type == PROTOCOL else {"obs_type": store.obs_type}),
             "last_observations": "repeated",

@@ -95,6 +95,33 @@ def test_clipped_rewards_stay_told(make_random_episodes, write_store, edit_meta,
     assert MinariRecording("pong-v0").source["rewards_clipped"] is True
 
 
+@pytest.mark.parametrize(
+    ("split", "limit", "expected"),
+    [
+        ("", None, {"random": 2, "medium": 2, "mixed": 6}),
+        ("", 20, {"random": 2, "medium": 1, "mixed": 4}),
+        (":medium", None, {"medium": 2, "mixed": 2}),
+    ],
+)
+def test_splits_of_a_part_of_a_trace_stay(
+    make_random_episodes, write_store, edit_meta, tmp_path, split, limit, expected
+):
+    path = write_store(tmp_path / "Pong", "Pong", make_random_episodes([5] * 6))
+    splits = {"random": [0, 2], "medium": [3, 5], "mixed": [0, 6]}
+    edit_meta(path, source={"kind": "trace", "splits": splits})
+    export_minari(ReplayStore(f"{path}{split}"), "mgdt/part-v0", limit_steps=limit)
+    import_recording(MinariRecording("mgdt/part-v0"), tmp_path / "back")
+    for name in ("random", "medium", "mixed"):
+        if name in expected:
+            store = ReplayStore(f"{tmp_path / 'back'}:{name}")
+            assert len(store.episode_starts) == expected[name], name
+        else:
+            with pytest.raises(ReplayError, match=f"has no split {name}"):
+                ReplayStore(f"{tmp_path / 'back'}:{name}")
+    import_recording(MinariRecording("mgdt/part-v0"), tmp_path / "limited", limit_steps=10)
+    assert len(ReplayStore(f"{tmp_path / 'limited'}:mixed").episode_starts) == 2
+
+
 def test_limit(store):
     export_minari(store, "pong-v0", limit_steps=27)
     assert minari.load_dataset("pong-v0").total_steps == 21
