@@ -78,6 +78,9 @@ def collect(
     description = describe(games, steps, algo, config)
     state = None if overwrite else check_folder(output, description)
     if state is not None and state["steps_played"] >= steps:
+        if any(map(files.is_left_over, output.iterdir())):
+            with files.exclusive(output, inside=True):
+                files.remove_left_overs(output)
         return True
     num_envs = max(config.num_envs, len(games))
     envs = MultiGameAtariVectorEnv(num_envs, games, num_threads=num_threads)
@@ -91,9 +94,7 @@ def collect(
             if overwrite:
                 files.clear(output)
             state = check_folder(output, description)  # which nobody else changes now
-            for left in filter(files.is_left_over, output.glob("*.*")):
-                if left.name != files.LOCK:
-                    left.unlink()
+            files.remove_left_overs(output)
             files.replace(output / "collection.json", files.json_bytes(description))
             if state is not None and not collection.resume(state, should_stop):
                 return False

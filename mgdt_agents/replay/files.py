@@ -99,7 +99,14 @@ def replace(path: Path, content: bytes) -> None:
 
 def is_left_over(path: Path) -> bool:
     """Return whether a file is what a killed process has not finished, or its lock."""
-    return path.name == LOCK or path.suffix in (".new", ".partial")
+    return path.is_file() and (path.name == LOCK or path.suffix in (".new", ".partial"))
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what killed processes left in a folder that this one holds."""
+    for path in folder.iterdir():
+        if is_left_over(path) and path.name != LOCK:
+            path.unlink()
 
 
 def clear(folder: Path) -> None:

@@ -137,6 +137,10 @@ class TrainingConfig:
                 f"Pong=2,Breakout=1, got {','.join(self.weights)!r}"
             ) from None
 
+    def is_due(self, interval: int, done: int) -> bool:
+        """Return whether what is done every `interval` steps, and at the end, is after `done`."""
+        return done == self.steps or done % interval == 0
+
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of gradient step `step`, counted from 0."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))

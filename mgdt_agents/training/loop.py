@@ -93,26 +93,15 @@ def train(
             tell(done)
             watch.count_step()
             stopping = parallel.any_says(should_stop(), done)
-            last = done == config.steps
-            saving = last or stopping or done % config.checkpoint_interval == 0
-            logging = last or done % config.log_interval == 0
+            saving = stopping or config.is_due(config.checkpoint_interval, done)
+            logging = config.is_due(config.log_interval, done)
             if logging or (output and saving) or agent.device.type == "cpu":
                 check_finite(state, sampler, config, done, output)
-            lines = []
-            if logging:
-                rate = config.learning_rate_at(step)
-                means = parallel.means(state.figures.take_means())
-                lines.append({**means, "learning_rate": rate, **watch.take()})
-            with watch.paused():
-                if heldout and (last or done % config.heldout_interval == 0):
-                    lines.append(measure(state, heldout, config))
-                    run.save_best(state, lines[-1]["heldout_loss"])
-                if config.play_interval and done % config.play_interval == 0:
-                    lines.append(play(state, config))
-                for line in lines:
-                    log.write({"step": done, **line})
-                    on_log({"step": done, **line})
-                if saving:
+            for line in lines_after(done, state, config, heldout, run, watch):
+                log.write({"step": done, **line})
+                on_log({"step": done, **line})
+            if saving:
+                with watch.paused():
                     run.save(state, done)
             if stopping:
                 break
@@ -200,6 +189,28 @@ def autocast(agent: NetworkAgent, config: TrainingConfig) -> torch.autocast:
     """Return the context that the network computes in."""
     bf16 = computing_dtype(agent.device, config) == torch.bfloat16
     return torch.autocast(agent.device.type, torch.bfloat16, bf16)
+
+
+def lines_after(
+    done: int,
+    state: TrainingState,
+    config: TrainingConfig,
+    heldout: HeldOut | None,
+    run: Run,
+    watch: Stopwatch,
+) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the log that are due after `done` gradient steps."""
+    if config.is_due(config.log_interval, done):
+        means = parallel.means(state.figures.take_means())
+        rate = config.learning_rate_at(done - 1)
+        yield {**means, "learning_rate": rate, **watch.take()}
+    with watch.paused():
+        if heldout and config.is_due(config.heldout_interval, done):
+            line = measure(state, heldout, config)
+            run.save_best(state, line["heldout_loss"])
+            yield line
+        if config.play_interval and done % config.play_interval == 0:
+            yield play(state, config)
 
 
 def check_finite(

@@ -68,6 +68,11 @@ def test_a_folder_may_hold_its_lock(tmp_path):
     with files.exclusive(folder, inside=True):
         assert [path.name for path in folder.iterdir()] == [".lock"]
         assert all(map(files.is_left_over, folder.iterdir()))
+        (folder / "store.partial").mkdir()  # which its own writer goes on with
+        assert not files.is_left_over(folder / "store.partial")
+        (folder / "b.partial").touch()
+        files.remove_left_overs(folder)
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "store.partial"]
         (folder / "a").mkdir()
         (folder / "a" / "b").touch()
         (folder / "c").touch()

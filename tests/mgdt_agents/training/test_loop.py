@@ -429,7 +429,7 @@ def test_tensorboard_reads_the_log(config, tmp_path):
 def test_card_says_what_was_trained_and_is_the_users(config, tmp_path):
     run(config, output=tmp_path)
     card = (tmp_path / "card.md").read_text()
-    assert "Trained offline for 6 gradient steps of 4 windows." in card
+    assert "Trained offline, for 6 gradient steps of 4 windows when it is done" in card
     assert "| Pong | 240 | 4 |" in card
     assert "| learning_rate | 0.01 |" in card
     (tmp_path / "card.md").write_text("# Mine\n")
