@@ -16,6 +16,7 @@ from mgdt_agents.evaluation.report import counted, results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
 from mgdt_agents.number_text import number_text
+from mgdt_agents.replay.files import exclusive
 from mgdt_agents.training.metrics import Curve, read_curves
 from mgdt_cli.arguments import Names
 from mgdt_cli.console import ProgressBar, print_table, say
@@ -76,21 +77,23 @@ def import_scores(arguments: ImportScoresArguments) -> None:
     Raises:
         ValueError: if the folder has no results, or the table no such agent.
     """
-    path = arguments.folder / "results.json"
-    results = Results.load(path)
     agents = {agent.name: agent for agent in load_published(arguments.table)}
     if unknown := sorted(set(arguments.agents) - set(agents)):
         raise InvalidArgument(
             f"Unknown agent {unknown[0]!r} of {arguments.table}. {did_you_mean(unknown[0], agents)}"
         )
     chosen = {name: agents[name] for name in arguments.agents or agents}
-    kept = [agent for agent in results.published if agent.name not in chosen]
-    results = dataclasses.replace(results, published=(*kept, *chosen.values()))
-    table = results_table(results)  # before anything is saved that cannot be shown
-    results.save(path)
-    print_table(table)
-    if (arguments.folder / "report.html").exists():
-        _write_report_again(arguments.folder, results)
+    path = arguments.folder / "results.json"
+    Results.load(path)  # before the lock, which would make a folder
+    with exclusive(arguments.folder, inside=True):
+        results = Results.load(path)
+        kept = [agent for agent in results.published if agent.name not in chosen]
+        results = dataclasses.replace(results, published=(*kept, *chosen.values()))
+        table = results_table(results)  # before anything is saved that cannot be shown
+        results.save(path)
+        print_table(table)
+        if (arguments.folder / "report.html").exists():
+            _write_report_again(arguments.folder, results)
 
 
 def _write_report_again(folder: Path, results: Results) -> None:

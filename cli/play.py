@@ -97,6 +97,10 @@ def play(arguments: PlayArguments) -> None:
     if arguments.port > MAX_PORT:
         raise InvalidArgument(f"--port must be at most {MAX_PORT}, got {arguments.port}")
     agent = load_agent(arguments.agent, device=arguments.device)
+    if agent.protocol_is_assumed and arguments.protocol is None:
+        raise InvalidArgument(
+            f"{arguments.agent} does not say under which protocol it was trained: give --protocol."
+        )
     games = arguments.games or agent.games or ("bundled",)
     wall = Wall(
         agent,

@@ -131,6 +131,7 @@ class SB3Agent(Agent):
         model = self.model
         if not inputs.deterministic and isinstance(model, PPO | A2C):
             # stable-baselines3 would draw all rows from one global generator.
+            model.policy.set_training_mode(False)
             observations, _ = model.policy.obs_to_tensor(inputs.observations)
             policy: Any = model.policy.get_distribution(observations).distribution
             return self.actions[sample(policy.logits.cpu(), inputs.draws).numpy()], None

@@ -70,14 +70,14 @@ def compare(a: Results, b: Results, protocol: str) -> Comparison:
     if name_a == name_b:
         name_a, name_b = f"{name_a} (A)", f"{name_b} (B)"
     _check_rules(a, b, protocol)
-    games = [game for game in a.games if game in b.games]
+    games = sorted(set(a.games) & set(b.games))
     if not games:
         raise InvalidArgument("Expected results in the same games, and there is no common one.")
     scores_a = {game: a.scores(next(iter(a.agents)), game, protocol) for game in games}
     scores_b = {game: b.scores(next(iter(b.agents)), game, protocol) for game in games}
     # Which of two columns the bootstrap draws first moves an interval's ends a little.
-    mirrored = [scores_b[game].tolist() for game in games] < [
-        scores_a[game].tolist() for game in games
+    mirrored = [scores.tolist() for scores in scores_b.values()] < [
+        scores.tolist() for scores in scores_a.values()
     ]
     if mirrored:
         name_a, name_b, scores_a, scores_b = name_b, name_a, scores_b, scores_a

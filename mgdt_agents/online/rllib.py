@@ -106,6 +106,9 @@ def train_rllib(
         with files.exclusive(output, inside=True):
             if overwrite:
                 files.clear(output)
+            now = check_folder(output, description)
+            if (now["steps_played"] if now else 0) != played:
+                raise OutputExists(f"Another process has trained in {output}; try again.")
             files.replace(output / DESCRIPTION, files.json_bytes(description))
             if state is not None:
                 run.resume(state)

@@ -37,6 +37,7 @@ class TrainingState:
     Attributes:
         figures: of the steps since the last line of the log.
         best: the lowest held-out loss so far.
+        seen: training windows that the agent had seen before; None if that is not known.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TrainingState:
         self.agent, self.optimizer, self.average = agent, optimizer, average
         self.figures = Figures()
         self.best = math.inf
+        self.seen = agent.trained_windows
 
     @property
     def played(self) -> nn.Module:
@@ -69,7 +71,7 @@ class TrainingState:
             ]
             for name in columns[0]
         }
-        log = json.dumps({"figures": figures, "best": self.best})
+        log = json.dumps({"figures": figures, "best": self.best, "seen": self.seen})
         return {**networks, "optimizer": optimizer, "log": log}
 
     def take(self, saved: dict[str, Any]) -> None:
@@ -79,6 +81,7 @@ class TrainingState:
         set_optimizer_state_dict(self.agent.model, self.optimizer, saved["optimizer"])
         log = json.loads(saved["log"])
         self.figures, self.best = Figures(log["figures"]), log["best"]
+        self.seen = log.get("seen", self.seen)
 
 
 class Checkpoints:

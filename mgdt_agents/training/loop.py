@@ -68,10 +68,10 @@ def train(
     agent.model.train()  # before the optimizer's state, which is laid out like the weights
     run = Run(output, agent, config, sampler.stores)
     state = prepare(agent, config)
-    seen = agent.trained_windows
 
     def tell(done: int) -> None:
-        agent.trained_windows = None if seen is None else seen + done * config.batch_size
+        if state.seen is not None:
+            agent.trained_windows = state.seen + done * config.batch_size
         agent.after_step(done)
         on_step(done)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mgdt_agents.agent import NetworkAgent
+from mgdt_agents.agent_files import CHECKSUM, read_config
 from mgdt_agents.markdown import markdown_table
 from mgdt_agents.replay import ReplayStore, files
 from mgdt_agents.replay.trace_recorder import revision
@@ -76,21 +77,26 @@ class Run:
             if overwrite:
                 files.clear(self.folder)
         parallel.barrier()
-        done = self.checkpoints.newest
+        done, cards = self.checkpoints.newest, []
         if done or (self.folder / "config.json").exists():
-            self._check_same(done)
+            before = self._check_same(done)
+            cards = [self.folder / "card.md", self.folder / "best" / "card.md"]
+            cards = [it for it in cards if it.exists() and it.read_text() == card(before)]
         if done:
             self.checkpoints.load(state, done)
         parallel.barrier()  # until all have looked
         if parallel.rank() == 0:
             content = {**self.description, "made_by": versions()}
             files.replace(self.folder / DESCRIPTION, files.json_bytes(content))
+            for path in cards:  # those that the user has not changed
+                files.replace(path, card(self.description).encode())
         return done
 
-    def _check_same(self, done: int) -> None:
+    def _check_same(self, done: int) -> dict[str, Any]:
         """Check that this run has done `done` steps in the folder, and is the one described there.
 
-        A card that it wrote is removed, for it may say something else now.
+        Returns:
+            The description there.
 
         Raises:
             ValueError: if it is another run, saying what differs.
@@ -102,14 +108,19 @@ class Run:
                 f"{self.folder} holds an agent and no training to resume; choose another folder."
             )
         before = files.read_object(self.folder / DESCRIPTION)
+        goes_on = "begins_with" not in before
+        if done and (self.folder / "config.json").exists():
+            # The run's own agent goes on in it, whatever that began with.
+            own = read_config(self.folder).get(CHECKSUM)
+            goes_on |= own is not None and own == self.description["begins_with"]
+        if goes_on:
+            self.description["begins_with"] = before.get("begins_with")
         if differences := _differences(before, self.description, done):
             raise InvalidArgument(
                 f"{self.folder} holds another training: {'; '.join(differences)}. Choose another "
                 "folder."
             )
-        for path in self.folder / "card.md", self.folder / "best" / "card.md":
-            if parallel.rank() == 0 and path.exists() and path.read_text() == card(before):
-                path.unlink()
+        return before
 
     def save(self, state: TrainingState, done: int) -> None:
         """Save a checkpoint, and the agent as it is."""
@@ -196,6 +207,8 @@ def fingerprint(store: ReplayStore) -> dict[str, Any]:
     return {
         "game": store.game,
         **({} if store.split is None else {"split": store.split}),
+        # On it depends which episodes are held out.
+        **({"first_episode": store.first_episode} if store.first_episode else {}),
         "steps": len(store),
         "episodes": len(store.episode_starts),
         "checksum": f"{zlib.crc32(checksums.encode()):08x}",

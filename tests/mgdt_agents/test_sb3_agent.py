@@ -193,8 +193,10 @@ def test_rows_draw_the_same_in_any_company(algorithm, observations):
 def test_actions_are_drawn_from_the_policy(observations):
     model = make_model(PPO)
     agent = SB3Agent(model)
+    model.policy.set_training_mode(True)  # as after learning
     rows = np.repeat(observations[:1], 4000, 0)
     drawn = np.bincount(agent.predict(rows)[0], minlength=18) / len(rows)
+    assert not model.policy.training
     tensor, _ = model.policy.obs_to_tensor(observations[:1])
     expected = model.policy.get_distribution(tensor).distribution.probs[0].detach().numpy()
     np.testing.assert_allclose(drawn, expected, atol=4 * np.sqrt(0.25 / len(rows)))

@@ -212,6 +212,8 @@ def test_windows_seen_and_the_card(config, tmp_path):
     assert load_agent(output).trained_windows == 10
     assert "for 5 gradient steps" in (output / "card.md").read_text()
     assert "for 5 gradient steps" in (output / "best" / "card.md").read_text()
+    assert run(dataclasses.replace(config, steps=5), output) == 5
+    assert (output / "best" / "card.md").exists()
     (output / "card.md").write_text("mine")
     run(dataclasses.replace(config, steps=6), output)
     assert (output / "card.md").read_text() == "mine"
@@ -230,3 +232,23 @@ def test_weights_that_it_began_with_are_compared(config, tmp_path):
         train(load_agent(tmp_path / "agent-1"), config, output=tmp_path / "run")
     with pytest.raises(ValueError, match=r"another training: begins_with was \w+, is None\."):
         run(config, tmp_path / "run")
+
+
+def test_the_run_s_own_agent_goes_on_in_it(config, tmp_path):
+    output = tmp_path / "run"
+    torch.manual_seed(0)
+    make_agent("dt", "tiny", device="cpu").save(tmp_path / "first")
+    agent = load_agent(tmp_path / "first")
+    train(agent, config, output=output)
+    longer = dataclasses.replace(config, steps=4)
+    assert train(agent, longer, output=output) == 4  # the same object
+    assert agent.trained_windows == load_agent(output).trained_windows == 8
+    longer = dataclasses.replace(config, steps=6)
+    again = load_agent(output)
+    assert train(again, longer, output=output) == 6  # what the folder holds
+    assert again.trained_windows == load_agent(output).trained_windows == 12
+    # A description that does not say what the run began with is taken as it is.
+    description = json.loads((output / "training.json").read_text())
+    assert description.pop("begins_with") == agent.loaded_checksum
+    (output / "training.json").write_text(json.dumps(description))
+    assert train(load_agent(tmp_path / "first"), longer, output=output) == 6
