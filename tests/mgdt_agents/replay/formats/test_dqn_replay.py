@@ -96,7 +96,11 @@ seconds = time.monotonic() - begun
 kills = kept = 0
 while kills < 5:
     child = start(output / "killed")
-    time.sleep(random.uniform(0, 0.7 * seconds))
+    if kills:
+        time.sleep(random.uniform(0, 0.7 * seconds))
+    else:  # the first as soon as something is safe, so that there is something to go on from
+        while not (output / "killed.partial" / "meta.json").exists():
+            time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     kills += os.waitpid(child, 0)[1] == signal.SIGKILL
     kept += (output / "killed.partial" / "meta.json").exists()
