@@ -125,8 +125,9 @@ class Impala(Learner):
         MissingExtra: without TorchRL.
 
     Example:
-        >>> learner = Impala(ImpalaLearnerConfig(num_envs=8), ["Pong"] * 4 + ["Boxing"] * 4, 1000)
-        >>> learner.act(np.zeros((8, 4, 84, 84), np.uint8)).shape
+        >>> games = ["Pong"] * 4 + ["Boxing"] * 4
+        >>> learner = Impala(ImpalaLearnerConfig(num_envs=8), games, 1000)  # doctest: +SKIP
+        >>> learner.act(np.zeros((8, 4, 84, 84), np.uint8)).shape  # doctest: +SKIP
         (8,)
     """
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import doctest
 import io
 import re
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mgdt_agents.online import impala
 from mgdt_agents.online.impala import Impala, ImpalaLearnerConfig
 from mgdt_agents.online.learner import PlayedStep
 from mgdt_envs import AtariProtocol
@@ -70,6 +72,14 @@ def mean_reward(learner, world, updates):
         rewards.append(step.rewards[step.is_transition])
         updates -= learner.learn(step) is not None
     return float(np.concatenate(rewards).mean())
+
+
+def test_example():
+    # Skipped where it stands, since it needs an extra.
+    text = Impala.__doc__.replace("# doctest: +SKIP", "")
+    example = doctest.DocTestParser().get_doctest(text, vars(impala), "Impala", None, None)
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.parametrize(
