@@ -93,7 +93,7 @@ class DecisionTransformerAgent(NetworkAgent):
 
     def default_rule(self) -> ActingRule:
         """Return the paper's rule; for episode ranks, which it has not, with our settings."""
-        if not self._ranks:
+        if not self.config.ranks:
             return ExpertReturn()
         # docs/three_games.md and docs/results.md have what was tried.
         return ExpertReturn(kappa=100.0, action_temperature=0.5, guidance=1.0)
@@ -165,7 +165,7 @@ class DecisionTransformerAgent(NetworkAgent):
                 warning says the share.
         """
         config = self.config
-        if config.return_tokens != "none" and not self._ranks:
+        if config.return_tokens != "none" and config.to_go:
             returns = sampler.some_returns_to_go()
             margin = config.return_bin / 2
             low, high = config.min_return - margin, config.max_return + margin
@@ -184,18 +184,17 @@ class DecisionTransformerAgent(NetworkAgent):
                 )
         super().begin_training(sampler)
 
-    @property
-    def _ranks(self) -> bool:
-        return self.config.return_definition == "episode_rank"
-
     def _return_bins(self, batch: WindowBatch) -> np.ndarray:
         """Return the `(B, T)` return tokens of a batch."""
         config = self.config
-        if self._ranks:
-            ranks = encode_ranks(batch.episode_ranks, config.rank_bins)
-            return ranks[:, None].repeat(config.steps, 1)
-        low, high = config.min_return, config.max_return
-        return encode_returns(batch.returns_to_go, low, high, config.return_bin)
+        bins = np.zeros_like(batch.actions)
+        if config.ranks:
+            bins += encode_ranks(batch.episode_ranks, config.rank_bins)[:, None]
+        if config.to_go:
+            low, high = config.min_return, config.max_return
+            to_go = encode_returns(batch.returns_to_go, low, high, config.return_bin)
+            bins = bins * config.to_go_bins + to_go
+        return bins
 
     @property
     def memory(self) -> tuple[int, ...]:
@@ -231,7 +230,7 @@ class DecisionTransformerAgent(NetworkAgent):
             `(R,)` for one observation, `(n, R)` for a batch, float32: the probability of each
             bin from the least return to the largest (`config.return_range`): of the return from
             the window's first step to the end of the episode, or from its last step where every
-            step has a return token; or of the episode's rank.
+            step has a return token; of the episode's rank; or of pairs of both, by rank first.
 
         Raises:
             ValueError: for a model without return tokens, and as `predict` does.
@@ -368,8 +367,8 @@ class DecisionTransformerAgent(NetworkAgent):
         returns: Tensor | Callable[[Tensor], Tensor] = choose
         given = self.rule.given_returns(past[3:])
         if given is not None:
-            if self._ranks or self.config.discount != 1:
-                theirs = "episode ranks" if self._ranks else "discounted"
+            if self.config.ranks or self.config.discount != 1:
+                theirs = "episode ranks" if self.config.ranks else "discounted"
                 raise InvalidArgument(
                     f"{self.rule} gives returns to go, and this {self.kind} agent's return tokens "
                     f"are {theirs}: take a rule that draws them, such as ExpertReturn()."
@@ -383,7 +382,12 @@ class DecisionTransformerAgent(NetworkAgent):
         window = self.model.stem(frames_BTYX), actions_BT, rewards_BT
         decision = decide(self.model, *window, returns)
         if self.rule.guidance and self.config.return_tokens != "none":
-            least = decide(self.model, *window, torch.zeros_like(decision.returns))
+            config = self.config
+            # Of a pair, the least rank alone: the least return to go beside it is hardly ever seen.
+            least_BT = decision.returns % (
+                config.to_go_bins if config.ranks and config.to_go else 1
+            )
+            least = decide(self.model, *window, least_BT)
             both = _on_cpu(decision.action_logits), _on_cpu(least.action_logits)
             decision = decision._replace(action_logits=self.rule.guided(*both))
         return decision

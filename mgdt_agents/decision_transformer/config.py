@@ -32,10 +32,11 @@ class DecisionTransformerConfig:
     return_tokens: Literal["single", "every", "none"] = "single"
     """A return token at the window's first step alone, as released; at every step; or none,
     which makes the model a behavioral cloner."""
-    return_definition: Literal["to_go", "episode_rank"] = "to_go"
+    return_definition: Literal["to_go", "episode_rank", "rank_and_to_go"] = "to_go"
     """What a return token says: the rewards from its step to the episode's end, as published; or
     the rank of the episode's return among those of its game, as the share of the game's steps in
-    episodes of lower return, the same at every step. A rank means the same in all games."""
+    episodes of lower return, the same at every step, which means the same in all games; or both,
+    a bin for each pair, ordered by rank first."""
     discount: float = 1.0
     """Of returns to go, for each agent step; 1 as published."""
     min_return: float = -20
@@ -135,16 +136,27 @@ class DecisionTransformerConfig:
     @property
     def returns(self) -> int:
         """Number of return bins."""
-        if self.return_definition == "episode_rank":
-            return self.rank_bins
+        return (self.rank_bins if self.ranks else 1) * (self.to_go_bins if self.to_go else 1)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether a return token says the episode's rank."""
+        return self.return_definition != "to_go"
+
+    @property
+    def to_go(self) -> bool:
+        """Whether a return token says the return to go."""
+        return self.return_definition != "episode_rank"
+
+    @property
+    def to_go_bins(self) -> int:
+        """Number of bins of returns to go."""
         return round((self.max_return - self.min_return) / self.return_bin) + 1
 
     @property
     def return_range(self) -> tuple[float, float]:
-        """What the first and the last bin stand for: returns to go, or ranks."""
-        if self.return_definition == "episode_rank":
-            return 0.0, 1.0
-        return self.min_return, self.max_return
+        """What the first and the last bin stand for: ranks where tokens say them, or returns."""
+        return (0.0, 1.0) if self.ranks else (self.min_return, self.max_return)
 
 
 PRESETS = {

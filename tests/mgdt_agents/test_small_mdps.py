@@ -181,7 +181,7 @@ def test_cloning_recovers_the_behavior(agent_class, config, record):
     np.testing.assert_allclose(found, policy, atol=0.06)
 
 
-@pytest.mark.parametrize("definition", ["to_go", "episode_rank"])
+@pytest.mark.parametrize("definition", ["to_go", "episode_rank", "rank_and_to_go"])
 def test_dt_with_a_high_return_is_better_than_the_behavior(definition, record):
     store = record(TREE, UNIFORM, 400)
     config = dataclasses.replace(DT, return_definition=definition, rank_bins=10)

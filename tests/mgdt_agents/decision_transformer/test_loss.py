@@ -127,6 +127,28 @@ def test_episode_ranks_are_return_tokens():
         agent.predict(make_batch().frames[:2])
 
 
+@torch.no_grad()
+def test_ranks_and_returns_to_go_together():
+    pairs = {"return_definition": "rank_and_to_go", "rank_bins": 5, "min_return": -1}
+    config = dataclasses.replace(TINY, return_tokens="every", max_return=2, **pairs)
+    agent = DecisionTransformerAgent(config, device="cpu")
+    agent.model.eval()  # no dropout
+    assert (config.returns, config.return_range, agent.rule.kappa) == (20, (0.0, 1.0), 100.0)
+    batch = make_batch()._replace(episode_ranks=np.array([0, 0.19, 0.2, 0.5, 0.8, 0.999]))
+    batch.returns_to_go[:] = np.array([-3.0, -0.3, 1.1, 2.0])
+    to_go, ranks = np.array([0, 1, 2, 3]), np.array([0, 0, 1, 2, 4, 4])
+    assert agent._return_bins(batch).tolist() == (4 * ranks[:, None] + to_go).tolist()
+    assert agent.return_distribution(make_batch().frames[0]).shape == (20,)
+    # Guidance is away from the lowest rank, at the same return to go.
+    decided = []
+    decide = agent.model.acting_logits
+    agent.model.acting_logits = lambda x, returns: decided.append(returns) or decide(x, returns)
+    agent.predict(make_batch().frames[:2])
+    aimed_at, least = decided
+    assert (aimed_at >= 4).any()
+    assert torch.equal(least, aimed_at % 4)
+
+
 @pytest.mark.parametrize("kind", [DecisionTransformerAgent, BehavioralCloningAgent])
 def test_without_action_tokens_what_was_done_is_not_seen(kind):
     config = dataclasses.replace(kind.presets["small"], action_tokens=False)
@@ -162,7 +184,10 @@ def test_returns_that_the_bins_cannot_hold(make_random_episodes, write_store, tm
     [
         ({"discount": 0.0}, r"discount must be in \(0, 1\], got 0.0"),
         ({"return_bin": 0}, "return_bin must be above 0"),
-        ({"return_definition": "best"}, "return_definition must be 'to_go' or 'episode_rank'"),
+        (
+            {"return_definition": "best"},
+            "return_definition must be 'to_go', 'episode_rank' or 'rank_and_to_go'",
+        ),
     ],
 )
 def test_return_definitions_that_cannot_be(options, message):
