@@ -7,7 +7,6 @@ A actions, W reward tokens.
 """
 
 import math
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -114,44 +113,21 @@ def _squares(pixels_BTYX: Tensor, side: int) -> Tensor:
     return squares.view(pixels_BTYX.dtype).permute(0, 3, 1, 2)
 
 
-class BlockSizes(Protocol):
-    """What a config says of a transformer's blocks."""
-
-    @property
-    def layers(self) -> int:
-        """How many there are."""
-
-    @property
-    def width(self) -> int:
-        """Size of a token."""
-
-    @property
-    def heads(self) -> int:
-        """Attention heads."""
-
-    @property
-    def dropout(self) -> float:
-        """On the outputs of attention and of the MLP."""
-
-
 class Block(nn.Module):
-    """Pre-norm transformer block, as in GPT-2."""
+    """Pre-norm transformer block, as in GPT-2, one of `layers`."""
 
-    def __init__(self, config: BlockSizes) -> None:
+    def __init__(self, width: int, layers: int, dropout: float) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.norm_1 = nn.LayerNorm(config.width)
-        self.query_key_value = Linear(config.width, 3 * config.width)
-        self.attention_output = Linear(config.width, config.width)
-        self.norm_2 = nn.LayerNorm(config.width)
-        self.mlp_input = Linear(config.width, 4 * config.width)
-        self.mlp_output = Linear(4 * config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.norm_1 = nn.LayerNorm(width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.attention_output = Linear(width, width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.mlp_input = Linear(width, 4 * width)
+        self.mlp_output = Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
         for layer in self.linears:
             # The released model's initialization: variance 2 / layers / inputs.
-            nn.init.trunc_normal_(
-                layer.weight, std=math.sqrt(2 / config.layers / layer.in_features)
-            )
+            nn.init.trunc_normal_(layer.weight, std=math.sqrt(2 / layers / layer.in_features))
             nn.init.zeros_(layer.bias)
 
     @property
@@ -213,7 +189,8 @@ class Block(nn.Module):
         """Return the `(B, N, S, H)` queries, keys and values, of which `rows` selects."""
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         heads = linear(normed_BSD, weight[rows], bias[rows])
-        return heads.unflatten(-1, (-1, self.heads, HEAD_SIZE)).permute(2, 0, 3, 1, 4).unbind(0)
+        shape = -1, self.mlp_input.in_features // HEAD_SIZE, HEAD_SIZE
+        return heads.unflatten(-1, shape).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class DecisionTransformer(nn.Module):
@@ -243,7 +220,9 @@ class DecisionTransformer(nn.Module):
         if config.reward_tokens:
             self.reward_embedding = nn.Embedding(config.rewards, width)
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(width, config.layers, config.dropout) for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.action_head = Linear(width, config.actions)
         if config.reward_tokens:

@@ -97,11 +97,6 @@ class TrajectoryTransformerConfig:
             )
 
     @property
-    def heads(self) -> int:
-        """Attention heads."""
-        return self.width // HEAD_SIZE
-
-    @property
     def frame_tokens(self) -> int:
         """Tokens a frame becomes."""
         return self.grid**2

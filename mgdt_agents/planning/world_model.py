@@ -34,7 +34,9 @@ class WorldModel(nn.Module):
         self.action_embedding = nn.Embedding(config.actions, width)
         self.reward_embedding = nn.Embedding(config.rewards, width)
         self.position_SD = nn.Parameter(torch.empty(config.steps * config.step_tokens, width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(width, config.layers, config.dropout) for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.policy_head = Linear(width, config.actions)
         self.value_head = Linear(width, config.actions * config.atoms)
