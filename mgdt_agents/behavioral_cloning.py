@@ -1,19 +1,15 @@
 """Behavioral cloning: the same transformer without return tokens (Lee et al. 2022, section 4.2)."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
-
-import torch
 
 from mgdt_agents.decision_transformer import (
     PRESETS,
+    DecisionTransformer,
     DecisionTransformerAgent,
-    DecisionTransformerConfig,
     PredictedReturn,
 )
 from mgdt_agents.decision_transformer.config import without_returns
 from mgdt_agents.decision_transformer.rules import ActingRule
-from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -31,21 +27,13 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
         name: without_returns(config) for name, config in PRESETS.items()
     }
 
-    def __init__(
-        self,
-        config: DecisionTransformerConfig | str = "10m",
-        *,
-        rule: ActingRule | None = None,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
-        device: str | torch.device = "auto",
-    ) -> None:
-        super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
+    def _make_model(self) -> DecisionTransformer:
         if self.config.return_tokens != "none":
             raise InvalidArgument(
                 f"Behavioral cloning has no return tokens: expected return_tokens='none', "
                 f"got {self.config.return_tokens!r}."
             )
+        return super()._make_model()
 
     def default_rule(self) -> ActingRule:
         """Return the rule that draws actions as predicted; for our networks, sharpened."""
