@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table of Markdown, in whose cells "|" is escaped.
+    """Return a table of Markdown, in whose cells "|" and "<" are escaped.
 
     Example:
         >>> print(markdown_table(["game", "steps"], [["Pong", 100]]))
@@ -12,6 +12,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> s
         | --- | --- |
         | Pong | 100 |
     """
-    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    cells = [
+        [str(cell).replace("|", r"\|").replace("<", "&lt;") for cell in row]
+        for row in (header, *rows)
+    ]
     cells.insert(1, ["---"] * len(header))
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -11,6 +11,7 @@ from mgdt_agents.evaluation.results import (
     Interval,
     Results,
 )
+from mgdt_agents.markdown import markdown_table
 from mgdt_agents.number_text import number_text
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_envs import game
@@ -241,7 +242,8 @@ def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]
 
 def markdown_by_game(results: Results, protocol: str = "default") -> str:
     """Return `rows_by_game` as a Markdown table."""
-    return _markdown(rows_by_game(results, protocol))
+    header, *rows = rows_by_game(results, protocol)
+    return markdown_table(header, rows)
 
 
 def latex_by_game(results: Results, protocol: str = "default") -> str:
@@ -272,7 +274,7 @@ def markdown_of_agent(
     mark = cut_mark(results, protocol)
     names = [agent] if beside is None else [agent, beside]
     columns = ["score"] if beside is None else names
-    rows = [["game", *columns, f"human-normalized{mark}"]]
+    header, rows = ["game", *columns, f"human-normalized{mark}"], []
     for name in results.games:
         summaries = [results.summaries[agent, protocol, name] for agent in names]
         cells = [with_interval(entry.mean, entry.interval, "{:,.1f}") for entry in summaries]
@@ -281,16 +283,7 @@ def markdown_of_agent(
     if figures[0] is not None:
         blank = [""] * len(names)
         rows.append([_over_games(results, agent), *blank, _aggregate_cell(figures[0])])
-    return _markdown(rows)
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    """Return a Markdown table, whose first row is the header."""
-    header, *others = [
-        [cell.replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows
-    ]
-    lines = [header, ["---"] * len(header), *others]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(header, rows)
 
 
 def protocol_sheet(results: Results) -> str:
