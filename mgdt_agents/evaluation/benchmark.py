@@ -123,7 +123,7 @@ def play_episodes(
         for protocol in config.protocols:
             found, waiting = find_episodes(config, log, weights, name, run, protocol, traced=traced)
             yield from found
-            rules = config_rules(config, protocol)
+            rules = rules_of(config, protocol)
             steps = play(agent, waiting, emulators=emulators, **config.play_options(protocol))
             for episode, trace in finished(steps, name, run, protocol, partial(on_step, name)):
                 if log is not None:
@@ -158,7 +158,7 @@ def find_episodes(
     traced: bool = False,
 ) -> tuple[list[Episode], list[tuple[str, int]]]:
     """Return an agent's episodes that are in the log, and game and seed of those that are not."""
-    rules = config_rules(config, protocol)
+    rules = rules_of(config, protocol)
     found: list[Episode] = []
     waiting: list[tuple[str, int]] = []
     for game in config.games:
@@ -235,20 +235,12 @@ def runs_of(agents: Agents) -> Iterator[tuple[str, int, Agent]]:
             yield name, number, agent
 
 
-def config_rules(config: BenchmarkConfig, protocol: str) -> str:
-    """Return the checksum of the rules under which a benchmark plays one of its protocols."""
-    return _rules(config.protocols[protocol], config, version("ale-py"))
-
-
-def rules_of_results(results: Results, protocol: str) -> str:
-    """Return the checksum of the rules under which results were made."""
-    return _rules(results.protocols[protocol], results, results.versions["ale-py"])
-
-
-def _rules(protocol: AtariProtocol, play: BenchmarkConfig | Results, ale_py: str) -> str:
+def rules_of(play: BenchmarkConfig | Results, protocol: str) -> str:
+    """Return the checksum of the rules of one of the protocols that are or were played by."""
+    ale_py = play.versions["ale-py"] if isinstance(play, Results) else version("ale-py")
     return checksum_of(
         {
-            "protocol": protocol.to_dict(),
+            "protocol": play.protocols[protocol].to_dict(),
             "deterministic": play.deterministic,
             "max_steps": play.max_steps,
             "idle_steps": play.idle_steps,

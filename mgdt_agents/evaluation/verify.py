@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mgdt_agents.evaluation.benchmark import rules_of_results
+from mgdt_agents.evaluation.benchmark import rules_of
 from mgdt_agents.evaluation.episode_log import EpisodeLog, Trace
 from mgdt_agents.evaluation.place import Emulators, Place
 from mgdt_agents.evaluation.results import Episode, Results
@@ -52,7 +52,7 @@ def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episod
     log = EpisodeLog(folder, read_only=True)
     emulators = Emulators()
     for protocol, rules in results.protocols.items():
-        checksum = rules_of_results(results, protocol)
+        checksum = rules_of(results, protocol)
         traced = []
         for episode in results.episodes:
             if episode.protocol != protocol:

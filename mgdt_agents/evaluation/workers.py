@@ -15,9 +15,9 @@ from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.benchmark import (
     BenchmarkConfig,
     Played,
-    config_rules,
     find_episodes,
     finished,
+    rules_of,
 )
 from mgdt_agents.evaluation.episode_log import EpisodeLog, fingerprint
 from mgdt_agents.evaluation.place import Emulators
@@ -100,7 +100,7 @@ def play_in_processes(
         for episode, trace in _results(done, processes, number):
             if log is not None:
                 weights = names[episode.agent, episode.run]
-                rules = config_rules(config, episode.protocol)
+                rules = rules_of(config, episode.protocol)
                 log.append(weights, rules, episode, trace if traced else None)
             on_episode(episode)
             yield episode
