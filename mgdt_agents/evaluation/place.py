@@ -57,15 +57,6 @@ class Place:
         truncated: whether the protocol's `max_frames` are played.
     """
 
-    game: str
-    seed: int
-    observation: np.ndarray
-    steps: int
-    idle_steps: int
-    reward: float
-    terminated: bool
-    truncated: bool
-
     def __init__(self, protocol: AtariProtocol, emulators: Emulators) -> None:
         """Make a place in which nothing is played yet.
 
