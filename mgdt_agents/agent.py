@@ -182,6 +182,8 @@ class NetworkAgent(Agent):
     config_class: ClassVar[type]
     """If it has a `frame_stack` and a `frame_size`, they must be the protocol's."""
     presets: ClassVar[dict[str, Any]]
+    target: nn.Module | None = None
+    """A copy of the network, every `config.target_period` steps, whose values are learned from."""
     trained_windows: int | None = 0
     loaded_checksum: str | None = None
 
@@ -241,8 +243,10 @@ class NetworkAgent(Agent):
     def after_step(self, step: int) -> None:
         """Do what the agent does after `step` gradient steps; 0 is before the first.
 
-        Where training resumes, it is called once more.
+        Where training resumes, it is called once more. A target network is renewed when it is time.
         """
+        if self.target is not None and step % self.config.target_period == 0:
+            self.target.load_state_dict(self.model.state_dict())
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -251,7 +255,8 @@ class NetworkAgent(Agent):
 
     def training_modules(self) -> dict[str, nn.Module]:
         """Return the networks that training must keep to be resumed."""
-        return {"model": self.model}
+        target = {} if self.target is None else {"target": self.target}
+        return {"model": self.model, **target}
 
     def learn(self, replay: Sequence[str | Path], steps: int, **options: Any) -> Self:
         """Train on replay stores for `steps` gradient steps, and return the agent.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent, cross_entropy
@@ -37,6 +37,7 @@ class ValueTransformerAgent(DecisionTransformerAgent):
     """
 
     model: ValueTransformer
+    target: ValueTransformer
     kind = "dtq"
     config_class = ValueTransformerConfig
     presets: ClassVar[dict[str, Any]] = PRESETS
@@ -85,15 +86,6 @@ class ValueTransformerAgent(DecisionTransformerAgent):
     def windows(self) -> dict[str, Any]:
         """Windows of the model's steps, and after them those of the target's."""
         return {"steps": self.config.steps, "future": self.config.n_steps}
-
-    def training_modules(self) -> dict[str, nn.Module]:
-        """Return the network and its target."""
-        return {"model": self.model, "target": self.target}
-
-    def after_step(self, step: int) -> None:
-        """Copy the network to the target when it is time."""
-        if step % self.config.target_period == 0:
-            self.target.load_state_dict(self.model.state_dict())
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the policy's and the reward's cross-entropy plus the value's.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
 from mgdt_agents.agent import NetworkAgent
@@ -19,7 +19,7 @@ from mgdt_agents.planning.config import PRESETS, TrajectoryTransformerConfig
 from mgdt_agents.planning.imagination import Imagined, imagine
 from mgdt_agents.planning.search import Found, Search, search
 from mgdt_agents.planning.tokenizer import reconstruction_losses
-from mgdt_agents.planning.world_model import PlanningModel
+from mgdt_agents.planning.world_model import PlanningModel, WorldModel
 from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
@@ -56,6 +56,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
     """
 
     model: PlanningModel
+    target: WorldModel
     kind = "tt"
     config_class = TrajectoryTransformerConfig
     presets: ClassVar[dict[str, Any]] = PRESETS
@@ -119,10 +120,6 @@ class TrajectoryTransformerAgent(NetworkAgent):
     def stages(self) -> tuple[int, ...]:
         """The tokenizer's, and the world model's."""
         return 0, self.config.tokenizer_steps
-
-    def training_modules(self) -> dict[str, nn.Module]:
-        """Return the network, and the target of its world model."""
-        return {"model": self.model, "target": self.target}
 
     def after_step(self, step: int) -> None:
         """Begin the stage that the next step is of, and copy the target network when it is time."""

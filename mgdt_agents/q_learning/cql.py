@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
 from mgdt_agents.agent import NetworkAgent
@@ -75,6 +75,7 @@ class CQLAgent(NetworkAgent):
     """
 
     model: ImpalaNetwork
+    target: ImpalaNetwork
     kind = "cql"
     memory = ()
     config_class = CQLConfig
@@ -137,15 +138,6 @@ class CQLAgent(NetworkAgent):
             self.target = copy.deepcopy(self.model).requires_grad_(False)
         else:
             self._heads(sampler.games)
-
-    def training_modules(self) -> dict[str, nn.Module]:
-        """Return the network and its target."""
-        return {"model": self.model, "target": self.target}
-
-    def after_step(self, step: int) -> None:
-        """Copy the network to the target when it is time."""
-        if step % self.config.target_period == 0:
-            self.target.load_state_dict(self.model.state_dict())
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the distributional loss plus the conservative term, for the windows' drawn steps.
