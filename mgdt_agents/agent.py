@@ -223,14 +223,9 @@ class NetworkAgent(Agent):
         raise InvalidArgument(f"Agents of kind {self.kind!r} learn by playing, not from replay.")
 
     @property
-    def future(self) -> int:
-        """Rows of a training window after the step that is learned."""
-        return 0
-
-    @property
     def windows(self) -> dict[str, Any]:
         """Keyword arguments of the `WindowSampler` that draws its batches."""
-        return {"steps": self.protocol.stack, "future": self.future}
+        return {"steps": self.protocol.stack}
 
     def begin_training(self, sampler: WindowSampler) -> None:
         """Fit the agent to the replay, before the optimizer is made and the first batch is drawn.

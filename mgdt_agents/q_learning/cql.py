@@ -119,9 +119,9 @@ class CQLAgent(NetworkAgent):
         return ImpalaNetwork(config, config.actions, config.atoms, max(1, heads))
 
     @property
-    def future(self) -> int:
-        """Rows after the learned step, down to the frame whose value is looked up."""
-        return self.config.n_steps
+    def windows(self) -> dict[str, Any]:
+        """Windows down to the frame whose value is looked up."""
+        return super().windows | {"future": self.config.n_steps}
 
     def begin_training(self, sampler: WindowSampler) -> None:
         """Take the replay's games; the heads of a head a game are made if there are none.
