@@ -145,13 +145,8 @@ def parse_arguments(
     agent_class = NETWORK_AGENTS[known.agent]
     if known.init is not None:
         network = load_kind(known.agent, known.init, "cpu").config
-    elif known.size in agent_class.presets:
-        network = agent_class.presets[known.size]
     else:
-        raise InvalidArgument(
-            f"Unknown size {known.size!r} of {known.agent}. "
-            f"{did_you_mean(known.size, agent_class.presets)}"
-        )
+        network = agent_class.preset(known.size)
     training: Any = Annotated[CONFIGS[known.preset], tyro.conf.arg(name="")]
     arguments = _with_fields(
         OfflineArguments,

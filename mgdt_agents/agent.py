@@ -197,12 +197,7 @@ class NetworkAgent(Agent):
     ) -> None:
         """Make the agent that `config` describes (a preset's name, too), randomly initialized."""
         super().__init__(games, protocol)
-        if isinstance(config, str):
-            if config not in self.presets:
-                raise InvalidArgument(
-                    f"Unknown size {config!r} of {self.kind}. {did_you_mean(config, self.presets)}"
-                )
-            config = self.presets[config]
+        config = self.preset(config) if isinstance(config, str) else config
         self.config = config
         if hasattr(config, "frame_stack"):
             frames, size, _ = self.protocol.observation_shape
@@ -213,6 +208,18 @@ class NetworkAgent(Agent):
                 )
         self.device = resolve_device(device)
         self.model = self._make_model().to(self.device)
+
+    @classmethod
+    def preset(cls, size: str) -> Any:
+        """Return the config of a size.
+
+        Raises:
+            ValueError: if there is no such size. The message suggests the nearest.
+        """
+        if size not in cls.presets:
+            near = did_you_mean(size, cls.presets)
+            raise InvalidArgument(f"Unknown size {size!r} of {cls.kind}. {near}")
+        return cls.presets[size]
 
     @abstractmethod
     def _make_model(self) -> nn.Module:

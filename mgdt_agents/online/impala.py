@@ -27,7 +27,6 @@ from mgdt_agents.devices import uses_bf16
 from mgdt_agents.online.learner import Learner, PlayedStep
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.games import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +82,7 @@ class ImpalaLearnerConfig:
         check_interval(self, "[0, 1]", "discount", "rmsprop_decay", "popart_rate")
         check_interval(self, f"[1, {self.num_envs}]", "batch_size")
         check_interval(self, f"[0, {MAX_SEED - self.num_envs}]", "seed")
-        if self.size not in ImpalaAgent.presets:
-            raise InvalidArgument(
-                f"Unknown size {self.size!r}. {did_you_mean(self.size, ImpalaAgent.presets)}"
-            )
+        ImpalaAgent.preset(self.size)
 
 
 class Unroll(NamedTuple):

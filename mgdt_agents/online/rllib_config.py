@@ -18,8 +18,6 @@ from mgdt_agents.config_checks import check_choices, check_interval
 from mgdt_agents.online.rllib_module import AllowedActions, LearnerView, PolicyModule, ToPixels
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import MAX_SEED
-from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.games import did_you_mean
 
 ALGORITHMS: dict[str, type[IMPALAConfig]] = {"impala": IMPALAConfig, "appo": APPOConfig}
 ENV_ID = "mgdt_envs:MultiGameAtari-v0"
@@ -71,10 +69,7 @@ class RLlibConfig:
         check_interval(self, "[0, inf)", "learners", *costs)
         check_interval(self, "[0, 1]", "discount")
         check_interval(self, f"[0, {seeds}]", "seed")
-        if self.size not in ImpalaAgent.presets:
-            raise InvalidArgument(
-                f"Unknown size {self.size!r}. {did_you_mean(self.size, ImpalaAgent.presets)}"
-            )
+        ImpalaAgent.preset(self.size)
 
 
 def algorithm_config(

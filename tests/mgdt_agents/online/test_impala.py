@@ -296,7 +296,7 @@ def test_games_of_another_protocol():
         ("learning_rate", float("nan"), "learning_rate must be at least 0, got nan"),
         ("discount", 1.5, "discount must be in [0, 1], got 1.5"),
         ("rewards", "raw", "rewards must be 'clipped' or 'popart', got 'raw'"),
-        ("size", "smal", "Unknown size 'smal'. Did you mean 'small'"),
+        ("size", "smal", "Unknown size 'smal' of impala. Did you mean 'small'"),
         ("seed", -1, "seed must be in [0, 21474836"),
     ],
 )
