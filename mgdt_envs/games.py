@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from mgdt_envs.atari_subsets import SUBSETS
 from mgdt_envs.errors import InvalidArgument
 
 ALL_ACTIONS = tuple(range(18))
@@ -196,16 +197,8 @@ SUITES = {
     "mgdt41": Suite(game.name for game in GAMES if game.mgdt_role == "train"),
     "mgdt5": Suite(game.name for game in GAMES if game.mgdt_role == "heldout"),
     "mgdt46": Suite(game.name for game in GAMES if game.mgdt_role != "excluded"),
-    # Aitchison et al. 2022: few games that tell the Atari-57 median; see `mgdt_envs.atari_subsets`.
-    "atari5": Suite(("BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert")),
-    "atari10": Suite(
-        (
-            *("Amidar", "BattleZone", "Bowling", "DoubleDunk", "Frostbite", "KungFuMaster"),
-            *("NameThisGame", "Phoenix", "Qbert", "Riverraid"),
-        )
-    ),
-    # To choose settings on, none of the games above.
-    "atari3_val": Suite(("Assault", "MsPacman", "YarsRevenge")),
+    # Few games that tell the Atari-57 median; "atari3_val", to choose settings on, has none of them.
+    **{name: Suite(sorted(subset.coefficients)) for name, subset in SUBSETS.items()},
     # The games of the agents that come with the package.
     "bundled": Suite(
         (
