@@ -99,16 +99,7 @@ def compare(a: Results, b: Results, protocol: str) -> Comparison:
                 _difference_of(mean), {game: x.ravel()}, {game: y.ravel()}
             )
         interval = _with_noise(interval, episodes)
-        rows.append(
-            Difference(
-                what=game,
-                a=float(x.mean()),
-                b=float(y.mean()),
-                value=float(x.mean() - y.mean()),
-                interval=_finite(interval),
-                better=verdict(interval, 0.0),
-            )
-        )
+        rows.append(_difference(game, x.mean(), y.mean(), interval, verdict(interval, 0.0)))
     comparison = Comparison(
         a=name_a,
         b=name_b,
@@ -164,18 +155,18 @@ def _overall(
             ]
             interval = interval_over_episodes(_difference_of(metric), *normalized)
         interval = _with_noise(interval, episodes)
-        value_a, value_b = (float(metric(values)) for values in means)
-        rows.append(
-            Difference(
-                what=f"{name}, human-normalized",
-                a=value_a,
-                b=value_b,
-                value=value_a - value_b,
-                interval=_finite(interval),
-                better=verdict(interval, 0.0),
-            )
-        )
+        a, b = map(metric, means)
+        what, better = f"{name}, human-normalized", verdict(interval, 0.0)
+        rows.append(_difference(what, a, b, interval, better))
     return rows
+
+
+def _difference(
+    what: str, a: Any, b: Any, interval: NDArray[np.float64], better: str
+) -> Difference:
+    """Return the row of a figure that both agents have."""
+    a, b = float(a), float(b)
+    return Difference(what=what, a=a, b=b, value=a - b, interval=_finite(interval), better=better)
 
 
 def _mirrored(comparison: Comparison) -> Comparison:
