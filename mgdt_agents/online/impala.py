@@ -185,11 +185,6 @@ class Impala(Learner):
         self.row = 0  # of the unroll, which is played next
         self.memory = self.first_memory = self.player.initial_memory(count)
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the unroll played last."""
-        return self.learning_rate_of(self.unroll.actions.numel())
-
     @torch.no_grad()
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return a full-set action for each observation, drawn from the policy that plays.
@@ -255,8 +250,7 @@ class Impala(Learner):
             unroll: what was played.
             memory: of the environments before it.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        self._set_learning_rate(self.optimizer, self.unroll.actions.numel())
         count = len(self.allowed) // self.config.batch_size
         parts = []
         for rows in np.array_split(self.random.permutation(len(self.allowed)), count):

@@ -88,13 +88,14 @@ class Learner(ABC):
     def _setup(self) -> None:
         """Make the agent, and what it takes to learn."""
 
-    def learning_rate_of(self, update_steps: int) -> float:
-        """Return the learning rate of the update just played, of so many agent steps.
+    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, update_steps: int) -> None:
+        """Set the learning rate of the update just played, of so many agent steps.
 
         It falls from the config's to 0 over all steps.
         """
         steps_before = max(0, self.steps_played - update_steps)
-        return self.config.learning_rate * max(0.0, 1 - steps_before / self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * max(0.0, 1 - steps_before / self.steps)
 
     @abstractmethod
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -177,11 +177,6 @@ class PQN(Learner):
         share = min(1.0, self.steps_played / max(1.0, falling_steps))
         return 1 + share * (self.config.final_epsilon - 1)
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the rollout played last."""
-        return self.learning_rate_of(self.rollout.actions.size)
-
     def values(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the highest Q-value of each observation, and its index."""
         with torch.inference_mode():
@@ -227,8 +222,7 @@ class PQN(Learner):
         pixels = torch.from_numpy(rollout.pixels).flatten(0, 1)
         actions = torch.from_numpy(rollout.actions).flatten().to(self.device)
         targets = torch.from_numpy(returns).flatten().to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        self._set_learning_rate(self.optimizer, self.rollout.actions.size)
         losses = []
         for _ in range(config.epochs):
             for batch in np.array_split(self.random.permutation(rows), config.minibatches):
