@@ -23,7 +23,7 @@ import numpy as np
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online.impala import Impala
-from mgdt_agents.online.learner import Learner, Play, updates
+from mgdt_agents.online.learner import Learner, Play, mean_returns, updates
 from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint, save_checkpoint
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
@@ -224,7 +224,7 @@ class _Collection(OnlineRun):
 
     def play_figures(self) -> dict[str, float | None]:
         """Return the number of episodes that have ended and the mean of the last returns."""
-        return {"episodes": self.play.episodes, **self.play.mean_returns()}
+        return {"episodes": self.play.episodes, **mean_returns(self.play.returns)}
 
     def save(self) -> None:
         """Write the traces and the agent, and then a checkpoint that needs the traces."""
@@ -245,15 +245,8 @@ class _Collection(OnlineRun):
             agent.save(self.output)
 
     def _card(self) -> str:
-        learner = self.learner
-        return card(
-            learner.name,
-            learner.games,
-            learner.steps,
-            learner.config,
-            learner.protocol,
-            learner.card_note,
-        )
+        it = self.learner
+        return card(it.name, it.games, it.steps, it.config, it.protocol, it.card_note)
 
     def _path(self, name: str) -> Path:
         """Return the file of a game's trace."""

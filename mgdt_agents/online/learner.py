@@ -169,10 +169,6 @@ class Play:
             self.observations,
         )
 
-    def mean_returns(self) -> dict[str, float | None]:
-        """Return `mean_returns` of the last 100 episodes of each game."""
-        return mean_returns(self.returns)
-
 
 def mean_returns(returns: Mapping[str, Collection[float]]) -> dict[str, float | None]:
     """Return the mean of a game's returns as "mean_return", for several games each its."""
