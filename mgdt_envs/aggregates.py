@@ -244,7 +244,7 @@ def interval_over_episodes(
     random = np.random.default_rng(seed)
     # Columns are the games of the first agent, then those of the second, and so on.
     columns = [values for scores in agents for values in scores]
-    resampled = [_resampled(values, resamples, random) for values in columns]
+    resampled = [random.choice(values, (resamples, len(values))) for values in columns]
     means = np.array([values.mean() for values in columns])
     errors = np.array([_standard_errors(values) for values in columns])
     sampled_means = np.stack([values.mean(axis=1) for values in resampled], axis=-1)
@@ -284,13 +284,6 @@ def _with_runs(scores: ArrayLike) -> NDArray[np.float64]:
             "Expected finite scores, got NaN or infinity; leave out runs or games without a score"
         )
     return np.atleast_2d(values)
-
-
-def _resampled(
-    values: NDArray[np.float64], resamples: int, random: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return bootstrap samples of `values`, (n,) -> (resamples, n)."""
-    return values[random.integers(len(values), size=(resamples, len(values)))]
 
 
 def _standard_errors(values: NDArray[np.float64]) -> NDArray[np.float64]:
