@@ -10,7 +10,7 @@ import numpy as np
 from mgdt_agents.evaluation.report import headline_name
 from mgdt_agents.evaluation.results import Results
 from mgdt_envs.aggregates import performance_profile, probability_of_improvement
-from mgdt_envs.errors import MissingExtra
+from mgdt_envs.errors import importing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,10 +218,8 @@ def _new(width: float, height: float) -> tuple["Figure", Any]:
 
 def _style() -> AbstractContextManager[None]:
     """Return the context in which figures are drawn and written."""
-    try:
+    with importing("Figures need matplotlib", "report"):
         from matplotlib import rc_context
-    except ImportError:
-        raise MissingExtra("Figures need matplotlib: pip install 'mgdt[report]'.") from None
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "text.parse_math": False,  # names are no formulas

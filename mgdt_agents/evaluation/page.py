@@ -36,7 +36,7 @@ from mgdt_agents.evaluation.report import (
 from mgdt_agents.evaluation.results import Episode, Results
 from mgdt_agents.number_text import number_text
 from mgdt_envs import game
-from mgdt_envs.errors import MissingExtra
+from mgdt_envs.errors import importing
 
 if TYPE_CHECKING:
     from mgdt_agents.training.metrics import Curve
@@ -79,10 +79,8 @@ def write_report(
     Raises:
         MissingExtra: if jinja2 or matplotlib is not installed.
     """
-    try:
+    with importing("The report needs jinja2", "report"):
         from jinja2 import Environment
-    except ImportError:
-        raise MissingExtra("The report needs jinja2: pip install 'mgdt[report]'.") from None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Episode)])

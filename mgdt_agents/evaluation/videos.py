@@ -10,7 +10,7 @@ from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.rollout import play
 from mgdt_agents.replay.files import naming
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
-from mgdt_envs.errors import InvalidArgument, MissingExtra
+from mgdt_envs.errors import InvalidArgument, importing
 
 
 def record_episode(
@@ -91,10 +91,8 @@ def write_video(
         MissingExtra: if imageio-ffmpeg is not installed.
     """
     check_video(path)
-    try:
+    with importing("Videos need imageio-ffmpeg", "video"):
         import imageio_ffmpeg
-    except ImportError:
-        raise MissingExtra("Videos need imageio-ffmpeg: pip install 'mgdt[video]'.") from None
     partial = path.with_suffix(".partial.mp4")
     writer = None
     count = 0
