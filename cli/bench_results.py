@@ -134,7 +134,7 @@ def compare_results(arguments: CompareArguments) -> None:
     if comparison.over != "training runs" and min(len(a.seeds), len(b.seeds)) < FEWEST_EPISODES:
         say(TOO_FEW)
     if arguments.json:
-        print(json.dumps(comparison.to_dict(), allow_nan=False))
+        print(json.dumps(dataclasses.asdict(comparison), allow_nan=False))
     else:
         print_table(comparison_table(comparison))
 

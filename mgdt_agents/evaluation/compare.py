@@ -1,7 +1,7 @@
 """Two agents side by side: which is better, and whether that is more than noise."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,10 +49,6 @@ class Comparison:
     games: tuple[Difference, ...]
     overall: tuple[Difference, ...]
     """The probability that A scores more than B, and the difference of human-normalized figures."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as JSON types."""
-        return asdict(self)
 
 
 def compare(a: Results, b: Results, protocol: str) -> Comparison:

@@ -1,6 +1,7 @@
 """The agent that looks ahead in a learned model: the Trajectory Transformer's idea on Atari."""
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -94,7 +95,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
 
     def _options_to_save(self) -> dict[str, Any]:
         return {
-            "search": self.search.to_dict(),
+            "search": dataclasses.asdict(self.search),
             "beta": self.beta,
             "action_temperature": self.action_temperature,
         }

@@ -7,7 +7,7 @@ Shape suffixes are those of `mgdt_agents.planning.world_model`; B environments, 
 which is of one environment.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -43,10 +43,6 @@ class Search:
         check_interval(self, "[0, inf)", "horizon")
         check_interval(self, "[1, inf)", "beam")
         check_interval(self, "[0, 1]", "likely")
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the fields, as JSON types."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Nodes(NamedTuple):

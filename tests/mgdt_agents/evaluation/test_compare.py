@@ -102,7 +102,7 @@ def test_several_runs():
     assert comparison.over == "training runs"
     assert by_name(comparison.games)["Pong"].better == "dt"
     assert "a run of A" in comparison.overall[0].what
-    json.dumps(comparison.to_dict(), allow_nan=False)
+    json.dumps(dataclasses.asdict(comparison), allow_nan=False)
 
 
 def test_equal_agents_are_told_apart_seldom():
