@@ -240,7 +240,8 @@ class DecisionTransformerAgent(NetworkAgent):
                 f"Expected a model with return tokens, and this {self.kind} has return_tokens="
                 "'none': it predicts no returns."
             )
-        batch, past = self._before(observation, state, episode_start, reward)
+        inputs = checked_inputs(self, observation, state, episode_start, reward)
+        batch, past = inputs[0], self._past(*inputs[1:])
         decision = self._decide(batch, past, None, predict_returns=True)
         return _as_given(_on_cpu(decision.return_logits[-1]).softmax(-1), observation)
 
@@ -264,7 +265,8 @@ class DecisionTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does.
         """
-        batch, past = self._before(observation, state, episode_start, reward)
+        inputs = checked_inputs(self, observation, state, episode_start, reward)
+        batch, past = inputs[0], self._past(*inputs[1:])
         decision = self._decide(batch, past, None)
         logits = self.rule.action_logits(_on_cpu(decision.action_logits))
         return _as_given(logits.softmax(-1), observation)
@@ -291,25 +293,13 @@ class DecisionTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does.
         """
-        batch, past = self._before(observation, state, episode_start, reward)
+        inputs = checked_inputs(self, observation, state, episode_start, reward)
+        batch, past = inputs[0], self._past(*inputs[1:])
         returns_BT = self._decide(batch, past, None).returns
         with torch.no_grad():
             maps = self.model.attention(*self._window(batch, past), returns_BT)
         side = math.isqrt(self.config.observation_tokens)
         return _as_given(maps.float().cpu().unflatten(-1, (side, side)), observation)
-
-    def _before(
-        self,
-        observation: np.ndarray,
-        state: State | None,
-        episode_start: np.ndarray | None,
-        reward: np.ndarray | float | None,
-    ) -> tuple[np.ndarray, State]:
-        """Return the checked batch, and what is remembered when its actions are chosen."""
-        batch, state, starts, rewards = checked_inputs(
-            self, observation, state, episode_start, reward
-        )
-        return batch, self._past(state, starts, rewards)
 
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         past = self._past(inputs.state, inputs.starts, inputs.rewards)

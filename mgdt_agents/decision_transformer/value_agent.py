@@ -19,6 +19,7 @@ from mgdt_agents.decision_transformer.value_model import (
 )
 from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.replay.sampler import WindowBatch
+from mgdt_agents.step_inputs import checked_inputs
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
 
@@ -138,7 +139,8 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         Returns:
             `(A,)` for one observation, `(n, A)` for a batch, float32: expected discounted returns.
         """
-        batch, past = self._before(observation, None, None, None)
+        inputs = checked_inputs(self, observation, None, None, None)
+        batch, past = inputs[0], self._past(*inputs[1:])
         self.model.eval()
         logits = self.model(*self._window(batch, past))["value"][:, -1:]
         values = self.model.values(logits)[:, 0].cpu().numpy()

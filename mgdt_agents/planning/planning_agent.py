@@ -236,7 +236,8 @@ class TrajectoryTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does.
         """
-        batch, past = self._before(observation, state, episode_start, reward)
+        inputs = checked_inputs(self, observation, state, episode_start, reward)
+        batch, past = inputs[0], self._past(*inputs[1:])
         names = None if game is None else as_games(game, len(batch))
         scores = self._search(batch, past, self._allowed(len(batch), names)).scores.cpu().numpy()
         return scores if observation.ndim == 4 else scores[0]
@@ -264,7 +265,8 @@ class TrajectoryTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does, or for actions of another shape.
         """
-        batch, past = self._before(observation, state, episode_start, reward)
+        inputs = checked_inputs(self, observation, state, episode_start, reward)
+        batch, past = inputs[0], self._past(*inputs[1:])
         if np.ndim(actions) != 2 or len(actions) != len(batch) or not np.size(actions):
             raise InvalidArgument(
                 f"Expected actions of shape ({len(batch)}, H), H at least 1, got "
@@ -284,19 +286,6 @@ class TrajectoryTransformerAgent(NetworkAgent):
         logits = logits.masked_fill(scores.isneginf(), -torch.inf)  # where beta is 0, too
         actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
         return actions, (moved_on(past[0], actions), past[1])
-
-    def _before(
-        self,
-        observation: np.ndarray,
-        state: State | None,
-        episode_start: np.ndarray | None,
-        reward: np.ndarray | float | None,
-    ) -> tuple[np.ndarray, State]:
-        """Return the checked batch, and what is remembered when its actions are chosen."""
-        batch, state, starts, rewards = checked_inputs(
-            self, observation, state, episode_start, reward
-        )
-        return batch, self._past(state, starts, rewards)
 
     def _past(self, state: State | None, starts: np.ndarray, rewards: np.ndarray) -> State:
         """Return the state with the last rewards in it, and forgotten in rows that begin."""
