@@ -182,6 +182,8 @@ class NetworkAgent(Agent):
     config_class: ClassVar[type]
     """If it has a `frame_stack` and a `frame_size`, they must be the protocol's."""
     presets: ClassVar[dict[str, Any]]
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are saved, numbers, and keyword arguments of the same names."""
     target: nn.Module | None = None
     """A copy of the network, every `config.target_period` steps, whose values are learned from."""
     trained_windows: int | None = 0
@@ -405,9 +407,9 @@ class NetworkAgent(Agent):
 
     def _options_to_save(self) -> dict[str, Any]:
         """Return what `config.json` says of the agent besides its network, as JSON types."""
-        return {}
+        return {name: getattr(self, name) for name in self.settings}
 
     @classmethod
     def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments of the agent in what `_options_to_save` returned."""
-        return {}
+        return {name: content[name] for name in cls.settings if name in content}

@@ -35,6 +35,7 @@ class ConvolutionalCloningAgent(NetworkAgent):
     kind = "bc_conv"
     memory = ()
     config_class = ImpalaConfig
+    settings = ("action_temperature",)
     presets: ClassVar[dict[str, Any]] = {
         size: ImpalaConfig(**{name: getattr(config, name) for name in _FIELDS})
         for size, config in CQLAgent.presets.items()
@@ -52,14 +53,6 @@ class ConvolutionalCloningAgent(NetworkAgent):
         super().__init__(config, games=games, protocol=protocol, device=device)
         self.action_temperature = float(action_temperature)
         check_interval(self, "(0, inf)", "action_temperature")
-
-    def _options_to_save(self) -> dict[str, Any]:
-        return {"action_temperature": self.action_temperature}
-
-    @classmethod
-    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
-        name = "action_temperature"
-        return {name: content[name]} if name in content else {}
 
     def _make_model(self) -> ImpalaNetwork:
         return ImpalaNetwork(self.config, self.config.actions, 1)

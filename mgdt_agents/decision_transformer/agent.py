@@ -104,11 +104,12 @@ class DecisionTransformerAgent(NetworkAgent):
 
     def _options_to_save(self) -> dict[str, Any]:
         rule = rule_to_dict(self.rule)
-        return {} if rule is None else {"rule": rule}
+        return ({} if rule is None else {"rule": rule}) | super()._options_to_save()
 
     @classmethod
     def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
-        return {"rule": rule_from_dict(content["rule"])} if "rule" in content else {}
+        rule = {"rule": rule_from_dict(content["rule"])} if "rule" in content else {}
+        return rule | super()._saved_options(content)
 
     def _make_model(self) -> DecisionTransformer:
         return DecisionTransformer(self.config)

@@ -41,6 +41,7 @@ class ValueTransformerAgent(DecisionTransformerAgent):
     target: ValueTransformer
     kind = "dtq"
     config_class = ValueTransformerConfig
+    settings = ("beta",)
     presets: ClassVar[dict[str, Any]] = PRESETS
 
     def __init__(
@@ -74,14 +75,6 @@ class ValueTransformerAgent(DecisionTransformerAgent):
 
     def _make_model(self) -> ValueTransformer:
         return ValueTransformer(self.config)
-
-    def _options_to_save(self) -> dict[str, Any]:
-        return super()._options_to_save() | {"beta": self.beta}
-
-    @classmethod
-    def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
-        saved = {"beta": content["beta"]} if "beta" in content else {}
-        return super()._saved_options(content) | saved
 
     @property
     def windows(self) -> dict[str, Any]:

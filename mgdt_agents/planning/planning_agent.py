@@ -60,6 +60,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
     target: WorldModel
     kind = "tt"
     config_class = TrajectoryTransformerConfig
+    settings = ("beta", "action_temperature")
     presets: ClassVar[dict[str, Any]] = PRESETS
 
     def __init__(
@@ -94,19 +95,12 @@ class TrajectoryTransformerAgent(NetworkAgent):
         return PlanningModel(self.config)
 
     def _options_to_save(self) -> dict[str, Any]:
-        return {
-            "search": dataclasses.asdict(self.search),
-            "beta": self.beta,
-            "action_temperature": self.action_temperature,
-        }
+        return {"search": dataclasses.asdict(self.search)} | super()._options_to_save()
 
     @classmethod
     def _saved_options(cls, content: dict[str, Any]) -> dict[str, Any]:
-        names = "beta", "action_temperature"
-        saved = {name: content[name] for name in names if name in content}
-        if "search" in content:
-            saved["search"] = Search(**content["search"])
-        return saved
+        search = {"search": Search(**content["search"])} if "search" in content else {}
+        return search | super()._saved_options(content)
 
     @property
     def windows(self) -> dict[str, Any]:
