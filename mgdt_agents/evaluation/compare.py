@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgdt_agents.evaluation.results import FEWEST_SCORES_OF_IQM, Interval, Results
+from mgdt_agents.evaluation.results import FEWEST_SCORES_OF_IQM, Interval, Results, run_means
 from mgdt_envs.aggregates import (
     FEWEST_EPISODES,
     interval_over_episodes,
@@ -136,10 +136,7 @@ def _overall(
     normalized_a = human_normalized_scores(scores_a, rules).scores
     normalized_b = human_normalized_scores(scores_b, rules).scores
     if normalized_a:
-        means = [
-            np.stack([values.mean(axis=1) for values in scores.values()], axis=1)
-            for scores in (normalized_a, normalized_b)
-        ]
+        means = [run_means(scores) for scores in (normalized_a, normalized_b)]
         fewest = min(values.size for values in means)
         metric, name = (iqm, "IQM") if fewest >= FEWEST_SCORES_OF_IQM else (mean, "mean")
         if several:

@@ -1,14 +1,14 @@
 """Pictures of results, drawn once, as SVG for the page and as PNG for papers."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mgdt_agents.evaluation.report import headline_name
-from mgdt_agents.evaluation.results import Results
+from mgdt_agents.evaluation.results import Results, run_means
 from mgdt_envs.aggregates import performance_profile, probability_of_improvement
 from mgdt_envs.errors import importing
 
@@ -101,8 +101,7 @@ def _leaderboard(results: Results, protocol: str, agents: list[str]) -> "Figure"
     axes.set_yticks(range(len(agents)), agents)
     axes.set_ylim(len(agents) - 0.5, -0.5)
     axes.set_xlabel(f"human-normalized {headline_name(results)}, and its 95 % interval")
-    _in_percent(axes.xaxis)
-    _mark_human(axes.axvline)
+    _scale_by_humans(axes)
     return figure
 
 
@@ -130,8 +129,7 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(f"human-normalized score; {LEAST_SHOWN:.0%} and less at the left")
-    _in_percent(axes.xaxis)
-    _mark_human(axes.axvline)
+    _scale_by_humans(axes)
     # Above the bars, which leave no corner free.
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(5, len(means)))
     return figure
@@ -139,7 +137,7 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
 
 def _profile(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     figure, axes = _new(7, 3.2)
-    scores = {agent: _by_run_and_game(games) for agent, games in normalized.items()}
+    scores = {agent: run_means(games) for agent, games in normalized.items()}
     # A few very high scores would leave no room for the others.
     highest = max(1.5, max(float(np.quantile(values, 0.9)) for values in scores.values()))
     thresholds = np.linspace(0, highest, 200)
@@ -150,8 +148,7 @@ def _profile(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     axes.set_xlabel("human-normalized score")
     axes.set_ylabel("share of games above it")
     axes.set_ylim(0, 1.02)
-    _in_percent(axes.xaxis)
-    _mark_human(axes.axvline)
+    _scale_by_humans(axes)
     axes.legend()
     return figure
 
@@ -189,23 +186,16 @@ def _improvement_of(x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray]) ->
     )
 
 
-def _by_run_and_game(games: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `(runs, games)` means over episodes."""
-    return np.stack([scores.mean(1) for scores in games.values()], 1)
-
-
 def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _in_percent(axis: Any) -> None:
+def _scale_by_humans(axes: Any) -> None:
+    """Write the horizontal axis in percent, and mark a person's score."""
     from matplotlib.ticker import PercentFormatter
 
-    axis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def _mark_human(line: Callable[..., object]) -> None:
-    line(1, color=INK, linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
 
 
 def _new(width: float, height: float) -> tuple["Figure", Any]:

@@ -215,7 +215,9 @@ class Results:
                     name: _aggregate(metric, normalized)
                     for name, metric in AGGREGATES.items()
                     if normalized
-                    and (name != "iqm" or self._scores_of(normalized) >= FEWEST_SCORES_OF_IQM)
+                    and (
+                        name != "iqm" or sum(map(len, normalized.values())) >= FEWEST_SCORES_OF_IQM
+                    )
                 }
         return aggregates
 
@@ -228,10 +230,6 @@ class Results:
             for protocol in self.protocols
         }
         return {key: estimate for key, estimate in estimates.items() if estimate is not None}
-
-    @staticmethod
-    def _scores_of(normalized: Mapping[str, NDArray[np.float64]]) -> int:
-        return sum(len(runs) for runs in normalized.values())
 
     def headline(self) -> str:
         """Return the name of the main figure: "iqm", or "mean" where some agent has too few."""
@@ -364,8 +362,13 @@ class Results:
             raise InvalidArgument(f"{path}: {error}") from error
 
 
+def run_means(scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return means over episodes, `(runs, games)`, of scores `(runs, episodes)` by game."""
+    return np.stack([runs.mean(axis=1) for runs in scores.values()], axis=1)
+
+
 def _aggregate(metric: Metric, normalized: Mapping[str, NDArray[np.float64]]) -> Aggregate:
-    means = np.stack([scores.mean(axis=1) for scores in normalized.values()], axis=1)
+    means = run_means(normalized)
     return Aggregate(
         value=float(metric(means)),
         interval=_interval(metric, normalized),
@@ -377,8 +380,7 @@ def _aggregate(metric: Metric, normalized: Mapping[str, NDArray[np.float64]]) ->
 def _interval(metric: Metric, scores: Mapping[str, NDArray[np.float64]]) -> Interval | None:
     """Return the interval over runs, or over the episodes of a single one; None without noise."""
     if len(next(iter(scores.values()))) > 1:
-        means = np.stack([runs.mean(axis=1) for runs in scores.values()], axis=1)
-        low, high = interval_over_runs(metric, means)
+        low, high = interval_over_runs(metric, run_means(scores))
     else:
         low, high = interval_over_episodes(metric, {game: runs[0] for game, runs in scores.items()})
     return None if math.isnan(low) else (float(low), float(high))
