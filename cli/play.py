@@ -6,15 +6,17 @@ Examples:
     mgdt-play --agent runs/dt-small --web --explain
 """
 
+import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mgdt_agents import Agent, load_agent
+from mgdt_agents import load_agent
 from mgdt_agents.evaluation.videos import check_video
 from mgdt_agents.play import Wall
 from mgdt_agents.registry import bundled_agents
@@ -144,23 +146,20 @@ def record(wall: Wall, path: Path, arguments: PlayArguments) -> None:
 
 def serve(wall: Wall, arguments: PlayArguments) -> None:
     """Serve the live page until it is closed."""
-    from mgdt_agents.play.server import WallServer, serve_wall
-
-    def load(name: str) -> Agent:
-        return load_agent(name, device=arguments.device)
+    from mgdt_agents.play.server import WallServer
 
     others = [name for name in (*bundled_agents(), "random") if name != arguments.agent]
     server = WallServer(
         wall,
         [arguments.agent, *others],
-        load,
+        partial(load_agent, device=arguments.device),
         stays=arguments.stay,
         on_ready=lambda address: say(
             f"Watch at {address}; "
             + ("Ctrl-C ends it." if arguments.stay else "closing it ends it.")
         ),
     )
-    serve_wall(server, arguments.host, arguments.port)
+    asyncio.run(server.serve(arguments.host, arguments.port))
     say("The last page was closed.")
 
 

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mgdt_agents.action_sets import allowed_in_rows
 from mgdt_agents.actor_critic.policy_network import (
@@ -81,10 +80,6 @@ class ImpalaAgent(NetworkAgent):
         """Return the state as if other `(n,)` actions had been chosen."""
         return None if state is None else (*state[:2], np.asarray(actions, np.int64)[:, None])
 
-    def pixels(self, observations: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return what the network sees of `(n, stack, height, width)`: the stack last."""
-        return self.config.pixels(observations)
-
     @torch.no_grad()
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
@@ -94,7 +89,7 @@ class ImpalaAgent(NetworkAgent):
             hidden, cell, last_actions = inputs.state
             memory = Memory(self._to_device(hidden), self._to_device(cell))
         outputs = self.model(
-            self._to_device(self.pixels(inputs.observations))[None],
+            self._to_device(self.config.pixels(inputs.observations))[None],
             memory,
             self._to_device(inputs.starts)[None],
             self._to_device(last_actions[:, 0])[None],

@@ -199,7 +199,7 @@ class Impala(Learner):
                 f"Expected observations of shape {expected}, got {observations.shape}. All games "
                 f"of a learner are played under its protocol: {self.protocol.sheet()}."
             )
-        unroll.pixels[row] = torch.from_numpy(self.agent.pixels(observations))
+        unroll.pixels[row] = torch.from_numpy(self.agent.config.pixels(observations))
         now = slice(row, row + 1)
         outputs = self.player(
             unroll.pixels[now].to(self.device),
@@ -237,7 +237,7 @@ class Impala(Learner):
         self.row = (row + 1) % self.config.unroll_length
         if self.row:
             return None
-        unroll.pixels[-1] = torch.from_numpy(self.agent.pixels(step.next_observations))
+        unroll.pixels[-1] = torch.from_numpy(self.agent.config.pixels(step.next_observations))
         figures = self.update(unroll, self.first_memory)
         for part in (unroll.starts, unroll.last_actions, unroll.last_rewards):
             part[0] = part[-1]

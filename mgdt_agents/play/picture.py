@@ -16,11 +16,6 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 TEXT, DIM, BAR = (235, 235, 235), (150, 150, 150), (90, 170, 250)  # red, green, blue
 
 
-def columns_for(count: int) -> int:
-    """Return how many columns make a wall of `count` screens about as wide as a page."""
-    return math.ceil(math.sqrt(count * 1.6))
-
-
 def draw_wall(
     step: WallStep, games: Sequence[str], *, taken: Sequence[int] = (), scale: int = 1
 ) -> np.ndarray:
@@ -60,7 +55,7 @@ def arrange(tiles: Sequence[np.ndarray]) -> np.ndarray:
     """Return the pictures `(height, width, 3)` in rows and columns, smaller ones padded."""
     height = max(len(tile) for tile in tiles) + 2 * MARGIN
     width = max(tile.shape[1] for tile in tiles) + 2 * MARGIN
-    columns = columns_for(len(tiles))
+    columns = math.ceil(math.sqrt(len(tiles) * 1.6))  # about as wide as a page
     rows = math.ceil(len(tiles) / columns)
     wall = np.zeros((rows * height + rows * height % 2, columns * width, 3), np.uint8)
     for number, tile in enumerate(tiles):

@@ -313,8 +313,3 @@ def beside(screens: Sequence[np.ndarray]) -> np.ndarray:
         row[: len(screen), left : left + screen.shape[1]] = screen
         left += screen.shape[1]
     return row
-
-
-def serve_wall(server: WallServer, host: str, port: int) -> None:
-    """Serve until the last browser has gone, or Ctrl-C."""
-    asyncio.run(server.serve(host, port))

@@ -161,7 +161,7 @@ def test_what_the_learner_is_shown(life_loss_ends, rewards):
     actions = learner.act(step.observations)
     assert learner.learn(step) is None
     unroll = learner.unroll
-    assert np.array_equal(unroll.pixels[0], learner.agent.pixels(step.observations))
+    assert np.array_equal(unroll.pixels[0], learner.agent.config.pixels(step.observations))
     assert unroll.actions[0].tolist() == unroll.last_actions[1].tolist() == actions.tolist()
     learned = [-1, 0, 1, 1] if rewards == "clipped" else [-3, 0, 7, 1]
     assert unroll.rewards[0].tolist() == learned
@@ -176,7 +176,7 @@ def test_what_the_learner_is_shown(life_loss_ends, rewards):
         actions = learner.act(step.observations)
         figures = learner.learn(step)
     assert set(figures) == {"loss", "entropy", "value", "ratio"}
-    assert np.array_equal(unroll.pixels[5], learner.agent.pixels(step.next_observations))
+    assert np.array_equal(unroll.pixels[5], learner.agent.config.pixels(step.next_observations))
     assert unroll.last_actions[0].tolist() == actions.tolist()  # of the next unroll
     assert not unroll.starts[0].any()
     assert learner.steps_played == 20
