@@ -55,7 +55,7 @@ class ConvolutionalCloningAgent(NetworkAgent):
         check_interval(self, "(0, inf)", "action_temperature")
 
     def _make_model(self) -> ImpalaNetwork:
-        return ImpalaNetwork(self.config, self.config.actions, 1)
+        return ImpalaNetwork(self.config, 1)
 
     def loss(self, batch: WindowBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropy of the windows' last actions."""

@@ -68,20 +68,13 @@ def check_video(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def write_video(
-    path: Path,
-    pictures: Iterable[np.ndarray],
-    pictures_per_second: float,
-    *,
-    quality: float = 6,
-) -> int:
+def write_video(path: Path, pictures: Iterable[np.ndarray], pictures_per_second: float) -> int:
     """Write `pictures` as H.264 in an MP4 file, which appears when it is whole.
 
     Args:
         path: must end in .mp4; an existing file is replaced.
         pictures: `(height, width, 3)` uint8, all of one size; an odd side loses a line.
         pictures_per_second: at which it is to be shown.
-        quality: 0 to 10; more makes larger files.
 
     Returns:
         The number of pictures.
@@ -106,7 +99,7 @@ def write_video(
                     (width, height),
                     fps=pictures_per_second,
                     macro_block_size=2,
-                    quality=quality,
+                    quality=6,  # of 0 to 10; more makes larger files
                     ffmpeg_log_level="error",
                 )
                 writer.send(None)

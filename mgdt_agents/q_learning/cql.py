@@ -116,7 +116,7 @@ class CQLAgent(NetworkAgent):
     def _make_model(self) -> ImpalaNetwork:
         config = self.config
         heads = len(self.games) if config.heads == "per-game" else 1
-        return ImpalaNetwork(config, config.actions, config.atoms, max(1, heads))
+        return ImpalaNetwork(config, config.atoms, max(1, heads))
 
     @property
     def windows(self) -> dict[str, Any]:

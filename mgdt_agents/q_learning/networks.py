@@ -147,19 +147,18 @@ class ImpalaNetwork(ImpalaBody):
     differ by less than bf16 resolves.
     """
 
-    def __init__(self, config: ImpalaConfig, actions: int, outputs: int, heads: int = 1) -> None:
+    def __init__(self, config: ImpalaConfig, outputs: int, heads: int = 1) -> None:
         """Make the network, randomly initialized.
 
         Args:
             config: its sizes.
-            actions: A.
             outputs: numbers an action, Z.
             heads: linear maps, of which each state is read by one.
         """
         super().__init__(config)
         self.normalize_features = config.normalize_features
-        self.shape = (actions, outputs)
-        self.output = Linear(config.hidden, heads * actions * outputs)
+        self.shape = (config.actions, outputs)
+        self.output = Linear(config.hidden, heads * math.prod(self.shape))
 
     def forward(self, frames: Tensor, heads_B: Tensor | None = None) -> Tensor:
         """Return `(B, A, Z)` fp32 logits.

@@ -104,8 +104,8 @@ def empty_batch(agent: NetworkAgent) -> WindowBatch:
     )
 
 
-def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig, steps: int = 3) -> list[float]:
-    """Return how long a gradient step of each stage takes here: the median of some.
+def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig) -> list[float]:
+    """Return how many seconds a gradient step of each stage takes here: the median of three.
 
     One more is to warm up. The agent's weights are another's afterwards.
     """
@@ -115,9 +115,9 @@ def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig, steps: int = 3
     medians = []
     for first in stages_of(agent, config):
         agent.after_step(first)
-        batches = parts_of(parts, range(first, first + steps + 1), workers=0)
-        times = []
-        for step in range(first, first + steps + 1):
+        steps, times = range(first, first + 4), []
+        batches = parts_of(parts, steps, workers=0)
+        for step in steps:
             started = time.perf_counter()
             gradient_step(state, config, step, parts, batches)
             if agent.device.type == "cuda":
