@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mgdt_agents.actor_critic.popart import PopArt
 from mgdt_agents.config_checks import check_interval
+from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import to_pixels
 from mgdt_agents.q_learning.networks import ImpalaBody, ImpalaConfig
 from mgdt_envs.errors import InvalidArgument
@@ -140,7 +141,7 @@ class PolicyNetwork(nn.Module):
         features_TBD = self.body.features(flat).unflatten(0, (steps, count))
         if memory is None:
             memory = self.initial_memory(count)
-        with torch.autocast(features_TBD.device.type, enabled=False):
+        with without_autocast(features_TBD.device):
             features_TBD = features_TBD.float()
             if self.lstm is not None:
                 features_TBD, memory = self._remember(

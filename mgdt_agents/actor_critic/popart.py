@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgdt_agents.devices import without_autocast
+
 
 class PopArt(nn.Module):
     """A linear map to a normalized value for each game, and the scales of the games.
@@ -39,7 +41,7 @@ class PopArt(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the `(..., G)` normalized values of `(..., D)` features, in fp32."""
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             weight, bias = self.output.weight.float(), self.output.bias.float()
             return F.linear(features.float(), weight, bias)
 

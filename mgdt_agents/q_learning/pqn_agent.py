@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.agent import NetworkAgent
-from mgdt_agents.frames import to_pixels
+from mgdt_agents.devices import without_autocast
+from mgdt_agents.frames import computing_dtype, to_pixels
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs.errors import InvalidArgument
 
@@ -62,14 +63,12 @@ class QNetwork(nn.Module):
 
         See `mgdt_agents.frames.to_pixels`. Their scale does not matter to the first layer norm.
         """
-        kind, dtype = pixels.device.type, next(self.parameters()).dtype
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
+        dtype = computing_dtype(next(self.parameters()))
         maps = self.convolutions(pixels.permute(0, 3, 1, 2).to(dtype))
         # Flattened as they lie in memory.
         features = self.hidden(maps.permute(0, 2, 3, 1).flatten(1)).float()
         # The values of two actions often differ by less than bf16 resolves.
-        with torch.autocast(kind, enabled=False):
+        with without_autocast(pixels.device):
             outputs = F.linear(features, self.outputs.weight.float(), self.outputs.bias.float())
         value, advantages = outputs.tensor_split([1], 1)
         return value + advantages - advantages.mean(1, keepdim=True)
