@@ -151,11 +151,10 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         """Start one pool of emulators per game, with threads in proportion to its environments."""
         check_num_threads(num_threads)
         arguments = emulator_arguments(self.protocol)
-        shares = []
+        places: list[tuple[str, Rows, int, int]] = []
         for name in self.games:
             rows = np.flatnonzero(np.array(self.games_of_envs) == name)
             threads = num_threads and max(1, num_threads * len(rows) // self.num_envs)
-            shares.append(threads)
             pool = AtariVectorEnv(game(name).rom, len(rows), num_threads=threads, **arguments)
             # A worker of ale-py that is sent an action that it does not have fails, and then
             # `recv` waits for it forever.
@@ -163,12 +162,11 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             found = tuple(action.value for action in pool.ale.get_action_set())
             assert found == known, f"ale-py has the actions {found} in {name}, expected {known}"
             neighbors = rows[-1] - rows[0] + 1 == len(rows)
-            self._pools.append((slice(rows[0], rows[-1] + 1) if neighbors else rows, pool))
+            place = slice(rows[0], rows[-1] + 1) if neighbors else rows
+            self._pools.append((place, pool))
+            places.append((name, place, len(rows), threads))
         if self.render_mode:
-            counts = [pool.num_envs for _, pool in self._pools]
-            rows_of_games = [rows for rows, _ in self._pools]
-            places = zip(self.games, rows_of_games, counts, shares, strict=True)
-            self._screens = ColorScreens(list(places), self.protocol)
+            self._screens = ColorScreens(places, self.protocol)
 
     def reset(
         self,
