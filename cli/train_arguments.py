@@ -44,7 +44,7 @@ class CommonArguments:
     """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn or ppo, which play.
     --help after it lists what the agent reads."""
     output: Path | None = None
-    """Folder of the run; by default runs/<agent>-<size>."""
+    """Folder of the run; by default runs/<agent>-<size>, of an agent that plays runs/<agent>."""
     overwrite: bool = False
     """Begin anew where the output folder holds a training already."""
     device: str = "auto"

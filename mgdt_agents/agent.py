@@ -158,8 +158,11 @@ class Agent(ABC):
         return self.protocol
 
     def check_spaces(self, env: Any) -> None:
-        """Raise `AgentLoadError` if the spaces of `env`, vectorized or not, are not the agent's."""
-        for name in ("observation_space", "action_space"):
+        """Raise `AgentLoadError` if the spaces of `env`, vectorized or not, are not the agent's.
+
+        None fits every agent.
+        """
+        for name in ("observation_space", "action_space") if env is not None else ():
             found = getattr(env, f"single_{name}", None) or getattr(env, name)
             if found != (expected := getattr(self, name)):
                 raise AgentLoadError(
@@ -367,8 +370,7 @@ class NetworkAgent(Agent):
         agent.model.eval()
         agent.trained_windows = content.get("trained_windows")
         agent.loaded_checksum = content.get(CHECKSUM)
-        if env is not None:
-            agent.check_spaces(env)
+        agent.check_spaces(env)
         return agent
 
     def changed(

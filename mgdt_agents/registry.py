@@ -88,8 +88,7 @@ def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any)
     agent_class = kinds[kind]
     check_options(agent_class, {name: value for name, value in options.items() if name != "device"})
     agent = agent_class(size, **options)
-    if env is not None:
-        agent.check_spaces(env)
+    agent.check_spaces(env)
     return agent
 
 
@@ -126,8 +125,7 @@ def load_agent(
         options_with({}, settings, name)
         check_options(RandomAgent, options)
         agent = RandomAgent(**options)
-        if env is not None:
-            agent.check_spaces(env)
+        agent.check_spaces(env)
         return agent
     path = Path(name)
     if name in bundled_agents():

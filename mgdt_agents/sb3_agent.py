@@ -112,8 +112,7 @@ class SB3Agent(Agent):
         except (KeyError, RuntimeError, ValueError) as error:
             raise AgentLoadError(f"Cannot load {path}: {error}") from error
         agent = cls(model, **options)
-        if env is not None:
-            agent.check_spaces(env)
+        agent.check_spaces(env)
         return agent
 
     def set_random_seed(self, seed: int) -> None:

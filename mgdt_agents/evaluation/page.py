@@ -286,8 +286,7 @@ def _videos(videos: Mapping[tuple[str, str], Path]) -> dict[str, Any]:
 
 
 def _rules(results: Results) -> dict[str, Any]:
-    facts = [("Rules", part) for part in [protocol_sheet(results)]]
-    facts += [(name, version) for name, version in results.versions.items()]
+    facts = [("Rules", protocol_sheet(results)), *results.versions.items()]
     for name, info in results.agents.items():
         trained = ", ".join(info.trained_on) or "no games"
         facts.append((f"{name} ({info.kind})", f"trained on {trained}"))

@@ -20,9 +20,7 @@ from mgdt_envs.scoring import HUMAN_MAX_FRAMES, human_normalized_score, human_no
 
 # Beside the main figure; they go without intervals, which are in the results.
 FURTHER_AGGREGATES = {"mean": "mean", "median": "median", "optimality_gap": "gap"}
-LINE_COLUMNS = (
-    *("agent", "protocol", "game", "mean", "low", "high", "human_normalized", "episodes"),
-)
+LINE_COLUMNS = ("agent", "protocol", "game", "mean", "low", "high", "human_normalized", "episodes")
 PUBLISHED_MARK = "†"
 """Beside agents whose scores others have published."""
 CUT_MARK = "*"

@@ -1,7 +1,6 @@
 """The training loop: windows in, a trained agent out, resumable from its last checkpoint."""
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import TrainingError
-from mgdt_agents.replay import WindowBatch, WindowSampler
+from mgdt_agents.replay import WindowBatch, WindowSampler, files
 from mgdt_agents.training import parallel
 from mgdt_agents.training.checkpoint import TrainingState
 from mgdt_agents.training.config import TrainingConfig
@@ -237,7 +236,7 @@ def check_finite(
     if output and parallel.rank() == 0:
         report = output / "not_finite.json"
         content = {"step": step + 1, "loss": str(loss), "windows": windows}
-        report.write_text(json.dumps(content, indent=2) + "\n")
+        files.replace(report, files.json_bytes(content))
         shown += f"; all of them are in {report}"
     raise TrainingError(
         f"Step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, from "
