@@ -125,14 +125,16 @@ def json_bytes(content: Any, indent: int = 2) -> bytes:
     return (json.dumps(content, indent=indent) + "\n").encode()
 
 
-def check_json(content: Any, what: str) -> None:
-    """Check that something is JSON types, before work is done that would be lost with it.
+def check_json(content: Any, what: str) -> Any:
+    """Return JSON types as a file gives them back, before work that would be lost with them.
+
+    Keys of an object are texts there, and what was a tuple is a list.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if `content` is anything else.
     """
     try:
-        json.dumps(content)
+        return json.loads(json.dumps(content))
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"Expected JSON types as {what}, got {content!r:.200}.") from error
 

@@ -52,9 +52,8 @@ class RecordingCallback(BaseCallback):
         self, path: str | Path, source: dict[str, Any] | None = None, *, seed: int = 0
     ) -> None:
         super().__init__()
-        check_json(source, "source")
         self.path = Path(path)
-        self.source = source or {}
+        self.source = check_json(source or {}, "source")
         self.seed = seed
 
     def _on_training_start(self) -> None:
@@ -77,6 +76,7 @@ class RecordingCallback(BaseCallback):
         self._envs = envs
         self._actions: list[np.ndarray] = []
         self._frame_numbers: list[list[int]] = []
+        self._has_saved = False  # a file at the path is this training's, then
         self.training_env.seed(self.seed)
         self.model._last_obs = self.training_env.reset()  # type: ignore[assignment]
         self.model._last_episode_starts = np.ones(envs.num_envs, bool)
@@ -90,12 +90,12 @@ class RecordingCallback(BaseCallback):
         self.save()
 
     def save(self) -> None:
-        """Play the steps once more and write the trace.
+        """Play the steps so far once more and write the trace, in place of what it wrote before.
 
         Raises:
             TraceDivergedError: if the play is another one, as when something else than the
                 learner has stepped or reset the environments.
-            FileExistsError: if the file exists.
+            FileExistsError: if there is a file that this training did not write.
         """
         played = self._envs.envs
         num_envs = played.num_envs
@@ -121,5 +121,6 @@ class RecordingCallback(BaseCallback):
                 )
             steps += ~begins
             begins = terminated | truncated
-        envs.trace().save(self.path)
+        envs.trace().save(self.path, overwrite=self._has_saved)
+        self._has_saved = True
         envs.close()

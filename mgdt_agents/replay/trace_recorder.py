@@ -68,22 +68,23 @@ class TraceRecorder(VectorWrapper):
             raise InvalidArgument(f"A trace holds play without JPEG, got {envs.protocol.sheet()}")
         if (mode := envs.metadata["autoreset_mode"]) is not AutoresetMode.NEXT_STEP:
             raise InvalidArgument(f"A trace is recorded with NEXT_STEP autoreset, got {mode}")
-        check_json(source, "source")
         super().__init__(envs)
         self.games, self.protocol = envs.games, envs.protocol
         games_of_envs = np.array(envs.games_of_envs)
         self._rows = {name: np.flatnonzero(games_of_envs == name) for name in envs.games}
-        self.source = source | {"mgdt": software()}
+        self.source = check_json(source, "source") | {"mgdt": software()}
+        self._frames: NDArray[np.uint8] | None = None  # the newest ones, from the reset on
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start the environments with seeds `seed`, `seed + 1`, ...: a new trace begins."""
-        if not isinstance(seed, int) or options:
+        if not isinstance(seed, int | np.integer) or options:
             raise InvalidArgument(
                 "Environments that are recorded are reset all together with an integer seed, "
                 f"got seed={seed!r} and options={options!r}"
             )
+        seed = int(seed)  # a sum of small numpy integers may overflow
         observations, infos = self.env.reset(seed=seed)
         self._seeds = np.arange(seed, seed + self.num_envs)
         self.actions: list[NDArray[np.uint8]] = []
@@ -93,28 +94,50 @@ class TraceRecorder(VectorWrapper):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Play a step and remember it."""
+        """Play a step and remember it; one that the environments refuse leaves no mark.
+
+        Raises:
+            ValueError: before the reset.
+            InvalidAction: if the actions are not of the action space.
+        """
+        self._check_reset()
         step = len(self.actions)
-        if step % CHECKSUM_INTERVAL == 0:
-            for name, checksums in self._checksums.items():
-                checksums.append(self._checksum(name))
+        is_marked = step % CHECKSUM_INTERVAL == 0
+        marks = {name: self._checksum(name) for name in self.games if is_marked}
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        for name, mark in marks.items():
+            self._checksums[name].append(mark)
         self.actions.append(np.array(actions, np.uint8))
         for env in np.flatnonzero(terminated | truncated):
             self.episodes.append((step, int(env), float(infos["episode"]["r"][env])))
         self._frames = observations[:, -1]
         return observations, rewards, terminated, truncated, infos
 
+    def _check_reset(self) -> None:
+        if self._frames is None:
+            raise InvalidArgument(
+                "Environments that are recorded play from a reset on; call reset(seed=...) first."
+            )
+
     def _checksum(self, game: str) -> int:
+        assert self._frames is not None
         rows = self._rows[game]
         since = max(len(self.actions) - 1, 0) // CHECKSUM_INTERVAL * CHECKSUM_INTERVAL
         actions = np.array(self.actions[since:], np.uint8).reshape(-1, self.num_envs)[:, rows]
         return play_checksum(self._frames[rows], actions)
 
     def trace(self, game: str | None = None) -> Trace:
-        """Return the play of `game`, or of the only game, since the reset."""
-        if game is None:
+        """Return the play of `game`, or of the only game, since the reset.
+
+        Raises:
+            ValueError: before the reset, if `game` is not played, or if it is left out and there
+                are several.
+        """
+        self._check_reset()
+        if game is None and len(self.games) == 1:
             (game,) = self.games
+        if game not in self.games:
+            raise InvalidArgument(f"Expected one of {', '.join(self.games)}, got {game!r}.")
         rows = self._rows[game]
         place = {int(env): number for number, env in enumerate(rows)}
         actions = np.array(self.actions, np.uint8).reshape(-1, self.num_envs)[:, rows]

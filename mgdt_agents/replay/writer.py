@@ -82,10 +82,10 @@ class ReplayWriter:
         resume: bool = False,
     ) -> None:
         self.path = Path(path)
-        files.check_json(source, "source")
         self.partial = partial_folder(self.path)
-        self.game, self.protocol, self.source = game, protocol, source
-        self.further = further or {}
+        self.game, self.protocol = game, protocol
+        self.source = files.check_json(source, "source")
+        self.further = files.check_json(further or {}, "further")
         self.frame_shape = frame_shape(self.further, protocol)
         self.num_steps = self.num_episodes = 0
         self.progress: dict[str, Any] | None = None
@@ -170,7 +170,7 @@ class ReplayWriter:
             ReplayError: if a file cannot be written.
         """
         if progress is not None:
-            self.progress = progress
+            self.progress = files.check_json(progress, "progress")
         num_bytes = self._frames.flush()
         for name, file in self._columns.items():
             files.sync(file, self._column_path(name))

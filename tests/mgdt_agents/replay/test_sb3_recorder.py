@@ -95,6 +95,27 @@ def test_environments_with_fewer_episodes_cut_the_others(tmp_path):
     env.close()
 
 
+def test_trace_can_be_saved_while_learning(tmp_path):
+    path, lengths = tmp_path / "a.npz", []
+
+    class Saving(RecordingCallback):
+        def _on_step(self):
+            super()._on_step()
+            if self.n_calls in (5, 8):
+                self.save()
+                lengths.append(len(Trace.load(path).actions))
+            return True
+
+    _, env = make_env()
+    callback, model = Saving(path), make_model(DQN, env)
+    model.learn(36, callback=callback)
+    assert [*lengths, len(Trace.load(path).actions)] == [5, 8, 12]
+    # What another training wrote is not replaced.
+    with pytest.raises(FileExistsError, match=r"a.npz exists"):
+        model.learn(36, callback=callback)
+    env.close()
+
+
 def test_play_of_others_is_noticed(tmp_path):
     _, env = make_env()
 

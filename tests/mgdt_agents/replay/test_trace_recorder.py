@@ -5,6 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from gymnasium.error import InvalidAction
 
 from mgdt_agents.replay import ReplayStore, Trace, expand, trace_recorder
 from mgdt_agents.replay.trace_recorder import TraceRecorder, revision, software
@@ -110,8 +111,9 @@ def test_each_game_has_a_trace():
     envs.reset(seed=3)
     for _ in range(60):
         envs.step(envs.action_space.sample())
-    with pytest.raises(ValueError, match="too many values"):
-        envs.trace()
+    for wrong in (None, "pong"):
+        with pytest.raises(ValueError, match=f"Expected one of Breakout, Pong, got {wrong!r}"):
+            envs.trace(wrong)
     for name, columns, episodes in (("Breakout", [0, 2], 4), ("Pong", [1], 2)):
         trace = envs.trace(name)
         assert trace.game == name
@@ -133,6 +135,31 @@ def test_reset_begins_a_new_trace():
     for field in dataclasses.fields(Trace):
         first, second = (getattr(trace, field.name) for trace in traces)
         assert np.array_equal(first, second), field.name
+
+
+def test_steps_that_are_refused_leave_no_mark(tmp_path):
+    envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong", num_threads=1), {})
+    envs.reset(seed=np.int64(1))
+    for step in range(45):
+        if step % 20 == 0:
+            for wrong in (0, [0, 99]):
+                with pytest.raises(InvalidAction):
+                    envs.step(wrong)
+            assert len(envs.trace().checksums) == step // 20 + 1
+        envs.step([2, 3])
+    envs.trace().save(tmp_path / "Pong.npz")
+    trace = Trace.load(tmp_path / "Pong.npz")
+    assert sum(1 for _ in trace.play(num_threads=1)) == 45
+    assert trace.seeds.tolist() == [1, 2]
+    envs.close()
+
+
+def test_play_before_the_reset():
+    envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong", num_threads=1), {})
+    for play in (envs.trace, lambda: envs.step([2, 3])):
+        with pytest.raises(ValueError, match=r"call reset\(seed=...\) first"):
+            play()
+    envs.close()
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,20 @@ def test_same_play_gives_the_same_bytes(episodes, path, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (path / name).read_bytes(), name
 
 
+def test_keys_that_are_not_text(episodes, path):
+    """JSON makes texts of them, which sort otherwise than numbers."""
+    notes = {2: 1, 10: (3,), None: 4, "a": 5}
+    kept = {"2": 1, "10": [3], "null": 4, "a": 5}
+    further = {"regenerated_with": notes}
+    with ReplayWriter(path, "Pong", PROTOCOL, notes, further=further) as opened:
+        add(opened, episodes[0])
+        opened.flush(notes)
+        assert opened.progress == opened.source == kept
+    verify(path)
+    meta = ReplayStore(path).meta
+    assert meta["source"] == meta["progress"] == meta["regenerated_with"] == kept
+
+
 def test_store_appears_when_it_is_whole(episodes, tmp_path):
     path = tmp_path / "deep" / "store"
     with writer(path) as opened:
