@@ -22,8 +22,8 @@ from typing import Any
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.replay.files import is_left_over
 from mgdt_agents.training import TrainingConfig, parallel, train
-from mgdt_agents.training.loop import computing_dtype
-from mgdt_agents.training.plan import cost_of, peak_of, stages_of
+from mgdt_agents.training.loop import training_dtype
+from mgdt_agents.training.plan import cost_of, peak_flops, stages_of
 from mgdt_agents.training.tracking import WandbTracker
 from mgdt_cli.arguments import parse
 from mgdt_cli.cluster import connect
@@ -149,7 +149,7 @@ def share_of_peak_at(
     """Return what gives, for a line of the log, the share of what a matrix product reaches here."""
     kind, network = type(agent), agent.config
     flop = {first: cost_of(kind, network, config, first).flop for first in stages_of(agent, config)}
-    peak = parallel.world_size() * peak_of(agent.device, computing_dtype(agent.device, config))
+    peak = parallel.world_size() * peak_flops(agent.device, training_dtype(agent.device, config))
 
     def share(figures: dict[str, Any]) -> float:
         stage = max(first for first in flop if first < figures["step"])

@@ -12,9 +12,9 @@ from torch import Tensor
 from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
-from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
+from mgdt_agents.random_streams import sample
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol

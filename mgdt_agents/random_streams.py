@@ -1,6 +1,8 @@
 """Random numbers that are a function of a name: one stream for each row of a batch."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 # Philox4x32-10's multipliers and key increments (Salmon et al. 2011, table 2 and section 4.3).
 MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
@@ -62,3 +64,17 @@ class RowStreams:
         self._counters[:, 3] += np.uint64(1)
         # 53 random bits, as many as a float64 holds.
         return ((words[:, 0] >> np.uint64(5)) * 2.0**26 + (words[:, 1] >> np.uint64(6))) / 2.0**53
+
+
+def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:
+    """Return `(B,)` ids drawn from the softmax of the logits, or the likeliest.
+
+    Args:
+        logits_BV: on the CPU; minus infinity excludes an id.
+        streams: of the rows, each of which gives a number; None takes the likeliest ids.
+    """
+    if streams is None:
+        return logits_BV.argmax(-1)
+    up_to_BV = logits_BV.double().softmax(-1).cumsum(-1)
+    drawn_B1 = torch.from_numpy(1 - streams.uniform())[:, None] * up_to_BV[:, -1:]
+    return (up_to_BV < drawn_B1).sum(-1)

@@ -15,9 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.agent_files import check_options
-from mgdt_agents.decision_transformer.rules import sample
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.random_streams import sample
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
 

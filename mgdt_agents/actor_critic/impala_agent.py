@@ -15,7 +15,7 @@ from mgdt_agents.actor_critic.policy_network import (
     masked_logits,
 )
 from mgdt_agents.agent import NetworkAgent
-from mgdt_agents.decision_transformer.rules import sample
+from mgdt_agents.random_streams import sample
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument

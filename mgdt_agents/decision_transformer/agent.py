@@ -20,14 +20,13 @@ from mgdt_agents.decision_transformer.rules import (
     moved_on,
     rule_from_dict,
     rule_to_dict,
-    sample,
 )
 from mgdt_agents.decision_transformer.tokens import (
     encode_ranks,
     encode_returns,
     encode_rewards,
 )
-from mgdt_agents.random_streams import RowStreams
+from mgdt_agents.random_streams import RowStreams, sample
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
 from mgdt_agents.step_inputs import State, StepInputs, checked_inputs
 from mgdt_envs import AtariProtocol

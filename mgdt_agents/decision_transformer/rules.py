@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mgdt_agents.config_checks import check_interval
-from mgdt_agents.random_streams import RowStreams
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -267,20 +266,6 @@ def _rule_class(name: Any) -> type[ActingRule]:
 def moved_on(columns: np.ndarray, newest: np.ndarray) -> np.ndarray:
     """Return `(n, columns)` without the oldest column and with the newest."""
     return np.concatenate([columns, newest[:, None]], 1)[:, 1:]
-
-
-def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:
-    """Return `(B,)` ids drawn from the softmax of the logits, or the likeliest.
-
-    Args:
-        logits_BV: on the CPU; minus infinity excludes an id.
-        streams: of the rows, each of which gives a number; None takes the likeliest ids.
-    """
-    if streams is None:
-        return logits_BV.argmax(-1)
-    up_to_BV = logits_BV.double().softmax(-1).cumsum(-1)
-    drawn_B1 = torch.from_numpy(1 - streams.uniform())[:, None] * up_to_BV[:, -1:]
-    return (up_to_BV < drawn_B1).sum(-1)
 
 
 def _without_others(logits_BV: Tensor, kept: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.episode_log import (
     EpisodeLog,
-    Trace,
+    EpisodeTrace,
     checksum_of,
     fingerprint,
     network_of,
@@ -75,7 +75,7 @@ class Played(NamedTuple):
     """An episode that has just ended, and what it can be played again from."""
 
     episode: Episode
-    trace: Trace
+    trace: EpisodeTrace
 
 
 def run_benchmark(
@@ -204,7 +204,7 @@ def finished(
                 end=end_of(step, row),
             )
             actions = bytes(total.actions)
-            yield Played(episode, Trace(actions, zlib.crc32(actions, total.checksum)))
+            yield Played(episode, EpisodeTrace(actions, zlib.crc32(actions, total.checksum)))
 
 
 class _Sum:

@@ -30,7 +30,7 @@ _NAMELESS: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class EpisodeTrace:
     """What an episode can be played again from, without the agent."""
 
     actions: bytes
@@ -98,7 +98,9 @@ class EpisodeLog:
         fields = ("score", "steps", "end")
         return dataclasses.replace(wanted, **{name: line[name] for name in fields})
 
-    def append(self, weights: str, rules: str, episode: Episode, trace: Trace | None) -> None:
+    def append(
+        self, weights: str, rules: str, episode: Episode, trace: EpisodeTrace | None
+    ) -> None:
         """Add an episode, safe against a kill once this returns."""
         assert self._file is not None, "the log is read-only"
         line = {"weights": weights, "rules": rules, **dataclasses.asdict(episode)}
@@ -109,7 +111,7 @@ class EpisodeLog:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def trace(self, weights: str, rules: str, episode: Episode) -> Trace | None:
+    def trace(self, weights: str, rules: str, episode: Episode) -> EpisodeTrace | None:
         """Return the trace of an episode, None if there is none."""
         line = self._lines.get((weights, rules, episode.game, episode.seed))
         if line is None or "actions" not in line:
@@ -121,7 +123,7 @@ class EpisodeLog:
                 f"{self.path}: the actions of {episode.agent} in {episode.game}, seed "
                 f"{episode.seed}, are damaged: {error}."
             ) from error
-        return Trace(actions, line["checksum"])
+        return EpisodeTrace(actions, line["checksum"])
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents.evaluation.benchmark import rules_of
-from mgdt_agents.evaluation.episode_log import EpisodeLog, Trace
+from mgdt_agents.evaluation.episode_log import EpisodeLog, EpisodeTrace
 from mgdt_agents.evaluation.place import Emulators, Place
 from mgdt_agents.evaluation.results import Episode, Results
 from mgdt_envs import AtariProtocol
@@ -80,7 +80,7 @@ def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episod
 
 
 def _play_again(
-    traced: Sequence[tuple[Episode, Trace]],
+    traced: Sequence[tuple[Episode, EpisodeTrace]],
     protocol: AtariProtocol,
     results: Results,
     on_episode: Callable[[Episode], object],
@@ -109,7 +109,9 @@ def _play_again(
 class _Replay:
     """An episode that is being played again."""
 
-    def __init__(self, episode: Episode, trace: Trace, place: Place, results: Results) -> None:
+    def __init__(
+        self, episode: Episode, trace: EpisodeTrace, place: Place, results: Results
+    ) -> None:
         self.episode, self.trace, self.place, self.results = episode, trace, place, results
         self.score, self.checksum = 0.0, 0
 

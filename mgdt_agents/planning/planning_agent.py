@@ -14,7 +14,7 @@ from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.agent import cross_entropy
-from mgdt_agents.decision_transformer.rules import moved_on, sample
+from mgdt_agents.decision_transformer.rules import moved_on
 from mgdt_agents.decision_transformer.tokens import encode_rewards
 from mgdt_agents.planning.config import PRESETS, TrajectoryTransformerConfig
 from mgdt_agents.planning.imagination import Imagined, imagine
@@ -22,6 +22,7 @@ from mgdt_agents.planning.search import Found, Search, search
 from mgdt_agents.planning.tokenizer import reconstruction_losses
 from mgdt_agents.planning.world_model import PlanningModel, WorldModel
 from mgdt_agents.q_learning.window_values import value_terms
+from mgdt_agents.random_streams import sample
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
 from mgdt_envs import AtariProtocol

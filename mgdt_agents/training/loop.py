@@ -178,7 +178,7 @@ def seed_draws(device: torch.device, *names: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def computing_dtype(device: torch.device, config: TrainingConfig) -> torch.dtype:
+def training_dtype(device: torch.device, config: TrainingConfig) -> torch.dtype:
     """Return what the network computes in."""
     bf16 = {"bf16": True, "fp32": False, "auto": device.type == "cuda"}[config.precision]
     return torch.bfloat16 if bf16 else torch.float32
@@ -186,7 +186,7 @@ def computing_dtype(device: torch.device, config: TrainingConfig) -> torch.dtype
 
 def autocast(agent: NetworkAgent, config: TrainingConfig) -> torch.autocast:
     """Return the context that the network computes in."""
-    bf16 = computing_dtype(agent.device, config) == torch.bfloat16
+    bf16 = training_dtype(agent.device, config) == torch.bfloat16
     return torch.autocast(agent.device.type, torch.bfloat16, bf16)
 
 

@@ -127,7 +127,7 @@ def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig) -> list[float]
     return medians
 
 
-def peak_of(device: torch.device, dtype: torch.dtype) -> float:
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP/s that a large product of matrices reaches here: the fastest of five."""
     matrix = torch.ones(1024, 1024, device=device, dtype=dtype)
     seconds = []

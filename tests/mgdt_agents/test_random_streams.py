@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from mgdt_agents.random_streams import RowStreams, philox
+from mgdt_agents.random_streams import RowStreams, philox, sample
 
 
 def words(text: str) -> list[int]:
@@ -62,3 +63,20 @@ def test_numbers_are_uniform() -> None:
     # Neighboring streams, and numbers that follow one another.
     assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 0.02
     assert abs(np.corrcoef(drawn[:, :-1].ravel(), drawn[:, 1:].ravel())[0, 1]) < 0.02
+
+
+def test_sample_follows_the_logits() -> None:
+    draws = 30_000
+    logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]]).expand(draws, -1)
+    drawn = sample(logits, RowStreams(0, np.arange(draws), np.zeros(draws, int)))
+    found = np.bincount(drawn.numpy(), minlength=4) / draws
+    np.testing.assert_allclose(found, [0, 0.269, 0.731, 0], atol=0.015)
+    assert sample(torch.tensor([[0.0, 1.0, -torch.inf]]), None).tolist() == [1]
+
+
+def test_sample_draws_each_row_from_its_stream() -> None:
+    rows = torch.randn(1, 18, generator=torch.Generator().manual_seed(0)).expand(50, -1)
+    together = sample(rows, RowStreams(0, np.arange(50), np.zeros(50, int)))
+    alone = [sample(rows[:1], RowStreams(0, np.array([row]), np.array([0]))) for row in range(50)]
+    assert torch.equal(together, torch.cat(alone))
+    assert len(together.unique()) > 5

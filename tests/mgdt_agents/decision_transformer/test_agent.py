@@ -21,9 +21,9 @@ from mgdt_agents.decision_transformer import (
     PredictedReturn,
     TargetReturn,
 )
-from mgdt_agents.decision_transformer.rules import GUIDANCE_LIMIT, sample
+from mgdt_agents.decision_transformer.rules import GUIDANCE_LIMIT
 from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.random_streams import RowStreams
+from mgdt_agents.random_streams import RowStreams, sample
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol
 from tests.mgdt_agents.decision_transformer.plain import PlainDecisionTransformer

@@ -11,7 +11,7 @@ from mgdt_agents import Agent, load_agent, make_agent
 from mgdt_agents.decision_transformer import PredictedReturn
 from mgdt_agents.decision_transformer.rules import ActingRule
 from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
-from mgdt_agents.evaluation.episode_log import EpisodeLog, Trace, fingerprint
+from mgdt_agents.evaluation.episode_log import EpisodeLog, EpisodeTrace, fingerprint
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol
@@ -99,7 +99,7 @@ def episode(seed=1):
 
 def test_lines(tmp_path):
     log = EpisodeLog(tmp_path)
-    trace = Trace(bytes(range(7)), 12345)
+    trace = EpisodeTrace(bytes(range(7)), 12345)
     log.append("w", "r", episode(1), trace)
     log.append("w", "r", episode(2), None)
     for opened in (log, EpisodeLog(tmp_path), EpisodeLog(tmp_path, read_only=True)):
@@ -134,7 +134,7 @@ def test_half_a_line_at_the_end_is_dropped(tmp_path):
 def test_damaged_lines_are_named(tmp_path):
     log = EpisodeLog(tmp_path)
     for seed in (1, 2, 3):
-        log.append("w", "r", episode(seed), Trace(b"\1\2", 0))
+        log.append("w", "r", episode(seed), EpisodeTrace(b"\1\2", 0))
     log.close()
     lines = log.path.read_text().splitlines()
     without = {name: value for name, value in json.loads(lines[1]).items() if name != "game"}

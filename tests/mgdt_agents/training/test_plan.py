@@ -12,7 +12,7 @@ from mgdt_agents.decision_transformer import DecisionTransformerAgent
 from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.training import TrainingConfig
-from mgdt_agents.training.plan import cost_of, empty_batch, peak_of, seconds_of_steps, stages_of
+from mgdt_agents.training.plan import cost_of, empty_batch, peak_flops, seconds_of_steps, stages_of
 
 CONFIG = TrainingConfig(steps=1)
 
@@ -114,6 +114,6 @@ def test_peak_is_what_a_product_of_matrices_reaches():
     with FlopCounterMode(display=False) as counter:
         torch.mm(matrix, matrix)
     started = time.perf_counter()
-    peak = peak_of(torch.device("cpu"), torch.float32)
+    peak = peak_flops(torch.device("cpu"), torch.float32)
     # Six such products were computed, one of them to warm up, in less time than has passed.
     assert peak >= 5 * counter.get_total_flops() / (time.perf_counter() - started)
