@@ -185,14 +185,23 @@ class LearnerRewards(VecEnvWrapper):
         self._lives = np.zeros(self.num_envs, np.int64)
 
     def reset(self) -> VecEnvObs:
-        """Start an episode in every environment and return the observations."""
+        """Start an episode in every environment and return the observations.
+
+        Returns:
+            `(num_envs, stack, size, size)` uint8.
+        """
         observations = self.venv.reset()
         if self.life_loss_ends:
             self._lives[:] = [info["lives"] for info in self.unwrapped.reset_infos]
         return observations
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Return what the environments return, as the learner is to see it."""
+        """Return what the environments return, as the learner is to see it.
+
+        Returns:
+            Observations as from `reset`, `(num_envs,)` float32 rewards and bool ends, and a
+            dictionary for each environment.
+        """
         observations, rewards, dones, infos = self.venv.step_wait()
         if self.clip:
             rewards = np.sign(rewards)

@@ -85,6 +85,12 @@ def human_normalized_scores(
         self_played: keep the games whose human score is not published; see
             `human_normalized_score`.
 
+    Returns:
+        By the game's name, float64 arrays of the shapes given, and why games are left out.
+
+    Raises:
+        ValueError: for a game that is unknown.
+
     Example:
         >>> from mgdt_envs.scoring import human_normalized_scores
         >>> scores, left_out = human_normalized_scores(

@@ -41,7 +41,17 @@ class EpisodeStatistics:
         self._lengths += is_step
 
     def of(self, ended: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """Return the statistics of the episodes that have just `ended`, and their masks."""
+        """Return the statistics of the episodes that have just `ended`, and their masks.
+
+        Args:
+            ended: `(num_envs,)`.
+
+        Returns:
+            Arrays `(num_envs,)` as Gymnasium's: the return "r", float64, the length "l" in agent
+            steps, int64, the seconds since the last reset "t", and the human-normalized score
+            "hns", NaN where there is none; where that is for want of a reference, "hns_missing"
+            says why. "_r" and so on are bool: where each holds.
+        """
         scored, unscored = ended & self._has_hns, ended & ~self._has_hns
         scores = np.full(len(self.games), np.nan)
         for row in np.flatnonzero(scored).tolist():
