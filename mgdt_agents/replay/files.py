@@ -40,6 +40,17 @@ def reading(what: str, num_bytes: int) -> Iterator[None]:
         ) from error
 
 
+def real(path: Path) -> Path:
+    """Return where a folder is under its own name: not a link to it, nor `.` or `..`."""
+    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return the path beside `path`, wherever that really is, whose name has an ending more."""
+    path = real(path)
+    return path.parent / (path.name + ending)  # with_name refuses a path without a name, /
+
+
 LOCK = ".lock"
 """Name of the file in a folder, or the end of its name beside a file, that keeps others away."""
 
@@ -55,7 +66,7 @@ def exclusive(path: Path, *, inside: bool = False) -> Iterator[None]:
     Raises:
         ReplayError: if another writer is at it, or nothing can be written there.
     """
-    lock_path = path / LOCK if inside else path.with_name(path.name + LOCK)
+    lock_path = path / LOCK if inside else beside(path, LOCK)
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         lock_path.touch()

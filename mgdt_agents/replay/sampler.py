@@ -97,6 +97,10 @@ class WindowSampler:
         discount: float = 1.0,
         seed: int = 0,
     ) -> None:
+        if isinstance(stores, str | Path | ReplayStore):  # whose letters would be stores, too
+            raise InvalidArgument(
+                f"Expected a list of replay stores, got {stores!r}; put it into one."
+            )
         if not stores:
             raise InvalidArgument("Expected at least one replay store, got none.")
         if steps < 1 or future < 0:

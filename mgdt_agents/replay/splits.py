@@ -51,7 +51,7 @@ def find_split(path: str | Path) -> tuple[Path, str | None]:
     if not name or path.exists():
         return path, None
     check_split(split)
-    return path.with_name(name), split
+    return path.parent / name, split  # with_name refuses the name .
 
 
 ROUNDING = 1e-9

@@ -248,7 +248,9 @@ class _Frames:
             return self._array[np.asarray(self._rows)[first]][place]
         rows: Any = self._rows[first]
         if isinstance(rows, range):
-            rows = slice(rows.start, rows.stop, rows.step)
+            # Backwards to the array's first frame, the range stops at -1: to a slice, the last one.
+            to_first = len(rows) and rows.stop < 0
+            rows = slice(rows.start, None if to_first else rows.stop, rows.step)
         place = (rows, *rest)
         return self._array[place]
 
@@ -302,7 +304,7 @@ def find_stores(path: Path) -> list[Path]:
 
 def partial_folder(path: Path) -> Path:
     """Return the folder that the store at `path` is in while it is written."""
-    return path.with_name(path.name + PARTIAL)
+    return files.beside(path, PARTIAL)
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ class ReplayWriter:
         further: dict[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = files.real(Path(path))  # which gets a new folder; a link to it stays
         self.partial = partial_folder(self.path)
         self.game, self.protocol = game, protocol
         self.source = files.check_json(source, "source")
@@ -317,13 +317,14 @@ def settle(path: Path) -> None:
     Raises:
         ReplayError: if another process writes to `path`.
     """
-    if any(path.with_name(path.name + it).exists() for it in (PARTIAL, REPLACED, ".lock")):
+    path = files.real(path)
+    if any(files.beside(path, it).exists() for it in (PARTIAL, REPLACED, files.LOCK)):
         with files.exclusive(path):
             _settle(path)
 
 
 def _settle(path: Path) -> None:
-    partial, replaced = partial_folder(path), path.with_name(path.name + REPLACED)
+    partial, replaced = partial_folder(path), files.beside(path, REPLACED)
     meta = read_meta(partial)
     if meta and "unfinished" not in meta:  # killed before the folder got its name
         _publish(path)
@@ -333,7 +334,7 @@ def _settle(path: Path) -> None:
 
 def _publish(path: Path) -> None:
     """Give a whole partial store its name; one that has the name, shorter, makes room."""
-    partial, replaced = partial_folder(path), path.with_name(path.name + REPLACED)
+    partial, replaced = partial_folder(path), files.beside(path, REPLACED)
     remove_log(partial)
     if path.exists():
         _remove(replaced)

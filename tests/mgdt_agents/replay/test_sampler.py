@@ -321,6 +321,9 @@ def test_stores_that_cannot_be_drawn_from(
     with pytest.raises(ValueError, match="at least one replay store"):
         WindowSampler([])
     short = make_store("Pong", [3])
+    for alone in (short, short.path, str(short.path)):
+        with pytest.raises(ValueError, match=r"Expected a list of replay stores, got .*; put"):
+            WindowSampler(alone)
     with pytest.raises(ValueError, match=f"none in .*{short.path}"):
         WindowSampler([store, short], split="heldout")
     large = write_store(tmp_path / "large", "Pong", make_random_episodes([3]), screen_size=84)

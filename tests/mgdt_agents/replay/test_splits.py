@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,7 @@ def test_names(tmp_path):
     (tmp_path / "Pong:medium").mkdir()
     assert find_split(tmp_path / "Pong:medium") == (tmp_path / "Pong:medium", None)
     assert find_split(":medium")[1] is None
+    assert find_split(".:medium") == (Path(), "medium")
     with pytest.raises(ValueError, match=r"Unknown split 'medum'. Did you mean 'medium'"):
         find_split("replay/Pong:medum")
     with pytest.raises(ValueError, match="Known names: random, medium, expert, mixed"):
@@ -139,6 +141,10 @@ def test_a_store_gives_a_split_alone(store_path):
     assert np.array_equal(store.frames[-3:], expected[-3:])
     assert np.array_equal(store.frames[7], expected[7])
     assert np.array_equal(store.frames[5:20, 2], expected[5:20, 2])
+    for split in ("random", "medium"):  # of which the first begins with the array's first frame
+        frames = ReplayStore(f"{store_path}:{split}").frames
+        for key in (np.s_[::-1], np.s_[7::-3], np.s_[5:2:-1], np.s_[-200::-1], np.s_[::-1, 2]):
+            assert np.array_equal(frames[key], frames[:][key]), (split, key)
     for start, stop in [(0, 1), (3, 19), (4, 20), (0, 59), (58, 59)]:
         out = np.zeros((stop - start, 8, 8), np.uint8)
         store.read_frames(start, stop, out)

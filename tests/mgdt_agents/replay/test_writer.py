@@ -7,13 +7,14 @@ import random
 import re
 import resource
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore, ReplayWriter, frame_log, trim
-from mgdt_agents.replay.store import verify
+from mgdt_agents.replay.store import find_stores, verify
 from mgdt_envs import AtariProtocol
 
 # Chunks are of 1024 frames: episodes shorter than one, of exactly one, of several and a part.
@@ -431,6 +432,41 @@ def test_writer_refuses_rewards_that_are_no_numbers(path, reward):
         with pytest.raises(ReplayError, match=f"Expected finite rewards for {path}, got NaN or"):
             opened.add_episode(frames, np.zeros(3, int), rewards, truncated=False)
         opened.add_episode(frames, np.zeros(3, int), np.zeros(3), truncated=False)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_to_a_store_stays(episodes, path, tmp_path, is_there):
+    """The folder that it leads to becomes the store, with all that is beside it for a while."""
+    (tmp_path / "disk").mkdir()
+    path.symlink_to(tmp_path / "disk" / "Pong")
+    if is_there:
+        write(path, episodes[:1])
+    with writer(path, resume=is_there) as opened:
+        add(opened, *episodes[is_there:2])
+        assert {"Pong.lock", "Pong.partial"} <= set(names(tmp_path / "disk"))
+    assert (names(tmp_path), names(tmp_path / "disk")) == (["disk", "store"], ["Pong"])
+    assert path.is_symlink()
+    write(tmp_path / "expected", episodes[:2])
+    assert_equal_stores(path, tmp_path / "expected")
+    cut_off(tmp_path / "disk" / "Other", episodes[:3])
+    (tmp_path / "other").symlink_to(tmp_path / "disk" / "Other")
+    trim(tmp_path / "other")
+    assert ReplayStore(tmp_path / "other").episode_lengths.tolist() == list(LENGTHS[:3])
+
+
+def test_a_folder_may_be_named_by_dots(episodes, path, monkeypatch):
+    write(path, episodes[:1])
+    monkeypatch.chdir(path)
+    write(".", episodes[1:2], resume=True)
+    assert names(path.parent) == ["store"]
+    monkeypatch.chdir(path)  # which is another folder now
+    (path / "deep").mkdir()
+    for name in (".", "./", "", "../store", "deep/.."):
+        verify(Path(name))
+        assert find_stores(Path(name)) == [Path(name)]
+    for name in ("..", "../", "/"):
+        with pytest.raises(ReplayError, match="Expected a replay store at"):
+            ReplayStore(name)
 
 
 def test_only_a_stores_files_are_removed(episodes, path):
