@@ -107,36 +107,6 @@ def load_agent(
             acts may follow, in place of the saved ones, such as "dt:kappa=30:action_temperature=1"
             or "dt:rule=BestOfSamples".
         env: an environment that the agent shall fit; its spaces are compared.
-        options: keyword arguments of the agent: games, protocol, device.
-
-    Raises:
-        ValueError: if there is no such kind, size or option. The message suggests the nearest.
-        AgentLoadError: if the agent does not fit `env`.
-    """
-    kinds = NETWORK_AGENTS | ONLINE_AGENTS
-    if kind not in kinds:
-        raise InvalidArgument(f"Unknown kind of agent {kind!r}. {did_you_mean(kind, kinds)}")
-    agent_class = kinds[kind]
-    check_options(agent_class, {name: value for name, value in options.items() if name != "device"})
-    agent = agent_class(size, **options)
-    agent.check_spaces(env)
-    return agent
-
-
-def load_agent(
-    name: str | Path,
-    env: gym.Env | None = None,
-    device: str | torch.device = "auto",
-    **options: Any,
-) -> Agent:
-    """Return a trained agent.
-
-    Args:
-        name: a bundled agent ("dt", "bc", "bc-weighted", "bc-filtered", "cql", "dtq", "impala"),
-            "random", the folder of a saved agent, the zip file of a stable-baselines3 model, a folder with `model.zip`, or "hf://user/name"
-            on the Hugging Face hub. Settings of how it acts may follow, in place of the saved
-            ones, such as "dt:kappa=30:action_temperature=1" or "dt:rule=BestOfSamples".
-        env: an environment that the agent shall fit; its spaces are compared.
         device: where to compute; "auto" takes a GPU if there is one.
         options: keyword arguments of the agent in place of the saved ones, such as dt's `rule`.
 
