@@ -167,7 +167,7 @@ class CQLAgent(NetworkAgent):
         return distributional + config.conservative_weight * conservative, {
             f"{config.loss}_loss": distributional,
             "conservative_loss": conservative,
-            "value": (values * allowed).sum() / allowed.sum(),
+            "value": ((values * allowed).sum(1) / allowed.sum(1)).mean(),
             "accuracy": (losses.best_actions(values, allowed) == actions).float().mean(),
         }
 

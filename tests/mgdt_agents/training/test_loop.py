@@ -290,11 +290,14 @@ def test_finished_training_can_get_more_steps(config, tmp_path):
 def test_parts_give_the_losses_of_the_whole_batch(
     config, make_random_episodes, write_store, tmp_path, kind
 ):
-    # Short episodes: the parts have not the same number of valid rows.
-    store = write_store(tmp_path / "store", "Pong", make_random_episodes([1, 2, 3, 4, 5]))
+    # Short episodes: the parts have not the same number of valid rows. Two games: nor of actions.
+    stores = tuple(
+        write_store(tmp_path / game, game, make_random_episodes([1, 2, 3, 4, 5]))
+        for game in ("Pong", "Boxing")
+    )
     # Slowly, for Adam moves weights whose gradient is mere rounding like any other.
     config = dataclasses.replace(
-        config, replay=(store,), augmentation=Augmentation(shift=4), learning_rate=1e-4
+        config, replay=stores, augmentation=Augmentation(shift=4), learning_rate=1e-4
     )
     network = {} if kind == "cql" else {"dropout": 0.0}
     run(config, kind, tmp_path / "whole", **network)
