@@ -8,8 +8,8 @@ different questions:
   (runs, games), as in rliable, one row for each trained agent. The interval is that paper's: the
   percentiles of a bootstrap that resamples runs within each game.
 - *episodes*, `interval_over_episodes`: how exactly were these very agents measured? Scores are
-  (episodes,) by game, all of one agent, whose score in a game is its mean over episodes.
-  Percentiles would not cover here; see there.
+  (episodes,) by game, or (runs, episodes), all of one agent, of which each run's score in a game is
+  its mean over episodes. Percentiles would not cover here; see there.
 
 The second is usually narrower, and says nothing about the first.
 """
@@ -195,8 +195,8 @@ def interval_over_episodes(
 ) -> NDArray[np.float64]:
     """Return an interval of `metric` for the agents' scores over infinitely many episodes.
 
-    It is evaluation noise, not training variance. `metric` gets the agent's mean score in each
-    game as its only run.
+    It is evaluation noise, not training variance. `metric` gets the mean score of each of the
+    agent's runs in each game.
 
     Percentiles of a bootstrap would be off: noise spreads the games' means, which shifts an IQM, a
     median or an optimality gap (the worst mean looks worse than it is, the best one better), and
@@ -207,9 +207,9 @@ def interval_over_episodes(
 
     Args:
         metric: a function of this module, or one like them.
-        episodes_by_game: for each argument of `metric` the score of each episode, (episodes,),
-            by game; all of the same games. They are resampled independently, and games may
-            differ in their number of episodes.
+        episodes_by_game: for each argument of `metric` the score of each episode, (episodes,) or
+            (runs, episodes), by game; all of the same games. They are resampled independently, and
+            games may differ in their number of episodes, arguments in their number of runs.
         confidence: probability that such intervals are to cover the value, in (0, 1).
         resamples: number of bootstrap samples.
         seed: of the resampling.
@@ -220,7 +220,8 @@ def interval_over_episodes(
 
     Raises:
         ValueError: if there is no game, a game has no episode, a score is not finite, the games
-            of the agents differ, or an option is out of its range.
+            of the agents differ, an agent's games differ in their number of runs, or an option is
+            out of its range.
 
     Example:
         >>> from mgdt_envs.aggregates import interval_over_episodes, mean
@@ -237,22 +238,34 @@ def interval_over_episodes(
         for episodes in episodes_by_game
     ]
     shapes = [values.shape for scores in agents for values in scores]
-    if not shapes or any(len(shape) != 1 or shape == (0,) for shape in shapes):
-        raise InvalidArgument(f"Expected (episodes,) scores of at least one episode, got {shapes}")
-    if (1,) in shapes:
-        return _no_interval(metric, *([values.mean() for values in scores] for scores in agents))
-    random = np.random.default_rng(seed)
-    # Columns are the games of the first agent, then those of the second, and so on.
-    columns = [values for scores in agents for values in scores]
-    resampled = [random.choice(values, (resamples, len(values))) for values in columns]
-    means = np.array([values.mean() for values in columns])
-    errors = np.array([_standard_errors(values) for values in columns])
-    sampled_means = np.stack([values.mean(axis=1) for values in resampled], axis=-1)
-    sampled_errors = np.stack([_standard_errors(values) for values in resampled], axis=-1)
+    if not shapes or any(len(shape) not in (1, 2) or 0 in shape for shape in shapes):
+        raise InvalidArgument(
+            f"Expected (episodes,) or (runs, episodes) scores of at least one episode, got {shapes}"
+        )
+    agents = [[np.atleast_2d(values) for values in scores] for scores in agents]
+    if any(len({len(values) for values in scores}) > 1 for scores in agents):
+        raise InvalidArgument(
+            f"Expected an agent's scores of as many runs in each game, got {shapes}"
+        )
+    # Columns are the games of the first agent's first run, of its next runs, then those of the
+    # second agent, and so on.
+    columns = [values for scores in agents for run in zip(*scores, strict=True) for values in run]
+    runs = [len(scores[0]) for scores in agents]
+    ends = np.cumsum(runs)[:-1] * len(agents[0])
 
     def value(columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the metric of (..., columns), with the leading axes in front of its own."""
-        return metric(*np.split(columns[..., None, :], len(agents), axis=-1))
+        parts = zip(np.split(columns, ends, axis=-1), runs, strict=True)
+        return metric(*(part.reshape(*part.shape[:-1], number, -1) for part, number in parts))
+
+    means = np.array([values.mean() for values in columns])
+    if 1 in map(len, columns):
+        return _no_interval(value, means)
+    random = np.random.default_rng(seed)
+    resampled = [random.choice(values, (resamples, len(values))) for values in columns]
+    errors = np.array([_standard_errors(values) for values in columns])
+    sampled_means = np.stack([values.mean(axis=1) for values in resampled], axis=-1)
+    sampled_errors = np.stack([_standard_errors(values) for values in resampled], axis=-1)
 
     half = random.normal(size=(_INNER_RESAMPLES // 2, resamples, len(columns)))
     noise = np.concatenate([half, -half]) * sampled_errors

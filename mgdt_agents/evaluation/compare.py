@@ -91,9 +91,7 @@ def compare(a: Results, b: Results, protocol: str) -> Comparison:
         elif paired:
             interval = interval_over_episodes(mean, {game: x.mean(axis=0) - y.mean(axis=0)})
         else:
-            interval = interval_over_episodes(
-                _difference_of(mean), {game: x.ravel()}, {game: y.ravel()}
-            )
+            interval = interval_over_episodes(_difference_of(mean), {game: x}, {game: y})
         interval = _with_noise(interval, episodes)
         rows.append(_difference(game, x.mean(), y.mean(), interval, verdict(interval, 0.0)))
     comparison = Comparison(
@@ -142,11 +140,7 @@ def _overall(
         if several:
             interval = interval_over_runs(_difference_of(metric), *means)
         else:
-            normalized = [
-                {game: values.ravel() for game, values in scores.items()}
-                for scores in (normalized_a, normalized_b)
-            ]
-            interval = interval_over_episodes(_difference_of(metric), *normalized)
+            interval = interval_over_episodes(_difference_of(metric), normalized_a, normalized_b)
         interval = _with_noise(interval, episodes)
         a, b = map(metric, means)
         what, better = f"{name}, human-normalized", verdict(interval, 0.0)

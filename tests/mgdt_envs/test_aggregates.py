@@ -196,6 +196,31 @@ def test_interval_over_episodes_of_two_agents():
         interval_over_episodes(probability_of_improvement, x, {"Pong": [1.0, 2.0]})
 
 
+def test_interval_over_episodes_of_several_runs():
+    random = np.random.default_rng(0)
+    # Each run plays another game well: the middle half of all scores is far below that of means.
+    means = 3.0 * np.eye(3, 4)
+    x = {str(game): random.normal(means[:, game, None], 0.1, size=(3, 8)) for game in range(4)}
+    y = {game: random.normal(0.5, 0.1, size=(1, 8)) for game in x}
+    runs = [
+        np.stack([scores.mean(axis=1) for scores in agent.values()], axis=1) for agent in (x, y)
+    ]
+
+    def difference(x, y):
+        return iqm(x) - iqm(y)
+
+    low, high = interval_over_episodes(difference, x, y)
+    assert low < difference(*runs) < high < 0
+    alone = {game: scores[0] for game, scores in y.items()}
+    assert interval_over_episodes(difference, x, alone).tolist() == [low, high]
+    # Of the mean each run is a column as any other.
+    columns = {(game, run): scores for game in x for run, scores in enumerate(x[game])}
+    expected = interval_over_episodes(mean, columns)
+    np.testing.assert_allclose(interval_over_episodes(mean, x), expected, atol=0.02)
+    with pytest.raises(ValueError, match=r"as many runs in each game, got \[\(3, 8\), \(1, 8\)\]"):
+        interval_over_episodes(mean, {"Pong": x["0"], "Breakout": y["0"]})
+
+
 def coverage(metric, num_games, num_episodes, trials, resamples=300):
     """Return how often an interval covers, where games differ much and scores are exponential."""
     random = np.random.default_rng(0)
@@ -263,7 +288,7 @@ def test_refused_intervals():
     for wrong, shapes in (
         ({}, r"\[\]"),
         ({"Pong": []}, r"\[\(0,\)\]"),
-        ({"Pong": [[1.0]]}, r"\[\(1, 1\)\]"),
+        ({"Pong": [[[1.0]]]}, r"\[\(1, 1, 1\)\]"),
     ):
         with pytest.raises(ValueError, match=f"at least one episode, got {shapes}"):
             interval_over_episodes(mean, wrong)

@@ -105,6 +105,32 @@ def test_several_runs():
     json.dumps(dataclasses.asdict(comparison), allow_nan=False)
 
 
+@pytest.mark.parametrize("first", [0, 100])
+def test_several_runs_beside_one(first):
+    """Each run plays another game well, which hides in a mean over runs."""
+    a, b = make("dt", (0, 0, 0, 0), runs=3), make("bc", (6, 8, 14, 6), first=first)
+    scores = {"Pong": 90.0, "Breakout": 90.0, "Freeway": 90.0}
+    a = dataclasses.replace(
+        a,
+        episodes=tuple(
+            dataclasses.replace(e, score=e.score + scores.get(e.game, 0.0))
+            if GAMES[e.run] == e.game
+            else e
+            for e in a.episodes
+        ),
+    )
+    for comparison in (compare(a, b, "default"), compare(b, a, "default")):
+        assert comparison.over.startswith("episodes")
+        for row in (*comparison.games, *comparison.overall):
+            assert row.interval[0] < row.value < row.interval[1], row.what
+        for results in (a, b):
+            (agent,) = results.agents
+            figure = results.aggregates[agent, "default"]["iqm"].value
+            side = "a" if comparison.a == agent else "b"
+            assert getattr(comparison.overall[-1], side) == pytest.approx(figure)
+        assert comparison.overall[-1].better == "bc"
+
+
 def test_equal_agents_are_told_apart_seldom():
     found = 0
     for first in range(0, 2000, 100):
