@@ -17,6 +17,7 @@ from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.scoring import human_normalized_score, reason_without_score
+from mgdt_envs.seeds import checked_seed, emulator_seed
 
 
 class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64], EzPickle):
@@ -33,7 +34,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64], EzPickle):
       (human-normalized score), or "hns_missing", the reason why there is none.
       `RecordEpisodeStatistics` is not needed; with it, give it another `stats_key`.
 
-    A seeded reset seeds the emulator with exactly that seed: the episode is then the one that
+    A seeded reset seeds the emulator with that seed alone: the episode is then the one that
     `MultiGameAtariVectorEnv` plays with that seed, pixel for pixel. An unseeded reset goes on
     with the emulator's random stream.
 
@@ -91,23 +92,20 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64], EzPickle):
         """Start an episode.
 
         Args:
-            seed: of the draw of the game and of the emulator, 0 to 2**31 - 1.
+            seed: of the draw of the game and of the emulator, at least 0. The emulator takes seeds
+                to 2**31 - 1 as they are; see `mgdt_envs.seeds.emulator_seed` for larger ones.
             options: {"game": name} plays that game.
 
         Returns:
             The observation and `info`.
 
         Raises:
-            ValueError: for a seed out of range, an unknown option, or a game that is not one of
-                this environment's.
+            ValueError: for a seed that is negative or no integer, an unknown option, or a game that
+                is not one of this environment's.
             ClosedEnvironmentError: after `close`.
         """
         self._check_open()
-        seed = None if seed is None else operator.index(seed)
-        if seed is not None and not 0 <= seed <= MAX_SEED:
-            raise InvalidArgument(
-                f"seed must be in 0..{MAX_SEED}, the emulator's range, got {seed}"
-            )
+        seed = None if seed is None else checked_seed(seed)
         name = self._named_game(options or {})
         super().reset(seed=seed)
         if name is None:
@@ -116,8 +114,8 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64], EzPickle):
             # Whatever follows depends on this seed alone, so no game keeps its old stream.
             self._emulators.clear()
         if name not in self._emulators:
-            emulator_seed = int(self.np_random.integers(MAX_SEED)) if seed is None else seed
-            self._emulators[name] = Emulator(game(name), self.protocol, emulator_seed)
+            number = int(self.np_random.integers(MAX_SEED)) if seed is None else emulator_seed(seed)
+            self._emulators[name] = Emulator(game(name), self.protocol, number)
         self._emulator = self._emulators[name]
         self._emulator.reset()
         self._playing = True

@@ -83,8 +83,9 @@ class MultiGameAtariVecEnv(VecEnv):
         Returns:
             Observations, (num_envs, stack, screen_size, screen_size) uint8.
         """
-        if any(self._options):
-            raise InvalidArgument(f"reset() understands no options, got {self._options}")
+        if any(options := self._options):
+            self._reset_options()  # or every later reset would fail, too
+            raise InvalidArgument(f"reset() understands no options, got {options}")
         observations, infos = self.envs.reset(seed=self._seeds)
         self._reset_seeds()
         self.reset_infos = self._listed(infos)

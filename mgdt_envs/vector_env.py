@@ -1,7 +1,6 @@
 """Many environments of many Atari games, stepped together on ale-py's C++ emulators."""
 
 import dataclasses
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +26,7 @@ from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
 from mgdt_envs.protocol import AtariProtocol, as_protocol
 from mgdt_envs.screens import ColorScreens, Rows
+from mgdt_envs.seeds import checked_seed, emulator_seed
 from mgdt_envs.shares import share_out
 from mgdt_envs.statistics import EpisodeStatistics
 
@@ -177,9 +177,10 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         """Start an episode in every environment, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: an integer gives environment i the seed `seed + i`; a sequence has one entry an
-                environment, of which those of environments that are not reset change nothing.
-                `None`, also as an entry, goes on with the emulator's random stream.
+            seed: an integer, at least 0, gives environment i the seed `seed + i`; a sequence has one
+                entry an environment, of which those of environments that are not reset change
+                nothing. `None`, also as an entry, goes on with the emulator's random stream. The
+                emulator gets what `mgdt_envs.seeds.emulator_seed` makes of a seed.
             options: {"reset_mask": (num_envs,) bool} resets only where it is true. The first
                 reset must be of every environment.
 
@@ -187,7 +188,8 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
             Observations, (num_envs, stack, screen_size, screen_size) uint8, and `infos`.
 
         Raises:
-            ValueError: for a seed or a mask of the wrong length or range, or an unknown option.
+            ValueError: for a seed that is negative or no integer, a seed or a mask of the wrong
+                length, or an unknown option.
             ResetNeeded: if the first reset is not of every environment.
             ClosedEnvironmentError: after `close`.
         """
@@ -296,31 +298,29 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         return mask
 
     def _checked_seeds(self, seed: Any) -> NDArray[np.int64]:
-        """Return the seed of each environment, (num_envs,) int64."""
+        """Return the seed of each emulator, (num_envs,) int64."""
         seeds: list[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
         elif np.ndim(seed) == 0:
-            first = operator.index(seed)
+            first = checked_seed(seed)
             seeds = list(range(first, first + self.num_envs))
         else:
-            seeds = list(seed)
+            seeds = [None if entry is None else checked_seed(entry) for entry in seed]
         if len(seeds) != self.num_envs:
             raise InvalidArgument(
                 f"seed must be an integer or have {self.num_envs} entries, got {len(seeds)}"
             )
-        for entry in seeds:
-            if entry is not None and not 0 <= operator.index(entry) <= MAX_SEED:
-                raise InvalidArgument(
-                    f"seeds must be in 0..{MAX_SEED}, the emulator's range, got {entry}"
-                )
         if seeds[0] is not None:
-            super().reset(seed=int(seeds[0]))
+            super().reset(seed=seeds[0])
         unseeded = np.full(self.num_envs, KEEP_STREAM)
         if not self._started:
             # Left alone, the emulators would all take the time of day.
             unseeded = self.np_random.integers(MAX_SEED, size=self.num_envs)
-        filled = [new if old is None else old for old, new in zip(seeds, unseeded, strict=True)]
+        filled = [
+            new if old is None else emulator_seed(old)
+            for old, new in zip(seeds, unseeded, strict=True)
+        ]
         return np.array(filled, np.int64)
 
     def _checked_actions(self, actions: Any) -> NDArray[np.integer]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor
 
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
@@ -75,11 +76,26 @@ def test_unseeded_environments_differ():
     assert (frames != frames[:, :1]).any()  # two of them can play alike
 
 
-def test_options_are_refused():
+def test_seeds_of_32_bits(monkeypatch):
+    # What stable-baselines3 draws where it is given none.
+    monkeypatch.setattr(np.random, "randint", lambda *_, **__: np.uint32(2**32 - 2))
+    env = make_vec_env("MultiGameAtari/Pong-v0", 2)
+    first = env.reset()
+    assert first.shape == (2, 4, 84, 84)
+    ours = MultiGameAtariVecEnv(2, "Pong")
+    assert ours.seed(2**32 - 2) == [2**32 - 2, 2**32 - 1]
+    assert np.array_equal(ours.reset(), first)
+    for step in range(40):
+        actions = np.full(2, 2 + step % 2)
+        assert np.array_equal(ours.step(actions)[0], env.step(actions)[0])
+
+
+def test_options_are_refused_once():
     env = MultiGameAtariVecEnv(1, "Pong")
     env.set_options({"game": "Pong"})
     with pytest.raises(ValueError, match=r"no options, got \[{'game': 'Pong'}"):
         env.reset()
+    env.reset()
 
 
 def test_the_learner_sees_signs_and_lost_lives_and_scores_stay_true():

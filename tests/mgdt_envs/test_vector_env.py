@@ -219,6 +219,21 @@ def test_seeds():
     assert np.array_equal(frames(seed=[1, 70])[:, 0], first[:, 0])
 
 
+@pytest.mark.parametrize("first", [2**31 - 2, 2865704314, 2**32 - 2, 2**63 - 1])
+def test_seeds_beyond_the_emulators(first):
+    vector = MultiGameAtariVectorEnv(3, "Pong", AtariProtocol(noop_max=31))
+    actions = [2 + step % 2 for step in range(40)]
+    vector.reset(seed=first)
+    rows = np.stack([vector.step([action] * 3)[0] for action in actions])
+    vector.reset(seed=[first, None, first + 2])
+    again = np.stack([vector.step([action] * 3)[0] for action in actions])
+    assert np.array_equal(rows[:, [0, 2]], again[:, [0, 2]])
+    for row in range(3):
+        single = MultiGameAtariEnv("Pong", AtariProtocol(noop_max=31))
+        single.reset(seed=first + row)
+        assert np.array_equal([single.step(action)[0] for action in actions], rows[:, row])
+
+
 @pytest.mark.parametrize("seed", [None, [None] * 4])
 def test_unseeded_environments_differ(seed):
     vector = MultiGameAtariVectorEnv(4, "Pong")
@@ -295,8 +310,9 @@ def test_refused_actions(actions, message):
     ("reset", "message"),
     [
         ({"seed": [1, 2, 3]}, "integer or have 2 entries, got 3"),
-        ({"seed": -1}, "0..2147483647, the emulator's range, got -1"),
-        ({"seed": 2**31 - 1}, "0..2147483647, the emulator's range, got 2147483648"),
+        ({"seed": -1}, "an integer, at least 0, got -1"),
+        ({"seed": [0, -1]}, "an integer, at least 0, got -1"),
+        ({"seed": 1.0}, "an integer, at least 0, got 1.0"),
         ({"options": {"game": "Pong"}}, r"{'reset_mask': mask}, got \['game'\]"),
         (
             {"options": {"reset_mask": np.array([True])}},
