@@ -14,7 +14,7 @@ saved, so the traces are played again up to there, which also checks them.
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
         raise OutputExists(
             f"{output} exists and holds no collection to resume; choose another --output."
         )
-    if found := differences(files.read_object(path), description):
+    if found := files.differences(files.read_object(path), description):
         raise OutputExists(
             f"{output} holds another collection: {'; '.join(found)}. Choose another "
             "--output, or give the same arguments to resume it."
@@ -144,25 +144,6 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
             "choose another --output or remove it first."
         )
     return state
-
-
-def differences(
-    before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ()
-) -> list[str]:
-    """Return which fields of a description are not what they were, with both values.
-
-    Those that are `free` may be otherwise.
-    """
-    flat = [
-        {key: value for key, value in description.items() if key != "config"}
-        | description.get("config", {})
-        for description in (before, now)
-    ]
-    return [
-        f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
-        for name in dict.fromkeys((*flat[1], *flat[0]))
-        if flat[0].get(name) != flat[1].get(name) and name not in free
-    ]
 
 
 class _Collection(OnlineRun):

@@ -25,7 +25,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from mgdt_agents.actor_critic import ImpalaAgent
 from mgdt_agents.devices import resolve_device
-from mgdt_agents.online.collection import describe, differences
+from mgdt_agents.online.collection import describe
 from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import RECENT_EPISODES, mean_returns
 from mgdt_agents.online.online_run import (
@@ -131,7 +131,7 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
     if state is None:
         return None
     before = files.read_object(output / DESCRIPTION)
-    if found := differences(before, description, FREE_FIELDS):
+    if found := files.differences(before, description, FREE_FIELDS):
         raise OutputExists(
             f"{output} holds another training: {'; '.join(found)}. Choose another --output, or "
             "give the same arguments to resume it."

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -166,6 +166,25 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ReplayError(f"Expected an object in {path}, found {content!r:.100}.")
     return content
+
+
+def differences(
+    before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ()
+) -> list[str]:
+    """Return which fields of a description are not what they were, with both values.
+
+    Those that are `free` may be otherwise.
+    """
+    flat = [
+        {key: value for key, value in description.items() if key != "config"}
+        | description.get("config", {})
+        for description in (before, now)
+    ]
+    return [
+        f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
+        for name in dict.fromkeys((*flat[1], *flat[0]))
+        if flat[0].get(name) != flat[1].get(name) and name not in free
+    ]
 
 
 def read_json(path: Path, file_format: str, version: int) -> dict[str, Any] | None:

@@ -14,12 +14,14 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import files
 from mgdt_agents.replay.store import partial_folder, read_meta
 from mgdt_agents.replay.writer import ReplayWriter, settle
 from mgdt_envs import AtariProtocol, Game
 from mgdt_envs.errors import InvalidArgument, MissingExtra
 
 FLUSH_STEPS = 50_000  # that a killed import writes again at most
+MAX_DIFFERENCES = 3  # that a message names; play of another kind differs in all
 
 
 class Episode(NamedTuple):
@@ -41,7 +43,8 @@ class Recording(ABC):
     Attributes:
         game: the `Game`.
         protocol: the rules it was recorded under.
-        source: JSON types that say what is imported, the same whenever it is.
+        source: JSON types that say what is imported, the same whenever it is, but for
+            `free_fields`, without which they say it too.
         max_steps: steps that it has at most; None if that is not known before it is read.
     """
 
@@ -49,6 +52,7 @@ class Recording(ABC):
     protocol: AtariProtocol
     source: dict[str, Any]
     max_steps: int | None
+    free_fields: tuple[str, ...] = ()
 
     @abstractmethod
     def episodes(self, start: Any = None) -> Generator[tuple[Episode, Any], None, None]:
@@ -83,7 +87,7 @@ def import_recording(
     Raises:
         ReplayError: if a file is damaged or cannot be written, or `output` is not of this import.
     """
-    if not _is_done(Path(output), recording.source, limit_steps):
+    if not _is_done(Path(output), recording, limit_steps):
         _import(recording, output, limit_steps, on_steps)
     recording.discard()
 
@@ -120,7 +124,7 @@ def _import(
         writer.flush({"position": position, "stopped_at": stopped_at})
 
 
-def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> bool:
+def _is_done(output: Path, recording: Recording, limit_steps: int | None) -> bool:
     """Return whether `output` is a store to which this import would add nothing.
 
     Raises:
@@ -131,10 +135,10 @@ def _is_done(output: Path, source: dict[str, Any], limit_steps: int | None) -> b
     meta = partial or read_meta(output)
     if meta is None:
         return False
-    if meta["source"] != source:
+    if found := files.differences(meta["source"], recording.source, recording.free_fields):
         raise ReplayError(
-            f"Expected nothing at {output}, or a part of this import; found an import or a play "
-            f"of {meta['source']}. Choose another --output or remove it first."
+            f"Expected nothing at {output}, or a part of this import; found other play: "
+            f"{'; '.join(found[:MAX_DIFFERENCES])}. Choose another --output or remove it first."
         )
     if limit_steps is not None and meta["steps"] > limit_steps:
         raise ReplayError(

@@ -78,6 +78,8 @@ class RLURun(Recording):
         ReplayError: if there is no such run, or a shard is missing.
     """
 
+    free_fields = ("path",)  # such as that of a disk that is mounted elsewhere the next time
+
     def __init__(
         self,
         source: str,
