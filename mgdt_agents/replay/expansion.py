@@ -9,10 +9,10 @@ import ale_py
 import blosc2
 import numpy as np
 
-from mgdt_agents.errors import TraceDivergedError
+from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.replay.native import native_shape, with_native_frames
 from mgdt_agents.replay.parts import Part
-from mgdt_agents.replay.store import PROTOCOL, frame_shape, partial_folder, read_meta
+from mgdt_agents.replay.store import PROTOCOL, frame_shape, partial_folder, read_meta, verify
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.writer import ReplayWriter, settle
 from mgdt_envs.emulator import check_num_threads
@@ -75,7 +75,8 @@ def expand(
         TraceDivergedError: if frames, ends or returns are not those recorded. No store is left
             then.
         ReplayError, ValueError: if the trace does not hold the part; see `Part`.
-        FileExistsError: if `output` is anything else than that store.
+        ReplayError: if `output` is that store and damaged.
+        FileExistsError: if it is anything else.
     """
     check_num_threads(num_threads)
     part = part or Part()
@@ -135,6 +136,7 @@ def is_expanded(
 
     Raises:
         FileExistsError: if it is anything else, or the rest of anything else.
+        ReplayError: if it is that store and damaged.
         ReplayError, ValueError: if the trace does not hold the part.
     """
     output = Path(output)
@@ -151,7 +153,13 @@ def is_expanded(
             raise OutputExists(
                 f"{folder} exists and holds other play; choose another folder or remove it first."
             )
-    return output.exists()
+    if not output.exists():
+        return False
+    try:
+        verify(output)
+    except ReplayError as error:
+        raise ReplayError(f"{error} Remove {output} and expand it again.") from error
+    return True
 
 
 def _compare_ends(

@@ -53,6 +53,21 @@ def test_expand_takes_several_traces_and_the_collection(run, monkeypatch, traces
         ReplayStore(tmp_path / folder / "second").verify()
 
 
+def test_expand_tells_whether_what_is_there_is_whole(run, refused, traces, tmp_path, capsys):
+    arguments = ["expand", traces / "first.npz", "--output", tmp_path / "replay"]
+    run(*arguments)
+    run(*arguments)
+    assert "is there already" in capsys.readouterr().err
+    frames = tmp_path / "replay" / "first" / "frames.b2nd"
+    content = bytearray(frames.read_bytes())
+    content[len(content) // 2] ^= 1
+    frames.write_bytes(content)
+    error = refused(*arguments)
+    assert "frames.b2nd is damaged: CRC-32" in error
+    assert f"Remove {frames.parent} and expand it again." in error
+    assert frames.read_bytes() == content
+
+
 def test_expand_does_not_overwrite(refused, traces, tmp_path):
     output = tmp_path / "replay"
     (output / "second").mkdir(parents=True)
