@@ -231,7 +231,9 @@ def push_collection(
                     local_dir=folder,
                     token=token,
                 )
-            added = trace_collection.publish(folder, traces, stores=stores, cards=cards)
+            added = trace_collection.publish(
+                folder, traces, stores=stores, cards=cards, address=f"hf://{repo_id}"
+            )
             api.upload_folder(
                 repo_id=repo_id,
                 repo_type="dataset",

@@ -14,7 +14,7 @@ from mgdt_agents.replay import files
 from mgdt_agents.replay.cards import RECENT, load_card, published_agents, published_returns
 from mgdt_agents.replay.splits import ALL, BOUNDS, WINDOW, split_ranges
 from mgdt_agents.replay.trace import Trace
-from mgdt_envs import AtariProtocol, game
+from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import OutputExists, importing
 from mgdt_envs.scoring import human_normalized_score, reason_without_score
 
@@ -39,6 +39,7 @@ def write_cards(
 
     Raises:
         FileExistsError: if something else is in the place of a file; nothing is written then.
+        ReplayError: if a card is damaged; nothing is written then either.
         MissingExtra: if matplotlib is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,11 +50,13 @@ def write_cards(
             f"{folder / page} exists and was not made by `mgdt-replay card`; choose another folder "
             "or move it away."
         )
+    content = page_text(dict(sorted((read_cards(folder) | cards).items())))
+    pictures = {name: draw(traces[name]) for name in cards}
     for name, card in cards.items():
         # The card is first, for it says whose the picture is.
         files.replace(folder / f"{name}.json", files.json_bytes(card, indent=1))
-        files.replace(folder / f"{name}.png", draw(traces[name]))
-    files.replace(folder / page, page_text(read_cards(folder)).encode())
+        files.replace(folder / f"{name}.png", pictures[name])
+    files.replace(folder / page, content.encode())
 
 
 def check_card(folder: Path, name: str) -> None:
@@ -124,7 +127,25 @@ def draw(trace: Trace) -> bytes:
 
 
 def page_text(cards: Mapping[str, dict[str, Any]]) -> str:
-    """Return the page of cards, as Markdown."""
+    """Return the page of cards, as Markdown.
+
+    Raises:
+        ReplayError: naming a card of which there can be no page, for a field is missing or of
+            another type.
+    """
+    for name, card in cards.items():
+        try:
+            _page_text({name: card})
+        except Exception as error:  # a wrong field raises one of half a dozen kinds
+            raise ReplayError(
+                f"The data card {name}.json is damaged: a field is missing or of another type "
+                f"({type(error).__name__}: {error}). Remove it, and write it anew by "
+                "`mgdt-replay card`."
+            ) from error
+    return _page_text(cards)
+
+
+def _page_text(cards: Mapping[str, dict[str, Any]]) -> str:
     total = sum(card["bytes"] for card in cards.values())
     steps = sum(card["steps"] for card in cards.values())
     parts = [
@@ -240,7 +261,7 @@ def _section(name: str, card: dict[str, Any]) -> str:
 def _action_text(card: dict[str, Any]) -> str:
     shares = card["actions"]["shares"]
     listed = ", ".join(f"{action} {share:.1%}" for action, share in shares.items())
-    most = np.log2(len(game(card["game"]).minimal_actions))
+    most = np.log2(len(shares))  # the minimal actions, and what else was played
     return f"{listed}; entropy {card['actions']['entropy_bits']:.2f} of {most:.2f} bits"
 
 

@@ -93,6 +93,9 @@ def load_card(path: Path) -> dict[str, Any] | None:
     card = files.read_json(path, FORMAT, VERSION)
     if card is not None:
         files.check_fields(card, _FIELDS, path)
+        for tried in card["regenerated"]:
+            fields = tried if isinstance(tried, dict) else {}
+            files.check_fields(fields, {"ale_py": str, "steps": int, "compared": str}, path)
     return card
 
 

@@ -161,6 +161,7 @@ def publish(
     *,
     stores: Sequence[ReplayStore] = (),
     cards: Path | None = None,
+    address: str | None = None,
 ) -> list[str]:
     """Put traces and their cards into a folder, beside those that it holds; see the module.
 
@@ -171,6 +172,7 @@ def publish(
         traces: files by the names that they get.
         stores: of these traces, for their cards; see `describe`.
         cards: folder with earlier cards of these traces, whose figures are kept.
+        address: what messages call the place of the collection; by default, the folder.
 
     Returns:
         The names of the traces that were not there.
@@ -178,13 +180,14 @@ def publish(
     Raises:
         FileExistsError: if the folder holds something else, or another trace of a name. Nothing
             is written then.
-        ReplayError: if a trace cannot be read.
-        ValueError: if a name cannot be that of a file.
+        ReplayError: if a trace or a card cannot be read.
+        ValueError: if a name cannot be that of a trace.
     """
     with files.exclusive(folder):
         entries = read_index(folder) if (folder / INDEX).exists() else {}
-        new, added = _contents(folder, entries, traces, stores, cards)
-        _check_place(folder, entries, new)
+        address = address or str(folder)
+        new, added = _contents(folder, entries, traces, stores, cards, address)
+        _check_place(folder, entries, new, address)
         folder.mkdir(exist_ok=True)
         for name, content in new.items():
             path = folder / name
@@ -199,6 +202,7 @@ def _contents(
     traces: Mapping[str, Path],
     stores: Sequence[ReplayStore],
     cards: Path | None,
+    address: str,
 ) -> tuple[dict[str, bytes], list[str]]:
     """Return the files to write, `index.json` last, and the names of the new traces."""
     new: dict[str, bytes] = {}
@@ -206,12 +210,14 @@ def _contents(
     entries = dict(entries)
     added = [name for name in traces if name not in entries]
     for name, path in traces.items():
-        if not _NAME.fullmatch(name):
-            raise InvalidArgument(f"Expected a trace called by letters and digits, got {name!r}.")
+        if not _NAME.fullmatch(name) or f"{name}.json" == INDEX:
+            raise InvalidArgument(
+                f"Expected a trace called by letters and digits, and not as {INDEX}, got {name!r}."
+            )
         trace, content = Trace.load(path), path.read_bytes()
         if name in entries and entries[name]["sha256"] != _sha256(content):
             raise OutputExists(
-                f"{folder} holds another trace called {name}; give this one another file name."
+                f"{address} holds another trace called {name}; give this one another file name."
             )
         before = (load_card(cards / f"{name}.json") if cards else None) or known.get(name)
         known[name] = card = describe(trace, len(content), stores, before=before)
@@ -224,7 +230,10 @@ def _contents(
 
 
 def _check_place(
-    folder: Path, entries: Mapping[str, dict[str, Any]], new: Mapping[str, bytes]
+    folder: Path,
+    entries: Mapping[str, dict[str, Any]],
+    new: Mapping[str, bytes],
+    address: str,
 ) -> None:
     """Check that nothing is overwritten but what a collection wrote, or a killed publishing."""
     if not folder.exists():
@@ -240,7 +249,7 @@ def _check_place(
             continue
         if path.name not in new or not path.is_file() or path.read_bytes() != new[path.name]:
             raise OutputExists(
-                f"{folder} holds {path.name}, which is no part of what is published; choose "
+                f"{address} holds {path.name}, which is no part of what is published; choose "
                 "another folder, or move it away."
             )
 

@@ -92,7 +92,7 @@ def test_nothing_is_overwritten(fake_hub, traces):
     assert (root / "user/mine" / "README.md").read_text() == "mine"
     assert not (root / "user/mine" / "index.json").exists()
     push_collection("user/traces", {"Breakout": traces["Breakout"]})
-    with pytest.raises(FileExistsError, match="holds another trace called Breakout"):
+    with pytest.raises(FileExistsError, match="hf://user/traces holds another trace called"):
         push_collection("user/traces", {"Breakout": traces["Other"]})
 
 

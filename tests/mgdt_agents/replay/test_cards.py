@@ -75,6 +75,8 @@ def test_actions(recording):
     assert list(found["shares"].values()) == pytest.approx(expected, abs=1e-4)
     entropy = -sum(it * np.log2(it) for it in expected)
     assert found["entropy_bits"] == pytest.approx(entropy, abs=1e-3)
+    # Which cannot be more than that of as many actions.
+    assert f" of {np.log2(5):.2f} bits" in page_text({"Breakout": describe(trace, 1)})
 
 
 def test_trace_without_a_step():
@@ -187,6 +189,43 @@ def test_what_is_no_card(tmp_path, content, message):
     with pytest.raises(ReplayError, match=message):
         load_card(path)
     assert read_cards(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["note"], None),
+        (["returns", "best"], None),
+        (["returns", "tenths"], 5),
+        (["actions", "shares", "NOOP"], "x"),
+        (["human_normalized"], []),
+        (["rewards"], {}),
+        (["protocol", "frame_skip"], "x"),
+    ],
+)
+def test_damaged_card(recording, store, tmp_path, place, value):
+    """`None` takes the field away."""
+    card = describe(recording.trace, 1, [store])
+    damaged = json.loads(json.dumps(card))
+    *places, last = place
+    fields = damaged
+    for name in places:
+        fields = fields[name]
+    fields[last] = value
+    if value is None:
+        del fields[last]
+    (tmp_path / "Other.json").write_text(json.dumps(damaged))
+    with pytest.raises(ReplayError, match=r"The data card Other.json is damaged: a field"):
+        write_cards(tmp_path, {"Breakout": card}, {"Breakout": recording.trace}, "index.md")
+    assert [path.name for path in tmp_path.iterdir()] == ["Other.json"]
+
+
+@pytest.mark.parametrize("tried", [5, {"ale_py": "0.12", "steps": 5}])
+def test_damaged_card_of_which_much_is_kept(recording, tmp_path, tried):
+    card = describe(recording.trace, 1) | {"regenerated": [tried]}
+    (tmp_path / "Breakout.json").write_text(json.dumps(card))
+    with pytest.raises(ReplayError, match=r"Breakout.json lacks .*compared"):
+        load_card(tmp_path / "Breakout.json")
 
 
 def test_published_returns():

@@ -109,7 +109,7 @@ def test_a_place_that_is_a_file(traces, tmp_path):
 
 
 def test_names_and_files_that_cannot_be_published(traces, tmp_path):
-    for name in ("../Breakout", "", ".hidden", "a/b"):
+    for name in ("../Breakout", "", ".hidden", "a/b", "index"):
         with pytest.raises(ValueError, match="Expected a trace called by letters and digits"):
             publish(tmp_path / "collection", {name: traces["Breakout"]})
     (tmp_path / "damaged.npz").write_bytes(traces["Breakout"].read_bytes()[:-9])
