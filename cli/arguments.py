@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import inspect
+import os
 import platform
 import re
 import sys
@@ -85,7 +86,10 @@ def _several(metavar: str, kind: type = str) -> PrimitiveConstructorSpec:
         nargs="*",
         metavar=f"{metavar}[,{metavar}...]",
         instance_from_str=lambda args: tuple(
-            kind(name) for arg in args for name in _split_at_commas(arg)
+            # The shell expands a ~ at the beginning of an argument alone.
+            kind(os.path.expanduser(name))
+            for arg in args
+            for name in _split_at_commas(arg)
         ),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))] if value else [],

@@ -173,7 +173,7 @@ def _of_part(source: Mapping[str, Any], split: str, episodes: int, what: str) ->
     if split not in bounds or not bounds[split]:
         held = ", ".join(name for name, it in bounds.items() if it) or "none"
         raise ReplayError(
-            f"{what} has no split {split}: the part of a trace that it was expanded from holds "
+            f"{what} has no split {split}: of the splits of the play that it comes from, it holds "
             f"{held}."
         )
     return bounds[split]

@@ -74,6 +74,11 @@ def test_one_form_of_arguments(read, tmp_path):
     assert read("--plain.interval", "1.5k", "--plain.workers", "3").plain == Plain(
         interval=1500, workers=3
     )
+    assert read("a,~/b", "~no-such-user/c").stores == (
+        Path("a"),
+        Path.home() / "b",
+        Path("~no-such-user/c"),
+    )
     (tmp_path / "a,b").mkdir()
     assert read(str(tmp_path / "a,b")).stores == (tmp_path / "a,b",)
 
