@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdt_agents import Agent, load_agent
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation import BenchmarkConfig, Results, play_episodes
 from mgdt_agents.evaluation.benchmark import check_agents, results_of, with_speeds
 from mgdt_agents.evaluation.episode_log import FILE as EPISODES
@@ -272,13 +273,13 @@ def _print(results: Results, as_json: bool) -> None:
 def write_report_of(
     agents: dict[str, Agent], results: Results, output: Path, video_seconds: float
 ) -> None:
-    """Write the report and say where it is; where an extra is missing, say what is left out."""
+    """Write the report and say where it is; what cannot be made is left out, and said so."""
     # Imported only when needed: matplotlib takes a second.
     from mgdt_agents.evaluation.page import write_report
 
     try:
         videos = record_videos(agents, results, output / "videos", video_seconds)
-    except MissingExtra as error:
+    except (MissingExtra, ReplayError) as error:
         videos = {}
         say(f"The report has no videos. {error}")
     try:
@@ -302,7 +303,6 @@ def record_videos(
         for name, agent in agents.items():
             for game in results.games if steps else ():
                 path = folder / video_name(results, name, game)
-                folder.mkdir(exist_ok=True)
                 record_episode(
                     path,
                     agent,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mgdt_agents.agent import Agent
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.rollout import play
 from mgdt_agents.replay.files import naming
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
@@ -38,6 +39,10 @@ def record_episode(
         seconds: length of the video, if the episode does not end before.
         deterministic: handed to `predict`.
         on_step: called after each step, for a progress bar.
+
+    Raises:
+        ValueError: as `write_video`.
+        MissingExtra: if imageio-ffmpeg is not installed.
     """
     env = MultiGameAtariEnv(game, protocol, render_mode="rgb_array")
 
@@ -51,8 +56,10 @@ def record_episode(
             env.step(int(step.actions[0]))
             on_step()
 
-    write_video(path, screens(), protocol.steps_per_second)
-    env.close()
+    try:
+        write_video(path, screens(), protocol.steps_per_second)
+    finally:
+        env.close()
 
 
 def check_video(path: Path) -> None:
@@ -80,7 +87,8 @@ def write_video(path: Path, pictures: Iterable[np.ndarray], pictures_per_second:
         The number of pictures.
 
     Raises:
-        ValueError: for another ending, a place where nothing can be written, or no pictures.
+        ValueError: for another ending, a place where nothing can be written, a disk that fills, or
+            no pictures.
         MissingExtra: if imageio-ffmpeg is not installed.
     """
     check_video(path)
@@ -103,14 +111,31 @@ def write_video(path: Path, pictures: Iterable[np.ndarray], pictures_per_second:
                     ffmpeg_log_level="error",
                 )
                 writer.send(None)
-            writer.send(np.ascontiguousarray(picture))
+            try:
+                writer.send(np.ascontiguousarray(picture))
+            except OSError as error:  # whose message is the command of ffmpeg
+                raise _failure(path, f"it ended after {count} pictures") from error
             count += 1
         if writer is None:
             raise InvalidArgument(f"Expected at least one picture for {path}, got none.")
         writer.close()
+        # The writer does not say whether ffmpeg could write the end, without which nothing plays.
+        try:
+            written, _ = imageio_ffmpeg.count_frames_and_secs(partial)
+        except RuntimeError as error:
+            raise _failure(path, "what it wrote does not play") from error
+        if written != count:
+            raise _failure(path, f"it wrote {written} of {count} pictures")
         partial.replace(path)
     finally:
         if writer is not None:
             writer.close()
         partial.unlink(missing_ok=True)
     return count
+
+
+def _failure(path: Path, what: str) -> ReplayError:
+    """Return the error of a video that ffmpeg, which tells the reason on stderr, did not write."""
+    return ReplayError(
+        f"Cannot write {path}, perhaps for want of space: ffmpeg says why above; {what}."
+    )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mgdt_agents import load_agent, make_agent
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
 from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.results import Episode
@@ -439,6 +440,19 @@ def test_an_old_report_is_told(run, played, tmp_path, capsys):
     assert "is of the results before" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_report_without_videos_where_they_have_no_room(
+    run, played, tmp_path, capsys, monkeypatch
+):
+    def record(path, *_arguments, **_options):
+        raise ReplayError(f"Cannot write {path}, perhaps for want of space")
+
+    monkeypatch.setattr("mgdt_agents.evaluation.videos.record_episode", record)
+    run("--agents", "random", "--games", "Pong", "--output", tmp_path / "results")
+    remarks = " ".join(capsys.readouterr().err.split())
+    assert "The report has no videos. Cannot write" in remarks
+    assert "<h2" in (tmp_path / "results" / "report.html").read_text()
+
+
 def test_videos_and_curves_stay_with_their_agents(run, played, tmp_path, monkeypatch):
     """Also when the scores of others come in, whatever the order of the agents."""
     shown = {}
@@ -447,6 +461,7 @@ def test_videos_and_curves_stay_with_their_agents(run, played, tmp_path, monkeyp
         shown.update(curves=curves, videos={key: path.read_text() for key, path in videos.items()})
 
     def record(path, agent, *_arguments, **_options):
+        path.parent.mkdir(exist_ok=True)
         path.write_text(agent.kind)
 
     monkeypatch.setattr("mgdt_agents.evaluation.page.write_report", write_report)

@@ -1,12 +1,15 @@
 """Videos."""
 
+import itertools
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from mgdt_agents import load_agent
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation import videos
 from mgdt_agents.evaluation.rollout import rollout
 from mgdt_agents.evaluation.videos import record_episode, write_video
@@ -43,6 +46,44 @@ def test_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="at least one picture"):
         write_video(path, iter(()), 15)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"the user's"]
+
+
+def written_until(number, seen, cut):
+    """Return a stand-in for imageio-ffmpeg whose disk is full after so many pictures."""
+
+    def write_frames(path, *_arguments, **_options):
+        path.write_bytes(b"moov")
+        for count in itertools.count():
+            try:
+                yield
+            except GeneratorExit:
+                return
+            if count == number:
+                raise OSError("[Errno 32] Broken pipe\n\nFFMPEG COMMAND: ffmpeg -y")
+
+    def count_frames_and_secs(path):
+        seen.append(path.read_bytes())
+        if cut is None:
+            raise RuntimeError("FFMPEG call failed with 1: moov atom not found")
+        return cut, cut / 15
+
+    return SimpleNamespace(write_frames=write_frames, count_frames_and_secs=count_frames_and_secs)
+
+
+@pytest.mark.parametrize(
+    ("number", "cut", "reason"),
+    [(2, None, "ended after 2 pictures"), (9, None, "does not play"), (9, 3, "wrote 3 of 4 pic")],
+)
+def test_a_disk_that_fills_loses_no_recording(tmp_path, monkeypatch, number, cut, reason):
+    seen = []
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", written_until(number, seen, cut))
+    path = tmp_path / "play.mp4"
+    path.write_bytes(b"the user's")
+    with pytest.raises(ReplayError, match=rf"play\.mp4, perhaps for want of space.*{reason}") as it:
+        write_video(path, [np.zeros((64, 64, 3), np.uint8)] * 4, 15)
+    assert "COMMAND" not in str(it.value)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"the user's"]
+    assert seen == [b"moov"] * (number == 9)
 
 
 def test_refused(tmp_path, monkeypatch):
