@@ -136,8 +136,8 @@ def is_expanded(
 
     Raises:
         FileExistsError: if it is anything else, or the rest of anything else.
-        ReplayError: if it is that store and damaged.
-        ReplayError, ValueError: if the trace does not hold the part.
+        ReplayError: if it is that store and damaged, or the trace does not hold the part.
+        ValueError: if the trace has no whole episodes, or too few environments.
     """
     output = Path(output)
     settle(output)

@@ -175,11 +175,12 @@ def differences(
 
     Those that are `free` may be otherwise.
     """
-    flat = [
-        {key: value for key, value in description.items() if key != "config"}
-        | description.get("config", {})
-        for description in (before, now)
-    ]
+    flat = []
+    for description in (before, now):
+        fields = dict(description)
+        if isinstance(fields.get("config"), dict):
+            fields |= fields.pop("config")
+        flat.append(fields)
     return [
         f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
         for name in dict.fromkeys((*flat[1], *flat[0]))

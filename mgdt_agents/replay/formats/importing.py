@@ -43,8 +43,8 @@ class Recording(ABC):
     Attributes:
         game: the `Game`.
         protocol: the rules it was recorded under.
-        source: JSON types that say what is imported, the same whenever it is, but for
-            `free_fields`, without which they say it too.
+        source: JSON types that say what is imported, the same whenever it is.
+        free_fields: of the source, those that may be otherwise the next time.
         max_steps: steps that it has at most; None if that is not known before it is read.
     """
 

@@ -83,6 +83,15 @@ def test_a_folder_may_hold_its_lock(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+def test_differences():
+    before = {"kind": "a", "path": "b", "config": {"size": 5, "seed": 1}}
+    now = {"kind": "a", "path": "c", "config": {"size": 5, "seed": 2}}
+    assert files.differences(before, now) == ["path was b, is c", "seed was 1, is 2"]
+    assert files.differences(before, now, ("path",)) == ["seed was 1, is 2"]
+    assert files.differences(now, now) == []
+    assert files.differences({"config": "mine"}, {}) == ["config was mine, is None"]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -172,7 +172,7 @@ def test_store_of_something_else_is_not_touched(small_source, tmp_path):
     other.log_final()
     import_recording(open_run(tmp_path / "other", tmp_path), tmp_path / "store")
     before = file_bytes(tmp_path / "store")
-    message = r"nothing at .*store, or a part of this import; .*: path was .*, is .*/replay_logs\. Choose"
+    message = r"at .*store, or a part of this import; .*: path was .*, is .*/replay_logs\. Choose"
     with pytest.raises(ReplayError, match=message):
         import_recording(open_run(small_source, tmp_path), tmp_path / "store")
     assert file_bytes(tmp_path / "store") == before
