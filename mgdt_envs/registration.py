@@ -1,5 +1,7 @@
 """Gymnasium ids: one for all games, and one for each; games from outside the package."""
 
+import dataclasses
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -28,17 +30,25 @@ def register_game(game: games.Game) -> None:
 
     Raises:
         ValueError: if there is a game or suite of this name or ROM, ale-py has no such ROM, its
-            minimal actions are others, or its scores cannot be normalized as it says.
+            minimal actions are others, its name cannot be part of an id, or its scores cannot be
+            normalized as it says.
     """
+    if not re.fullmatch(r"[\w:.-]+", game.name):  # before half of it is done
+        raise InvalidArgument(
+            "Expected a name of letters, digits, '_', '-', '.' or ':', as Gymnasium has them in ids "
+            f"such as 'MultiGameAtari/<name>-v0', got {game.name!r}."
+        )
     if game.rom not in (known := roms.get_all_rom_ids()):
         raise InvalidArgument(
             f"ale-py has no ROM {game.rom!r}. {games.did_you_mean(game.rom, known)}"
         )
     found = minimal_actions(game)  # which the games of the suite are known to have
-    if game.minimal_actions != found:
+    if tuple(game.minimal_actions) != found:
         raise InvalidArgument(
             f"{game.name} has the minimal actions {found}, got {game.minimal_actions}."
         )
+    if game.minimal_actions != found:  # a list
+        game = dataclasses.replace(game, minimal_actions=found)
     if game.has_human_reference and game.human == game.random:
         raise InvalidArgument(
             f"Expected other scores of a human and of the random policy in {game.name}, got "

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AtariProtocol
+from mgdt_envs.screens import of_one_height
 from mgdt_envs.vector_env import COUNTERS, MultiGameAtariVectorEnv
 
 
@@ -120,8 +121,12 @@ class MultiGameAtariVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), ended, listed
 
     def get_images(self) -> list[Any]:
-        """Return the environments' screens, (height, width, 3) uint8 each."""
-        return list(self.envs.render() or [None] * self.num_envs)
+        """Return the environments' screens, (height, width, 3) uint8 each, all of one height.
+
+        Some games have higher screens than others; below the lower ones it is black.
+        """
+        screens = self.envs.render()
+        return [None] * self.num_envs if screens is None else of_one_height(screens)
 
     def close(self) -> None:
         """Stop the emulators."""

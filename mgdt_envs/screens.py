@@ -84,3 +84,9 @@ def screen_size(name: str) -> tuple[int, int]:
     ale.loadROM(rom_path(game(name)))
     height, width = ale.getScreenDims()
     return height, width
+
+
+def of_one_height(screens: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Return the screens, (height, width, 3) uint8 each, black below those that are less high."""
+    height = max(map(len, screens))
+    return [np.pad(screen, ((0, height - len(screen)), (0, 0), (0, 0))) for screen in screens]

@@ -177,7 +177,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         """Start an episode in every environment, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: an integer, at least 0, gives environment i the seed `seed + i`; a sequence has one
+            seed: an integer from 0 up gives environment i the seed `seed + i`; a sequence has one
                 entry an environment, of which those of environments that are not reset change
                 nothing. `None`, also as an entry, goes on with the emulator's random stream. The
                 emulator gets what `mgdt_envs.seeds.emulator_seed` makes of a seed.
@@ -258,6 +258,8 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Return the console's screens, (height, width, 3) uint8 each, if `render_mode` says so.
+
+        Few games have higher ones than others, with which Gymnasium's `RecordVideo` does not work.
 
         Raises:
             ResetNeeded: before the first reset.

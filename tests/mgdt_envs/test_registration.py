@@ -59,6 +59,11 @@ def test_games_that_cannot_be():
     with pytest.raises(InvalidArgument, match=r"other scores of a human .* got 1.0 for both"):
         register_game(dataclasses.replace(FROGGER, random=1.0, human_source="dqn_zoo"))
     assert "MultiGameAtari/Pong2-v0" not in registry
+    for name in ("My Frogger", "a/b", ""):
+        with pytest.raises(InvalidArgument, match=f"name of letters, digits.*got '{name}'"):
+            register_game(dataclasses.replace(FROGGER, name=name))
+    register_game(dataclasses.replace(FROGGER, minimal_actions=[0, 2, 3, 4, 5]))
+    assert game("frogger") == FROGGER
 
 
 def _rest(actions=(0, 2, 3, 4, 5)):

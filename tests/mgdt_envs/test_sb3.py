@@ -222,3 +222,13 @@ def test_pictures(tmp_path):
     assert [image.shape for image in images] == [(210, 160, 3)] * 2
     assert env.render(mode="rgb_array").shape == (420, 160, 3)
     env.close()
+    mixed = MultiGameAtariVecEnv(games=["Pong", "Pooyan"], render_mode="rgb_array")
+    mixed.reset()
+    pong, pooyan = mixed.envs.render()
+    assert (len(pong), len(pooyan)) == (210, 220)
+    padded, same = mixed.get_images()
+    assert np.array_equal(padded[:210], pong)
+    assert not padded[210:].any()
+    assert np.array_equal(same, pooyan)
+    assert mixed.render().shape == (440, 160, 3)
+    assert MultiGameAtariVecEnv(2, games="Pong").get_images() == [None, None]
