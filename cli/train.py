@@ -23,7 +23,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.replay.files import is_left_over
 from mgdt_agents.training import TrainingConfig, parallel, train
 from mgdt_agents.training.loop import training_dtype
-from mgdt_agents.training.plan import cost_of, peak_flops, stages_of
+from mgdt_agents.training.plan import costs_of_stages, peak_flops
 from mgdt_agents.training.tracking import WandbTracker
 from mgdt_cli.arguments import parse
 from mgdt_cli.cluster import connect
@@ -107,21 +107,23 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
     parallel.barrier()
     steps, speaks = arguments.training.steps, parallel.rank() == 0
     tracking = speaks and arguments.track == "wandb"
-    share_of_peak = share_of_peak_at(agent, arguments.training)
     with (
         WandbTracker(output) if tracking else nullcontext() as tracker,
         handling_signals(stop),
         ProgressBar() as progress,
     ):
         tasks: list[Any] = []
+        shares: list[Any] = []
 
         def count(done: int) -> None:
             if not tasks:
                 tasks.append(progress.add_task(arguments.agent, total=steps, completed=done))
+                # Only now does the agent have the games of the replay.
+                shares.append(share_of_peak_at(agent, arguments.training))
             progress.update(tasks[0], completed=done)
 
         def show(figures: dict[str, Any]) -> None:
-            if note := describe(figures, share_of_peak):
+            if note := describe(figures, *shares):
                 progress.update(tasks[0], note=note)
             if tracker is not None:
                 tracker(figures)
@@ -147,8 +149,8 @@ def share_of_peak_at(
     agent: NetworkAgent, config: TrainingConfig
 ) -> Callable[[dict[str, Any]], float]:
     """Return what gives, for a line of the log, the share of what a matrix product reaches here."""
-    kind, network = type(agent), agent.config
-    flop = {first: cost_of(kind, network, config, first).flop for first in stages_of(agent, config)}
+    costs = costs_of_stages(agent, config)
+    flop = {first: cost.flop for first, cost in costs.items()}
     peak = parallel.world_size() * peak_flops(agent.device, training_dtype(agent.device, config))
 
     def share(figures: dict[str, Any]) -> float:

@@ -4,15 +4,21 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
 from mgdt_agents.registry import NETWORK_AGENTS
-from mgdt_agents.training import TrainingConfig
-from mgdt_agents.training.plan import Cost, cost_of, seconds_of_steps, stages_of
+from mgdt_agents.training import TrainingConfig, parallel
+from mgdt_agents.training.plan import (
+    Cost,
+    cost_of,
+    costs_of_stages,
+    seconds_of_steps,
+    stages_of,
+)
 from mgdt_agents.training.windows import open_replay
+from mgdt_cli.console import print_table
 
 PUBLISHED = {"10m": "DT-10M", "40m": "DT-40M", "200m": "DT-200M"}
 PUBLISHED_STEPS, PUBLISHED_BATCH = 10_000_000, 2048  # Lee et al. 2022, section 4.1
@@ -36,22 +42,25 @@ class PlanArguments:
 
 
 def print_plan(agent: NetworkAgent, config: TrainingConfig, gpus: PlanArguments) -> None:
-    """Print what training `agent` takes, beside the published runs."""
+    """Print what training `agent` takes, beside the published runs.
+
+    Processes that `torchrun` started measure together, and the first one prints.
+    """
     sampler = open_replay(agent, config)
-    stages = stages_of(agent, config)
-    costs = [cost_of(type(agent), agent.config, config, first) for first in stages]
-    lengths = list(stages.values())
+    lengths = list(stages_of(agent, config).values())
+    step = np.average(seconds_of_steps(agent, config), weights=lengths)
+    if parallel.rank() != 0:
+        return
+    costs = list(costs_of_stages(agent, config).values())
     cost = dataclasses.replace(
         costs[0],
         flop=round(np.average([cost.flop for cost in costs], weights=lengths)),
         window_bytes=max(cost.window_bytes for cost in costs),
     )
-    step = np.average(seconds_of_steps(agent, config), weights=lengths)
     speed = cost.flop * config.batch_size / step  # FLOP/s of this machine
-    part = config.batch_size // config.accumulate
-    console = Console(highlight=False)
+    part = config.batch_size // config.accumulate // parallel.world_size()
     epochs = config.steps * config.batch_size / sampler.num_windows
-    console.print(
+    print(
         f"Windows in the data: {sampler.num_windows:,}; {config.steps:,} steps of "
         f"{config.batch_size:,} draw each {epochs:,.1f} times.\n"
         f"Memory: {_bytes(cost.state_bytes)} for weights, gradients and optimizer, "
@@ -70,7 +79,7 @@ def print_plan(agent: NetworkAgent, config: TrainingConfig, gpus: PlanArguments)
     for size, name in PUBLISHED.items():
         published = cost_of(transformer, transformer.presets[size], config)
         table.add_row(name, *_cells(published, PUBLISHED_STEPS, PUBLISHED_BATCH, speed, gpus))
-    console.print(table)
+    print_table(table)
 
 
 def _cells(cost: Cost, steps: int, batch: int, speed: float, gpus: PlanArguments) -> list[str]:

@@ -174,7 +174,8 @@ class ImpalaNetwork(ImpalaBody):
                 features_BD = F.normalize(features_BD, dim=-1)
             weights = self.output.weight.float().unflatten(0, (-1, math.prod(self.shape)))
             biases = self.output.bias.float().unflatten(0, (-1, math.prod(self.shape)))
-            if heads_B is None or len(weights) == 1:
+            # Which head a meta tensor asks for cannot be known; each costs the same.
+            if heads_B is None or len(weights) == 1 or heads_B.is_meta:
                 return linear(features_BD, weights[0], biases[0]).unflatten(-1, self.shape)
             logits = features_BD.new_empty(len(frames), math.prod(self.shape))
             for head in heads_B.unique().tolist():

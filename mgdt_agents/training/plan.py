@@ -45,11 +45,22 @@ def stages_of(agent: NetworkAgent, config: TrainingConfig) -> dict[int, int]:
 
 
 def cost_of(
-    agent_class: type[NetworkAgent], network: Any, config: TrainingConfig, step: int = 0
+    agent_class: type[NetworkAgent],
+    network: Any,
+    config: TrainingConfig,
+    step: int = 0,
+    **options: Any,
 ) -> Cost:
-    """Return what a network costs after `step` gradient steps, without memory for it."""
+    """Return what a network costs after `step` gradient steps, without memory for it.
+
+    Args:
+        agent_class, network: of the agent.
+        config: how it is trained.
+        step: gradient steps done; on them depends the stage of the training.
+        options: of the agent on which the network depends: its games, its protocol.
+    """
     with torch.device("meta"):
-        agent = agent_class(network, device="meta")
+        agent = agent_class(network, device="meta", **options)
     agent.model.train()
     agent.after_step(step)
     batch = empty_batch(agent)
@@ -88,6 +99,20 @@ def cost_of(
     )
 
 
+def costs_of_stages(agent: NetworkAgent, config: TrainingConfig) -> dict[int, Cost]:
+    """Return what each stage of a training costs, by the step it begins at.
+
+    Args:
+        agent: what is trained; it has the games of the replay already.
+        config: how.
+    """
+    options = {"games": agent.games, "protocol": agent.protocol}
+    return {
+        first: cost_of(type(agent), agent.config, config, first, **options)
+        for first in stages_of(agent, config)
+    }
+
+
 def empty_batch(agent: NetworkAgent) -> WindowBatch:
     """Return a batch of one window of zeros."""
     side = agent.protocol.screen_size
@@ -107,10 +132,12 @@ def empty_batch(agent: NetworkAgent) -> WindowBatch:
 def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig) -> list[float]:
     """Return how many seconds a gradient step of each stage takes here: the median of three.
 
-    One more is to warm up. The agent's weights are another's afterwards.
+    One more is to warm up. The agent's weights are another's afterwards, its games the replay's.
     """
+    sampler = open_replay(agent, config)
+    parts = Parts(sampler, config.batch_size, config.accumulate)
+    agent.begin_training(sampler)
     state = prepare(agent, config)
-    parts = Parts(open_replay(agent, config), config.batch_size, config.accumulate)
     agent.model.train()
     medians = []
     for first in stages_of(agent, config):

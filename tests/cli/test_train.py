@@ -205,6 +205,31 @@ def test_dry_run_says_what_it_would_take(run, offline, tmp_path, capsys):
     assert rows["this"].split()[1:3] == ["3", "4"]
 
 
+def test_dry_run_in_a_pipe_is_not_wrapped(run, offline, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    run("--agent", "bc", *offline, "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("Memory: ")
+    assert lines[1].endswith(" for 4 windows at once.")
+    assert "FLOP/step" in lines[4]
+
+
+def test_a_head_for_each_game(run, readable_store, make_random_episodes, write_store, tmp_path):
+    other = write_store(tmp_path / "store", "Boxing", make_random_episodes([9] * 12))
+    options = ["--agent", "cql", "--replay", readable_store, other, "--steps", 2, "--log-interval"]
+    options += [1, "--batch-size", 4, "--heldout-fraction", 0.2, "--heldout-windows", 4]
+    heads = ["--size", "tiny", "--network.heads", "per-game"]
+    run(*options, *heads, "--dry-run")
+    run(*options, *heads, "--output", tmp_path / "run")
+    assert load_agent(tmp_path / "run").games == ("Pong", "Boxing")
+    begun = ["--init", tmp_path / "run"]
+    run(*options, *begun, "--dry-run")
+    # Of fewer games than it has heads.
+    options[3:5] = [other]
+    run(*options, *begun, "--output", tmp_path / "second")
+    assert load_agent(tmp_path / "second").games == ("Pong", "Boxing")
+
+
 def test_default_output(run, monkeypatch, offline, tmp_path):
     monkeypatch.chdir(tmp_path)
     run("--agent", "bc", *offline)
