@@ -21,6 +21,7 @@ from mgdt_envs.errors import InvalidArgument
 # Of the curve: short enough to show how a short run went, long enough to be read.
 MAX_EPISODES_PER_MEAN = 100
 MEANS_PER_STORE = 20
+LONGEST_NAME = 24  # of a store that a narrow table leaves in one line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,20 +77,26 @@ def named_stores(paths: tuple[Path, ...]) -> list[Path]:
 def info_table(stores: list[ReplayStore]) -> Table:
     """Return a table with a row for each store: counts, returns as stored, size.
 
-    Returns of clipped rewards are marked, because they are not scores.
+    Returns of clipped rewards are marked, because they are not scores. A narrow terminal has no
+    room for what says nothing new: the game stands beside the names that do not begin with it.
     """
-    table = Table()
-    table.add_column("store", overflow="fold")
-    table.add_column("game")
-    for name in ("steps", "episodes", "returns:\nmin, quartiles, max", "bytes a\nframe"):
+    names = [
+        str(store.path) + f" ({store.game})" * (not store.path.name.startswith(store.game))
+        for store in stores
+    ]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("store", overflow="fold", no_wrap=max(map(len, names)) <= LONGEST_NAME)
+    for name in ("steps", "episodes"):
         table.add_column(name, justify="right", no_wrap=True)
-    for store in stores:
+    # Where these cannot stand in one line, a line holds one or two; "quartiles," is the longest.
+    table.add_column("returns:\nmin, quartiles, max", justify="right", min_width=10)
+    table.add_column("bytes\na\nframe", justify="right", no_wrap=True)
+    for name, store in zip(names, stores, strict=True):
         returns = store.episode_returns
         quartiles = np.quantile(returns, [0, 0.25, 0.5, 0.75, 1]) if len(returns) else []
         size = (store.folder / "frames.b2nd").stat().st_size / max(1, store.meta["steps"])
         table.add_row(
-            str(store.path),
-            store.game,
+            name,
             f"{len(store):,}",
             f"{len(returns):,}",
             ", ".join(number_text(value, "{:.6g}") for value in quartiles) + _mark(store),

@@ -2,12 +2,15 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mgdt_agents.replay import ReplayStore, splits
 from mgdt_cli import replay
+from mgdt_cli.replay_info import info_table
 
 
 @pytest.fixture
@@ -39,6 +42,29 @@ def test_table(run, breakout_store, clipped_store, capsys):
     assert "Breakout" in line
     assert f"source of {breakout_store}: kind trace" in printed
     assert f"protocol of {clipped_store}: " in printed
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_narrow_terminals(breakout_store, tmp_path, width, capsys):
+    """Names stay whole, and so do the numbers."""
+    stores = [ReplayStore(breakout_store), ReplayStore(breakout_store)]
+    stores[0].path = Path("replay/SpaceInvaders")
+    stores[1].path = Path("replay/Breakout-2")
+    stores[0].game = "SpaceInvaders"
+    stores[0].episode_returns = np.array([4600.5, 27900.25, 37900.25, 50750.25, 113700.5])
+    Console(width=width).print(info_table(stores))
+    words = capsys.readouterr().out.split()
+    assert {"replay/SpaceInvaders", "replay/Breakout-2", "quartiles,", "frame"} <= set(words)
+    assert {"4600.5,", "27900.2,", "113700"} <= set(words)
+    assert words.count(f"{len(stores[0]):,}") == 2
+
+
+def test_game_stands_beside_a_name_that_does_not_say_it(breakout_store, tmp_path):
+    shutil.copytree(breakout_store, tmp_path / "mine")
+    shutil.copytree(breakout_store, tmp_path / "Breakout-2")
+    table = info_table([ReplayStore(tmp_path / name) for name in ("mine", "Breakout-2")])
+    cells = list(table.columns[0].cells)
+    assert cells == [f"{tmp_path / 'mine'} (Breakout)", str(tmp_path / "Breakout-2")]
 
 
 def test_names_are_no_markup(run, breakout_store, tmp_path, capsys):
