@@ -75,7 +75,10 @@ def documents(results: Results) -> dict[Path, str]:
         wanted |= dict.fromkeys((README, RESULTS_PAGE), readme_scores(results))
         for document, kept in KEPT.items():
             wanted[document] = readme_scores(Results.load(kept))
-    return {path: with_scores(path.read_text(), scores) for path, scores in wanted.items()}
+    return {
+        path: with_scores(path.read_text(encoding="utf-8"), scores)
+        for path, scores in wanted.items()
+    }
 
 
 def _heading(results: Results) -> str:
@@ -90,7 +93,7 @@ def main() -> None:
     """Write the documents."""
     results = Results.load(sys.argv[1])
     for path, text in documents(results).items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     results.save(RESULTS)
 
 

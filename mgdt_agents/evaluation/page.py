@@ -7,6 +7,8 @@
     table.md        a row a game, a column an agent
     table.tex       the same, for LaTeX with booktabs
     figures/*.png   the page's figures
+
+Under several protocols the last three are of each: table-default.md, figures/games-default.png.
 """
 
 import base64
@@ -35,7 +37,7 @@ from mgdt_agents.evaluation.report import (
 )
 from mgdt_agents.evaluation.results import Episode, Results
 from mgdt_agents.number_text import number_text
-from mgdt_envs import game
+from mgdt_envs import PROTOCOLS, game
 from mgdt_envs.errors import importing
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def write_report(
 
     Args:
         results: what is reported.
-        folder: where to; files of these names are replaced.
+        folder: where to; what a former report wrote there is replaced, whatever its protocols.
         curves: of agents that were trained here, what `mgdt_agents.training.metrics.read_curves`
             returned.
         videos: short .mp4 files by agent and game, which become part of the page.
@@ -82,7 +84,8 @@ def write_report(
     with importing("The report needs jinja2", "report"):
         from jinja2 import Environment
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "results.csv").open("w", newline="") as file:
+    _remove_former(folder, results)
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Episode)])
         writer.writeheader()
         writer.writerows(asdict(episode) for episode in results.episodes)
@@ -107,11 +110,12 @@ def write_report(
         names = dict.fromkeys(names, "table")
     for protocol, name in names.items():
         table = markdown_by_game(results, protocol)
-        (folder / f"{name}.md").write_text(f"{table}\n\n{protocol_sheet(results)}\n")
-        (folder / f"{name}.tex").write_text(latex_by_game(results, protocol))
+        text = f"{table}\n\n{protocol_sheet(results)}\n"
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        (folder / f"{name}.tex").write_text(latex_by_game(results, protocol), encoding="utf-8")
     page = (
         Environment(autoescape=True)
-        .from_string(TEMPLATE.read_text())
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
         .render(
             title=f"{', '.join(results.agents)}: {counted(len(results.games), 'Atari game')}",
             subtitle=f"{counted(len(results.seeds), 'episode')} a game, 95 % intervals over "
@@ -120,8 +124,18 @@ def write_report(
         )
     )
     path = folder / "report.html"
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
     return path
+
+
+def _remove_former(folder: Path, results: Results) -> None:
+    """Remove the tables and figures of a former report, which may be of other protocols."""
+    for protocol in ("", *PROTOCOLS, *results.protocols):
+        suffix = f"-{protocol}" if protocol else ""
+        for name in (f"table{suffix}.md", f"table{suffix}.tex"):
+            (folder / name).unlink(missing_ok=True)
+        for name in FIGURE_LABELS:
+            (folder / "figures" / f"{name}{suffix}.png").unlink(missing_ok=True)
 
 
 def _leaderboard(results: Results) -> dict[str, Any]:
@@ -251,6 +265,8 @@ def _drawn(results: Results, folder: Path) -> list[dict[str, Any]]:
         }
         suffix = f"-{protocol}" if several else ""
         for name, drawn in zip(figures, _figures(figures, labels, folder, suffix), strict=True):
+            if several:
+                drawn["caption"] = protocol
             title, text = texts[name]
             section = {"id": f"figure-{name}", "title": title, "text": text, "figures": []}
             sections.setdefault(name, section)["figures"].append(drawn)

@@ -50,7 +50,7 @@ def load_published(name: str | Path) -> tuple[PublishedAgent, ...]:
             f"{did_you_mean(str(name), published_tables())}"
         )
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         common = {name: content[name] for name in ("source", "protocol")}
         return tuple(published_agent({**common, **agent}) for agent in content["agents"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:

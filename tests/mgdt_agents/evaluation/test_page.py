@@ -2,14 +2,21 @@
 
 import csv
 import dataclasses
+import io
+import json
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from mgdt_agents.evaluation.page import write_report
-from mgdt_agents.evaluation.published_scores import PublishedAgent
+from mgdt_agents.evaluation.published_scores import (
+    PublishedAgent,
+    load_published,
+    published_tables,
+)
 from mgdt_agents.evaluation.report import latex_by_game, markdown_by_game
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_agents.evaluation.videos import record_episode
@@ -114,7 +121,41 @@ def test_the_same_results_give_the_same_page(tmp_path):
 def test_protocols_have_tables_and_figures_of_their_own(tmp_path):
     page = write_report(made_up(protocols=("default", "sticky")), tmp_path).read_text()
     assert page.count("Share of games above each") == 2
+    assert re.findall("<h3>(.*)</h3>", page) == ["default", "sticky"] * 4
     assert {"table-default.md", "table-sticky.tex"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_report_leaves_nothing_of_one_with_other_protocols(tmp_path):
+    (tmp_path / "table-mine.md").write_text("the user's")
+    one, two = made_up(), made_up(protocols=("default", "nature"))
+    files = []
+    for results in (one, two, one):
+        page = write_report(results, tmp_path).read_text()
+        files.append({path.name for path in tmp_path.rglob("*.*")} - {"table-mine.md"})
+    assert "<h3>" not in page
+    assert files[0] == files[2]
+    common = {"report.html", "results.csv"}
+    assert files[0] & files[1] == common
+    assert files[1] - common == {
+        f"{stem}-{protocol}{ending}"
+        for name in files[0] - common
+        for stem, ending in [(Path(name).stem, Path(name).suffix)]
+        for protocol in two.protocols
+    }
+    assert (tmp_path / "table-mine.md").exists()
+
+
+def test_text_is_utf_8_whatever_the_locale_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    results = made_up(agents=("dt", "\N{SNOWMAN}"))
+    page = write_report(results, tmp_path)
+    for path in (page, tmp_path / "table.md", tmp_path / "table.tex", tmp_path / "results.csv"):
+        assert "\N{SNOWMAN}" in path.read_text(encoding="utf-8")
+    content = json.dumps(results.to_dict(), ensure_ascii=False)
+    (tmp_path / "results.json").write_text(content, encoding="utf-8")
+    assert list(Results.load(tmp_path / "results.json").agents) == ["dt", "\N{SNOWMAN}"]
+    for name in published_tables():
+        assert load_published(name)
 
 
 def test_results_without_references_have_tables_alone(tmp_path):
