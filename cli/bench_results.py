@@ -167,7 +167,10 @@ def verify_results(arguments: VerifyArguments) -> None:
         task = progress.add_task("verify", total=total)
         results = verify(arguments.folder, lambda episode: progress.advance(task))
     episodes = counted(len(results.episodes), "episode")
-    say(f"Verified: {episodes} of {', '.join(results.agents)}.")
+    say(
+        f"Verified: {episodes} of {', '.join(results.agents)}. What agents say of themselves, such "
+        "as their kind, parameters and training, is not checked."
+    )
 
 
 def _one_agent(name: str) -> Results:

@@ -22,6 +22,7 @@ from torch import nn
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.results import Episode
+from mgdt_agents.replay.files import close, naming
 from mgdt_envs.errors import InvalidArgument
 
 FILE = "episodes.jsonl"
@@ -58,7 +59,7 @@ class EpisodeLog:
         self._lines: dict[tuple[str, str, str, int], dict[str, Any]] = {}
         if self.path.exists():
             self._read()
-        self._file = None if read_only else self.path.open("a")
+        self._file = None if read_only else self.path.open("ab")
 
     def _read(self) -> None:
         data = self.path.read_bytes()
@@ -70,12 +71,12 @@ class EpisodeLog:
                 content = json.loads(line)
                 key = (content["weights"], content["rules"], content["game"], content["seed"])
                 _ = content["score"], content["steps"], content["end"]
+                self._lines[key] = content
             except (KeyError, TypeError, ValueError) as error:
                 raise InvalidArgument(
                     f"{self.path}, line {number}, is no episode: {error!r}. Remove the line, and "
                     "the episode is played again."
                 ) from error
-            self._lines[key] = content
 
     def __len__(self) -> int:
         """Return how many episodes there are."""
@@ -101,15 +102,20 @@ class EpisodeLog:
     def append(
         self, weights: str, rules: str, episode: Episode, trace: EpisodeTrace | None
     ) -> None:
-        """Add an episode, safe against a kill once this returns."""
+        """Add an episode, safe against a kill once this returns.
+
+        Raises:
+            ReplayError: if it cannot be written, as on a full disk.
+        """
         assert self._file is not None, "the log is read-only"
         line = {"weights": weights, "rules": rules, **dataclasses.asdict(episode)}
         if trace is not None:
             actions = base64.b64encode(zlib.compress(trace.actions)).decode()
             line |= {"actions": actions, "checksum": trace.checksum}
+        with naming(self.path):
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
         self._lines[weights, rules, episode.game, episode.seed] = line
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
 
     def trace(self, weights: str, rules: str, episode: Episode) -> EpisodeTrace | None:
         """Return the trace of an episode, None if there is none."""
@@ -118,17 +124,17 @@ class EpisodeLog:
             return None
         try:
             actions = zlib.decompress(base64.b64decode(line["actions"], validate=True))
-        except (ValueError, zlib.error) as error:
+            return EpisodeTrace(actions, line["checksum"])
+        except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise InvalidArgument(
                 f"{self.path}: the actions of {episode.agent} in {episode.game}, seed "
-                f"{episode.seed}, are damaged: {error}."
+                f"{episode.seed}, are damaged: {error!r}."
             ) from error
-        return EpisodeTrace(actions, line["checksum"])
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            close(self._file)
 
 
 def fingerprint(agent: Agent) -> str:

@@ -326,6 +326,7 @@ class Results:
                 published=tuple(map(published_agent, content["published"])),
             )
             _ = results._rows
+            _ = results.versions["mgdt"], results.versions["ale-py"]  # which every table names
         except MGDTError:
             raise
         except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -353,7 +354,7 @@ class Results:
             ValueError: if it is not the `results.json` of `mgdt-bench`.
         """
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InvalidArgument(f"Cannot read results from {path}: {error}") from error
         try:

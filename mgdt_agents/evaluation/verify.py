@@ -31,7 +31,7 @@ def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episod
             episodes.
     """
     results = Results.load(folder / "results.json")
-    content = json.loads((folder / "results.json").read_text())
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for name, value in json.loads(json.dumps(results.to_dict())).items():
         if name != "agents" and not _agree(content.get(name), value):
             raise InvalidArgument(

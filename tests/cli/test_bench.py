@@ -344,7 +344,8 @@ def traced(run, tmp_path, monkeypatch):
 
 def test_verify(run, refused, traced, capsys):
     run("verify", traced)
-    assert "Verified: 2 episodes of random." in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Verified: 2 episodes of random. What agents say of themselves, such as" in said
     (traced / "episodes.jsonl").write_text("")
     assert "there is no trace" in refused("verify", traced)
     assert "Cannot read results" in refused("verify", traced / "none")

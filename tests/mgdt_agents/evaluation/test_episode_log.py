@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from mgdt_agents import Agent, load_agent, make_agent
 from mgdt_agents.decision_transformer import PredictedReturn
 from mgdt_agents.decision_transformer.rules import ActingRule
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation import BenchmarkConfig, run_benchmark
 from mgdt_agents.evaluation.episode_log import EpisodeLog, EpisodeTrace, fingerprint
 from mgdt_agents.evaluation.results import Episode
@@ -138,13 +140,34 @@ def test_damaged_lines_are_named(tmp_path):
     log.close()
     lines = log.path.read_text().splitlines()
     without = {name: value for name, value in json.loads(lines[1]).items() if name != "game"}
-    for damaged in ("{", "[]", json.dumps(without)):
+    no_seed = json.dumps({**json.loads(lines[1]), "seed": [2]})
+    for damaged in ("{", "[]", json.dumps(without), no_seed):
         log.path.write_text("\n".join([lines[0], damaged, lines[2], ""]))
         with pytest.raises(ValueError, match=r"episodes.jsonl, line 2, is no episode"):
             EpisodeLog(tmp_path)
-    log.path.write_text(lines[0].replace(json.loads(lines[0])["actions"], "abc") + "\n")
-    with pytest.raises(ValueError, match="actions of a in Pong, seed 1, are damaged"):
-        EpisodeLog(tmp_path, read_only=True).trace("w", "r", episode(1))
+    whole = json.loads(lines[0])
+    for damaged in (whole | {"actions": "abc"}, whole | {"actions": 5}, whole | {"checksum": None}):
+        known = {name: value for name, value in damaged.items() if value is not None}
+        log.path.write_text(json.dumps(known) + "\n")
+        with pytest.raises(ValueError, match="actions of a in Pong, seed 1, are damaged"):
+            EpisodeLog(tmp_path, read_only=True).trace("w", "r", episode(1))
+
+
+def test_a_full_disk_is_named_and_keeps_what_is_whole(tmp_path):
+    log = EpisodeLog(tmp_path)
+    log.append("w", "r", episode(1), None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 10, limits[1]))
+    try:
+        with pytest.raises(ReplayError, match=r"Cannot write .*episodes\.jsonl.*File too large"):
+            log.append("w", "r", episode(2), None)
+        assert len(log) == 1
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log = EpisodeLog(tmp_path)
+    assert len(log) == 1
+    log.close()
 
 
 @pytest.mark.parametrize("kind", sorted(NETWORK_AGENTS))

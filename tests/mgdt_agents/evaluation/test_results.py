@@ -178,6 +178,7 @@ def test_missing_and_repeated_episodes_are_refused():
         (lambda content: content["rows"].pop(), "an episode of each seed"),
         (lambda content: content["rows"][0]["scores"][0].pop(), "damaged"),
         (lambda content: content["rows"][0].update(game="Pang"), "damaged|Unknown game"),
+        (lambda content: content["versions"].pop("ale-py"), "damaged: KeyError\\('ale-py'\\)"),
         (lambda content: content.update(agents={}), "Expected the results of an agent"),
         (
             lambda content: [
