@@ -35,8 +35,8 @@ def register_game(game: games.Game) -> None:
     """
     if not re.fullmatch(r"[\w:.-]+", game.name):  # before half of it is done
         raise InvalidArgument(
-            "Expected a name of letters, digits, '_', '-', '.' or ':', as Gymnasium has them in ids "
-            f"such as 'MultiGameAtari/<name>-v0', got {game.name!r}."
+            "Expected a name of letters, digits, '_', '-', '.' or ':', as Gymnasium's ids are, got "
+            f"{game.name!r}."
         )
     if game.rom not in (known := roms.get_all_rom_ids()):
         raise InvalidArgument(
