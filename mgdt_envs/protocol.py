@@ -175,7 +175,11 @@ PROTOCOLS: dict[str, AtariProtocol] = {
 """The named protocols, by name."""
 
 
-def as_protocol(protocol: AtariProtocol | str | dict[str, Any] | None) -> AtariProtocol:
+AnyProtocol = AtariProtocol | str | dict[str, Any] | None
+"""What `as_protocol` takes."""
+
+
+def as_protocol(protocol: AnyProtocol) -> AtariProtocol:
     """Return `protocol`; a name is looked up in `PROTOCOLS`, and `None` is the default.
 
     A dictionary holds the fields: Gymnasium writes the arguments of an environment as JSON, so

@@ -1,6 +1,7 @@
 """Sizes of the model, and the published ones by name."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,7 @@ class DecisionTransformerConfig:
     """Largest return to go; the release has no bin for 100, so 99 gives its 120. Returns outside
     are taken for the nearest."""
     return_bin: float = 1
-    """Width of a bin of returns to go; 1 as published."""
+    """Width of a bin of returns to go; 1 as published. It divides the range of returns."""
     rank_bins: int = 20
     """Number of bins of episode ranks."""
     return_at_action: bool = False
@@ -85,6 +86,7 @@ class DecisionTransformerConfig:
         check_interval(self, "[4, inf)", "rewards")
         check_interval(self, "[2, inf)", "rank_bins")
         check_interval(self, "(0, inf)", "return_bin")
+        check_interval(self, "(-inf, inf)", "min_return", "max_return")
         check_interval(self, "[0, inf)", "return_weight", "action_weight", "reward_weight")
         check_interval(self, "[0, 1)", "dropout")
         check_interval(self, "(0, 1]", "discount")
@@ -103,6 +105,12 @@ class DecisionTransformerConfig:
         if self.max_return <= self.min_return:
             raise InvalidArgument(
                 f"max_return must be above min_return, got {self.max_return} and {self.min_return}"
+            )
+        bins = (self.max_return - self.min_return) / self.return_bin
+        if round(bins) < 1 or not math.isclose(bins, round(bins), rel_tol=1e-6):
+            raise InvalidArgument(
+                "max_return - min_return must be a whole number of times return_bin, got "
+                f"{self.max_return - self.min_return:g} and {self.return_bin:g}"
             )
         if self.return_at_action and self.return_tokens == "none":
             raise InvalidArgument("return_at_action needs return tokens, got return_tokens='none'")

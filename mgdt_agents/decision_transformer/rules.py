@@ -9,6 +9,7 @@ V either vocabulary.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +50,9 @@ class ActingRule:
 
     def __post_init__(self) -> None:
         check_interval(self, "[0, inf)", "guidance")
-        if not self.action_temperature > 0:
+        if not 0 < self.action_temperature < math.inf:
             raise InvalidArgument(
-                f"action_temperature must be above 0, got {self.action_temperature}; "
+                f"action_temperature must be above 0 and finite, got {self.action_temperature}; "
                 "deterministic=True, or the rule Greedy, takes the likeliest action."
             )
 
@@ -120,6 +121,10 @@ class ExpertReturn(ActingRule):
     kappa: float = 10.0
     """How much better than the data an expert is (footnote 4)."""
 
+    def __post_init__(self) -> None:
+        ActingRule.__post_init__(self)  # super() does not know a class with slots
+        check_interval(self, "(-inf, inf)", "kappa")
+
     def return_logits(self, logits_BR: Tensor) -> Tensor:
         """Return the logits of the tilted distribution."""
         return logits_BR + torch.linspace(0, self.kappa, logits_BR.shape[-1])
@@ -148,6 +153,7 @@ class BestOfSamples(ActingRule):
     def __post_init__(self) -> None:
         ActingRule.__post_init__(self)  # super() does not know a class with slots
         check_interval(self, "[1, inf)", "samples")
+        check_interval(self, "(0, inf)", "logit_scale")
         check_interval(self, "(0, 1]", "action_share")
 
     def return_logits(self, logits_BR: Tensor) -> Tensor:

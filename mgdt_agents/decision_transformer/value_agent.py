@@ -1,6 +1,8 @@
 """The agent that clones the data's play and improves it by action values."""
 
 import copy
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -20,8 +22,8 @@ from mgdt_agents.decision_transformer.value_model import (
 from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import checked_inputs
-from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.protocol import AnyProtocol
 
 
 class ValueTransformerAgent(DecisionTransformerAgent):
@@ -50,13 +52,11 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         *,
         beta: float = 3.0,
         rule: ActingRule | None = None,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, rule=rule, games=games, protocol=protocol, device=device)
-        if not beta >= 0:
-            raise InvalidArgument(f"beta must not be negative, got {beta}")
         self.beta = beta
         self.target = copy.deepcopy(self.model).requires_grad_(False).eval()
 
@@ -67,6 +67,8 @@ class ValueTransformerAgent(DecisionTransformerAgent):
 
     @beta.setter
     def beta(self, beta: float) -> None:
+        if not isinstance(beta, numbers.Real) or not 0 <= beta < math.inf:
+            raise InvalidArgument(f"beta must be a finite number, not negative, got {beta!r}")
         self.model.beta = float(beta)
 
     def default_rule(self) -> ActingRule:

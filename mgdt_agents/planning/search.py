@@ -7,6 +7,7 @@ Shape suffixes are those of `mgdt_agents.planning.world_model`; B environments, 
 which is of one environment.
 """
 
+import numbers
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +41,9 @@ class Search:
     """
 
     def __post_init__(self) -> None:
+        for name in ("horizon", "beam"):
+            if not isinstance(value := getattr(self, name), numbers.Integral):
+                raise InvalidArgument(f"{name} must be a whole number, got {value!r}")
         check_interval(self, "[0, inf)", "horizon")
         check_interval(self, "[1, inf)", "beam")
         check_interval(self, "[0, 1]", "likely")

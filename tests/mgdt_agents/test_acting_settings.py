@@ -74,7 +74,7 @@ def test_settings_that_agents_saved_before_do_not_name(tmp_path):
         ("dt", "rule=BestOfSample", "Unknown rule 'BestOfSample'. Did you mean 'BestOfSamples'"),
         ("dt", "rule=TargetReturn", "TargetReturn needs its target"),
         ("dt", "rule=Greedy:kappa=2", "Unknown setting 'kappa'"),
-        ("dtq", "beta=-1", "beta must not be negative"),
+        ("dtq", "beta=-1", "beta must be a finite number, not negative, got -1.0"),
         ("tt", "horizon=1.5", "horizon of tt must be an integer, got '1.5'"),
         ("cql", "kappa=2", "Unknown setting 'kappa' of how cql acts. It has no settings"),
     ],

@@ -201,6 +201,11 @@ def test_a_model_in_bf16_sees_like_one_in_fp32() -> None:
         {"reward_weight": -1.0},
         {"dropout": 1.0},
         {"min_return": 5, "max_return": 5},
+        {"min_return": -np.inf},
+        {"max_return": np.inf},
+        {"min_return": 0, "max_return": 10, "return_bin": 4},
+        {"return_bin": 50},
+        {"min_return": 0, "max_return": 1, "return_bin": 50},
     ],
     ids=str,
 )

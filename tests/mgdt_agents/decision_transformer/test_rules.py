@@ -1,5 +1,7 @@
 """Rules: their distributions against what they were published as."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,7 @@ def test_low_temperatures_make_likely_actions_likelier() -> None:
     cold = BestOfSamples(action_temperature=0.01).action_logits(logits(9)).softmax(-1)
     assert cold[0, logits(9)[0].argmax()] > 0.99
     for rule_class in (PredictedReturn, ExpertReturn, BestOfSamples):
-        with pytest.raises(ValueError, match="action_temperature must be above 0, got 0; determ"):
+        with pytest.raises(ValueError, match="must be above 0 and finite, got 0; determ"):
             rule_class(action_temperature=0)
         with pytest.raises(ValueError, match="guidance must be at least 0, got -1"):
             rule_class(guidance=-1)
@@ -115,3 +117,12 @@ def test_rules_that_are_not_there() -> None:
 def test_a_target_must_be_a_number():
     with pytest.raises(ValueError, match="target must be above -inf, got nan"):
         TargetReturn(target=float("nan"))
+
+
+@pytest.mark.parametrize("rule", RULES.values())
+def test_fields_are_finite(rule):
+    given = {"target": 1.0} if rule is TargetReturn else {}
+    for field in dataclasses.fields(rule):
+        for number in (np.nan, np.inf, -np.inf):
+            with pytest.raises(ValueError, match=f"{field.name} must be .*got {number}"):
+                rule(**given | {field.name: number})

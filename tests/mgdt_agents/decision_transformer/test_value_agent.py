@@ -81,3 +81,15 @@ def test_loss_of_several_steps_equals_a_plain_loop():
                 found = now["value"][row, step, actions[row, step]].log_softmax(-1)
                 expected -= float((wanted * found).sum())
     assert float(terms["value_loss"]) == pytest.approx(expected / (len(actions) * T), rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [-3, np.inf, np.nan, "3", None])
+def test_beta_is_a_number_from_zero_up(beta):
+    with pytest.raises(
+        ValueError, match=f"beta must be a finite number, not negative, got {beta!r}"
+    ):
+        ValueTransformerAgent(CONFIG, beta=beta, device="cpu")
+    agent = ValueTransformerAgent(CONFIG, beta=np.float32(2), device="cpu")
+    with pytest.raises(ValueError, match="beta must be a finite number"):
+        agent.beta = beta
+    assert agent.beta == 2

@@ -86,6 +86,8 @@ def test_candidates_are_likely_and_of_the_game(world):
         ({"horizon": -1}, "horizon must be at least 0, got -1"),
         ({"beam": 0}, "beam must be at least 1, got 0"),
         ({"likely": 1.5}, r"likely must be in \[0, 1\], got 1.5"),
+        ({"horizon": 1.5}, "horizon must be a whole number, got 1.5"),
+        ({"beam": "2"}, "beam must be a whole number, got '2'"),
     ],
 )
 def test_bad_fields(fields, message):
