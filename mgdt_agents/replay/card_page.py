@@ -50,7 +50,7 @@ def write_cards(
             f"{folder / page} exists and was not made by `mgdt-replay card`; choose another folder "
             "or move it away."
         )
-    content = page_text(dict(sorted((read_cards(folder) | cards).items())))
+    content = page_text(dict(sorted({**read_cards(folder), **cards}.items())))
     pictures = {name: draw(traces[name]) for name in cards}
     for name, card in cards.items():
         # The card is first, for it says whose the picture is.
