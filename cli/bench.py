@@ -17,7 +17,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class BenchArguments:
     of how one acts may follow, in place of the saved ones: dt:kappa=30:action_temperature=1,
     dt:rule=BestOfSamples."""
     games: Games = ()
-    """Games or suites; by default those that the bundled dt, bc and cql learned."""
+    """Games or suites; by default those that the agents learned."""
     episodes: int = 16
     """Whole episodes of each game, for each agent (Lee et al. 2022: 16)."""
     seed: int = BENCHMARK_SEED
@@ -129,7 +129,6 @@ def bench(arguments: BenchArguments) -> None:
             that cannot be written to.
         FileExistsError: if the output folder has other results, which would be lost.
     """
-    config = config_of(arguments)
     if not arguments.agents:
         raise InvalidArgument("Expected at least one agent after --agents, such as dt,cql,bc.")
     paths = training_runs(arguments.agents, arguments.seeds)
@@ -137,6 +136,7 @@ def bench(arguments: BenchArguments) -> None:
         name: [load_agent(path, device=arguments.device) for path in runs]
         for name, runs in paths.items()
     }
+    config = config_of(arguments, agents)
     check_agents(agents, config)
     output = arguments.output or new_folder()
     with exclusive(output, inside=True):
@@ -180,7 +180,7 @@ def new_folder() -> Path:
     raise AssertionError("There is always another number.")
 
 
-def config_of(arguments: BenchArguments) -> BenchmarkConfig:
+def config_of(arguments: BenchArguments, agents: Mapping[str, Sequence[Agent]]) -> BenchmarkConfig:
     """Return what is to be played.
 
     Raises:
@@ -206,8 +206,9 @@ def config_of(arguments: BenchArguments) -> BenchmarkConfig:
         )
     if arguments.episodes < FEWEST_EPISODES:
         say(TOO_FEW)
+    learned = {game for runs in agents.values() for agent in runs for game in agent.games}
     return BenchmarkConfig(
-        games=resolve_games(arguments.games or "bundled"),
+        games=resolve_games(arguments.games or sorted(learned) or "bundled"),
         episodes=arguments.episodes,
         seed=arguments.seed,
         protocols={name: as_protocol(name) for name in arguments.protocol or ("default",)},

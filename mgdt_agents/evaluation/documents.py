@@ -22,6 +22,7 @@ from mgdt_agents.evaluation.report import (
 )
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.registry import PRETRAINED, bundled_agents
+from mgdt_envs import suite
 from mgdt_envs.errors import InvalidArgument
 
 RESULTS = PRETRAINED / "results.json"
@@ -82,8 +83,15 @@ def documents(results: Results) -> dict[Path, str]:
 
 
 def _heading(results: Results) -> str:
+    options = {"agents": ",".join(results.agents)}
+    if results.games != suite("bundled"):
+        options["games"] = ",".join(results.games)
+    options["episodes"] = str(len(results.seeds))
+    if results.idle_steps is not None:
+        options["idle-steps"] = str(results.idle_steps)
+    command = " ".join(f"--{name} {value}" for name, value in options.items())
     return (
-        f"`mgdt-bench --agents {','.join(results.agents)}`: mean score of "
+        f"`mgdt-bench {command}`: mean score of "
         f"{counted(len(results.seeds), 'episode')} a game and its 95 % interval over "
         f"{intervals_over(results)}."
     )

@@ -132,6 +132,15 @@ def test_defaults(run, monkeypatch, played, tmp_path):
     assert Results.load(output / "results.json").seeds == range(BENCHMARK_SEED, BENCHMARK_SEED + 16)
 
 
+def test_games_are_those_that_the_agents_learned(run, played, tmp_path):
+    for name, games in (("a", ["Pong", "Boxing"]), ("b", ["Boxing", "Freeway"])):
+        make_agent("bc", "tiny", games=games, device="cpu").save(tmp_path / name)
+    paths = f"{tmp_path / 'a'},{tmp_path / 'b'},random"
+    run("--agents", paths, "--no-report", "--output", tmp_path / "results")
+    ((_, config),) = played
+    assert config.games == ("Boxing", "Freeway", "Pong")
+
+
 def test_options(run, played, tmp_path):
     options = ["--episodes", 7, "--seed", 9, "--protocol", "mgdt_release", "--deterministic"]
     options += ["--no-report", "--output", tmp_path / "a"]
