@@ -1,6 +1,6 @@
 """A trace: a replay kept as seeds and actions, from which the emulator regenerates every frame.
 
-A trace is one `.npz` file, about a third of a byte a step. Of T steps of N environments that were
+A trace is one `.npz` file, about a quarter of a byte a step. Of T steps of N environments that were
 stepped together, with NEXT_STEP autoreset (the action after an episode's end is ignored):
 
 - `meta`: JSON with `format`, `version`, `game`, `protocol`, `ale_py` (the version it was recorded
