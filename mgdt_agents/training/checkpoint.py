@@ -1,6 +1,7 @@
 """What training needs to resume, on disk: a folder for each checkpoint."""
 
 import json
+import logging
 import math
 import shutil
 import warnings
@@ -115,7 +116,7 @@ class Checkpoints:
             shutil.rmtree(self.partial, ignore_errors=True)
         parallel.barrier()
         content = state.to_save()
-        with _naming(self.folder, self.partial), _single_process():
+        with self._naming(), _single_process():
             if self.in_background:
                 future = dcp.async_save(content, checkpoint_id=self.partial, no_dist=_is_alone())
                 self._writing = step, future  # type: ignore[assignment]
@@ -129,7 +130,7 @@ class Checkpoints:
             return
         step, future = self._writing
         self._writing = None
-        with _naming(self.folder, self.partial):
+        with self._naming():
             future.result()
         self._name(step)
 
@@ -142,13 +143,32 @@ class Checkpoints:
         path = self.folder / f"checkpoint-{step}"
         content = state.to_save()
         try:
-            with _single_process():
+            with _single_process(), _without_tracebacks():
                 dcp.load(content, checkpoint_id=path, no_dist=_is_alone())
             state.take(content)
         except (Exception, CheckpointException) as error:  # torch raises several kinds
+            has_older = min(self._steps()) < step
+            way_on = "Remove it to resume from an older one, or begin" if has_older else "Begin"
             raise TrainingError(
                 f"Cannot resume from {path}, which is damaged or of another network: "
-                f"{_cause(error)!r}. Remove it to resume from an older one, or begin another run."
+                f"{_cause(error)!r}. {way_on} another run."
+            ) from error
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Turn a failure to write into an error that says what to do, and leave no part."""
+        try:
+            yield
+        except (OSError, RuntimeError, CheckpointException) as error:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            whole = (
+                "The last checkpoint is whole; the same command resumes from it when there is space"
+                if self.newest
+                else "It would have been the first; there is none to resume from"
+            )
+            raise TrainingError(
+                f"Cannot write a checkpoint to {self.folder}, perhaps for want of space: "
+                f"{_cause(error)}. {whole}."
             ) from error
 
     def _name(self, step: int) -> None:
@@ -174,21 +194,19 @@ def _cause(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def _naming(folder: Path, partial: Path) -> Iterator[None]:
-    """Turn a failure to write into an error that says what to do, and leave no part."""
-    try:
-        yield
-    except (OSError, RuntimeError, CheckpointException) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(
-            f"Cannot write a checkpoint to {folder}, perhaps for want of space: {_cause(error)}. "
-            "The last checkpoint is whole; the same command resumes from it when there is space."
-        ) from error
-
-
-@contextmanager
 def _single_process() -> Iterator[None]:
     """Keep torch from warning that it saves and loads without other processes: so it shall."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         yield
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Keep torch from printing what it tries with a damaged checkpoint before it gives up."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it speaks as the root
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -54,7 +54,8 @@ def cost_of(
     """Return what a network costs after `step` gradient steps, without memory for it.
 
     Args:
-        agent_class, network: of the agent.
+        agent_class: of the agent.
+        network: its config.
         config: how it is trained.
         step: gradient steps done; on them depends the stage of the training.
         options: of the agent on which the network depends: its games, its protocol.

@@ -46,7 +46,7 @@ class Run:
         config: TrainingConfig,
         stores: Sequence[ReplayStore],
     ) -> None:
-        self.folder = folder
+        self.folder, self.stores = folder, stores
         self.description = describe(agent, config, stores)
         self.checkpoints: Checkpoints | None = None
         if folder is not None:
@@ -67,19 +67,29 @@ class Run:
 
         Raises:
             ValueError: if the folder holds another run, saying what differs, or another process
-                trains in it.
+                trains in it; if `overwrite` would remove what is trained on.
+            FileExistsError: if the folder holds an agent, and no checkpoint to go on from.
             TrainingError: if the checkpoint cannot be read.
         """
         if self.folder is None or self.checkpoints is None:
             return 0
+        if overwrite:
+            self._check_stores_are_elsewhere(self.folder)
         if parallel.rank() == 0:
             self._exits.enter_context(files.exclusive(self.folder, inside=True))
             if overwrite:
                 files.clear(self.folder)
         parallel.barrier()
         done, cards = self.checkpoints.newest, []
-        if done or (self.folder / "config.json").exists():
+        has_agent = (self.folder / "config.json").exists()
+        if done or has_agent:
             before = self._check_same(done)
+            # Checkpoints come before the agent; one that is not whole is a killed run's first.
+            if has_agent and not done and not self.checkpoints.partial.exists():
+                raise OutputExists(
+                    f"{self.folder} holds a trained agent and no checkpoint to go on from. Choose "
+                    "another folder, or overwrite what is there (--overwrite) to begin anew."
+                )
             cards = [self.folder / "card.md", self.folder / "best" / "card.md"]
             cards = [it for it in cards if it.exists() and it.read_text() == card(before)]
         if done:
@@ -91,6 +101,20 @@ class Run:
             for path in cards:  # those that the user has not changed
                 files.replace(path, card(self.description).encode())
         return done
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to resume from."""
+        return self.checkpoints is not None and self.checkpoints.newest > 0
+
+    def _check_stores_are_elsewhere(self, folder: Path) -> None:
+        """Raise `InvalidArgument` if a replay store lies in the folder that is to be emptied."""
+        for path in (store.path for store in self.stores):
+            if path.resolve().is_relative_to(folder.resolve()):
+                raise InvalidArgument(
+                    f"{path} is in {folder}, and would be overwritten with it before it is trained "
+                    "on. Move it, or choose another folder."
+                )
 
     def _check_same(self, done: int) -> dict[str, Any]:
         """Check that this run has done `done` steps in the folder, and is the one described there.
@@ -189,12 +213,14 @@ def card(description: Mapping[str, Any]) -> str:
         [_split_of(it), f"{it['steps']:,}", f"{it['episodes']:,}", it["checksum"]]
         for it in description["data"]
     ]
+    begun = "It began with the weights of a saved agent; `training.json` has their SHA-256."
     settings = [setting for setting in training.items() if setting[0] != "replay"]
     parts = [
         f"# {description['agent']}",
         f"Trained offline, for {training['steps']:,} gradient steps of "
         f"{training['batch_size']:,} windows when it is done; `config.json` says how many windows "
         "it has seen. Not benchmarked; `mgdt-bench` does that.",
+        *([begun] if description.get("begins_with") else []),
         markdown_table(["Game", "Steps", "Episodes", "Checksum of the store"], stores),
         markdown_table(["Setting", "Value"], settings),
     ]

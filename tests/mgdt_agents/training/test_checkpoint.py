@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import shutil
 
 import pytest
 import torch
@@ -65,19 +66,35 @@ def test_full_disk_leaves_the_last_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.dcp, "save", fill_the_disk)
     with pytest.raises(TrainingError, match=r"perhaps for want of space.*No space left") as caught:
         run(config, tmp_path)
-    assert "The last checkpoint is whole" in str(caught.value)
+    assert "The last checkpoint is whole; the same command resumes" in str(caught.value)
     assert checkpoints(tmp_path) == ["checkpoint-2"]
     assert {path: path.read_bytes() for path in files} == files
+    with pytest.raises(TrainingError, match=r"the first; there is none to resume from\.$"):
+        run(config, tmp_path / "new")
     monkeypatch.undo()
     assert run(config, tmp_path) == 4
+    assert run(config, tmp_path / "new") == 4
 
 
 def test_damaged_checkpoint_is_named(config, tmp_path):
     run(config, tmp_path)
     for path in (tmp_path / "checkpoint-4").glob("*.distcp"):
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match=r"Cannot resume from .*checkpoint-4, which is damaged"):
+    with pytest.raises(TrainingError, match=r"from .*checkpoint-4, which is damaged") as caught:
         run(config, tmp_path)
+    assert str(caught.value).endswith(". Begin another run.")
+
+
+def test_damaged_checkpoint_beside_an_older_one(config, tmp_path, caplog):
+    run(dataclasses.replace(config, keep_checkpoints=2), tmp_path)
+    (tmp_path / "checkpoint-4" / ".metadata").write_bytes(b"")
+    caplog.clear()
+    with pytest.raises(TrainingError, match="Remove it to resume from an older one, or begin"):
+        run(config, tmp_path)
+    # Torch says nothing of its own.
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    assert run(config, tmp_path) == 4
 
 
 def test_two_trainings_in_one_folder_are_refused(config, tmp_path):

@@ -151,7 +151,7 @@ def test_killed_between_the_last_checkpoint_and_the_agent(config, tmp_path, lost
         assert after[name] == before[name], name
 
 
-def test_another_training_is_refused_without_a_checkpoint_too(config, tmp_path):
+def test_an_agent_without_a_checkpoint_is_kept(config, tmp_path):
     output = tmp_path / "run"
     run(config, output)
     shutil.rmtree(output / "checkpoint-2")
@@ -160,7 +160,11 @@ def test_another_training_is_refused_without_a_checkpoint_too(config, tmp_path):
         run(dataclasses.replace(config, learning_rate=0.5), output)
     with pytest.raises(ValueError, match="steps was 2, is 3, and there is no checkpoint"):
         run(dataclasses.replace(config, steps=3), output)
+    with pytest.raises(FileExistsError, match=r"a trained agent and no checkpoint .*--overwrite"):
+        run(config, output)
     assert folder_of(output) == before
+    # Where a kill came while the first one was being written, there is nothing to keep.
+    (output / "checkpoint.partial").mkdir()
     assert run(config, output) == 2
     (output / "training.json").unlink()
     with pytest.raises(FileExistsError, match="holds an agent and no training to resume"):
@@ -198,6 +202,20 @@ def test_what_was_there_is_removed_only_when_training_begins(config, store, tmp_
     assert description["training"]["learning_rate"] == 0.5
 
 
+def test_the_store_that_is_trained_on_is_not_overwritten(config, store, tmp_path):
+    output = tmp_path / "run"
+    run(config, output)
+    inside = shutil.copytree(store, output / "replay" / "Pong")
+    (tmp_path / "link").symlink_to(output)
+    torch.manual_seed(0)
+    agent = make_agent("dt", "tiny", device="cpu")
+    config = dataclasses.replace(config, replay=(inside,))
+    for folder in output, tmp_path / "link":
+        with pytest.raises(ValueError, match=f"{inside} is in .*, and would be overwritten"):
+            train(agent, config, output=folder, overwrite=True)
+    assert (inside / "meta.json").exists()
+
+
 def test_windows_seen_and_the_card(config, tmp_path):
     """They are of the agent as it was saved, whether it was stopped, extended or tuned."""
     config = dataclasses.replace(config, heldout_fraction=0.5, heldout_interval=1)
@@ -220,6 +238,9 @@ def test_windows_seen_and_the_card(config, tmp_path):
     tuned = load_agent(output)
     train(tuned, config, output=tmp_path / "tuned")
     assert load_agent(tmp_path / "tuned").trained_windows == 12 + 4
+    begun = "It began with the weights of a saved agent"
+    assert begun in (tmp_path / "tuned" / "card.md").read_text()
+    assert begun not in card
 
 
 def test_weights_that_it_began_with_are_compared(config, tmp_path):
