@@ -134,15 +134,19 @@ class HeldOut:
         for number_of_game, (game, sampler) in enumerate(self.samplers.items()):
             theirs = []
             for step in range(parallel.rank(), rounds * processes, processes):
-                batch = sampler.sample(size, step)
+                # The last batch may be smaller. What is beyond it does not count.
+                rest = self.windows - step * size if step < number else size
+                batch = sampler.sample(min(size, rest), step)
                 # Numbered as the games of the replay are, of which this sampler has one.
                 batch = batch._replace(games=batch.games + number_of_game)
                 loss, terms = agent.loss(batch)
                 if step < number:
-                    theirs.append([float(loss), float(terms["accuracy"])])
+                    share = len(batch.games) / size
+                    theirs.append([share, share * float(loss), share * float(terms["accuracy"])])
             rows = [row for rows in parallel.gather(theirs) for row in rows]
-            for name, column in zip(("loss", "accuracy"), zip(*rows, strict=True), strict=True):
-                figures[f"heldout_{name}/{game}"] = sum(column) / len(column)
+            shares, losses, accuracies = map(sum, zip(*rows, strict=True))
+            figures[f"heldout_loss/{game}"] = losses / shares
+            figures[f"heldout_accuracy/{game}"] = accuracies / shares
         for name in ("loss", "accuracy"):
             values = [figures[f"heldout_{name}/{game}"] for game in self.samplers]
             figures[f"heldout_{name}"] = sum(values) / len(values)

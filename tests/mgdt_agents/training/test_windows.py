@@ -33,6 +33,28 @@ def test_return_weighting_reaches_learned_and_heldout_windows(
     assert best == [{max(learned)}, {max(heldout)}]
 
 
+def test_as_many_windows_are_measured_as_asked_for(make_random_episodes, write_store, tmp_path):
+    path = write_store(tmp_path / "Pong", "Pong", make_random_episodes([9] * 12))
+    agent = DecisionTransformerAgent(DecisionTransformerAgent.presets["tiny"], device="cpu")
+    measured = []
+
+    def loss(batch):
+        measured.append(len(batch.games))
+        figure = torch.tensor(float(len(measured)))
+        return figure, {"accuracy": figure}
+
+    agent.loss = loss
+    for windows, sizes in [(100, [64, 36]), (8, [8]), (128, [64, 64])]:
+        measured.clear()
+        config = TrainingConfig(
+            replay=(path,), steps=1, heldout_fraction=0.4, heldout_windows=windows
+        )
+        found = HeldOut(agent, config, [ReplayStore(path)]).measure(agent)
+        assert measured == sizes
+        mean = sum(number * size for number, size in enumerate(sizes, 1)) / windows
+        assert found["heldout_loss"] == found["heldout_accuracy/Pong"] == pytest.approx(mean)
+
+
 @pytest.mark.parametrize("names", [("Pong", "Boxing"), ("Boxing", "Pong"), ("Pong",)])
 def test_heldout_windows_are_judged_by_the_heads_of_their_games(
     make_random_episodes, write_store, tmp_path, names
