@@ -9,6 +9,7 @@ setting says otherwise; `docs/agents.md` has them beside each other.
 import copy
 import dataclasses
 import json
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -63,7 +64,7 @@ class ImpalaLearnerConfig:
     rmsprop_epsilon: float = 1e-3
     """Added to RMSProp's root of it (the paper: 0.01, added to the mean, as TensorFlow does)."""
     max_gradient_norm: float = 40.0
-    """Larger gradients are scaled to this norm."""
+    """Larger gradients are scaled to this norm; 0 leaves them as they are."""
     size: str = "small"
     """Network: "small", or "deep" of the paper."""
     lstm: int = 0
@@ -295,7 +296,7 @@ class Impala(Learner):
         )
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
+        nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm or math.inf)
         self.optimizer.step()
         known = batch.is_transition
         if config.rewards == "popart":

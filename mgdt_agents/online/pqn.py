@@ -8,6 +8,7 @@ setting; `docs/data.md` has the trials that decided it.
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -51,7 +52,7 @@ class PQNConfig:
     max_repeats: int = 100
     """Steps for which exploring keeps to an action at most; mostly it is one (the authors: 1)."""
     max_gradient_norm: float = 10.0
-    """Larger gradients are scaled to this norm."""
+    """Larger gradients are scaled to this norm; 0 leaves them as they are."""
     channels: tuple[int, int, int] = (16, 32, 64)
     """Of the three convolutions (the authors: 32, 64, 64)."""
     hidden: int = 256
@@ -223,6 +224,7 @@ class PQN(Learner):
         actions = torch.from_numpy(rollout.actions).flatten().to(self.device)
         targets = torch.from_numpy(returns).flatten().to(self.device)
         self._set_learning_rate(self.optimizer, self.rollout.actions.size)
+        most = config.max_gradient_norm or math.inf
         losses = []
         for _ in range(config.epochs):
             for batch in np.array_split(self.random.permutation(rows), config.minibatches):
@@ -234,7 +236,7 @@ class PQN(Learner):
                 loss = (q - targets[chosen]).square().mean() / 2
                 self.optimizer.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm)
+                nn.utils.clip_grad_norm_(self.network.parameters(), most)
                 self.optimizer.step()
                 losses.append(loss.detach())
         self._update_player()

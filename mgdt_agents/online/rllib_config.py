@@ -53,7 +53,7 @@ class RLlibConfig:
     learning_rate: float = 6e-4
     """Of Adam, at first; it falls to 0 over all steps."""
     max_gradient_norm: float = 40.0
-    """Larger gradients are scaled to this norm."""
+    """Larger gradients are scaled to this norm; 0 leaves them as they are."""
     size: str = "small"
     """Network: "small", or "deep" of Espeholt et al. 2018."""
     seed: int = 0
@@ -116,7 +116,7 @@ def algorithm_config(
             lr=[[0, config.learning_rate * left / steps], [left, 0.0]],
             vf_loss_coeff=config.value_cost,
             entropy_coeff=config.entropy_cost,
-            grad_clip=config.max_gradient_norm,
+            grad_clip=config.max_gradient_norm or None,
             # RLlib's own, 0, keeps a core busy with asking.
             timeout_s_sampler_manager=0.1,
         )

@@ -60,7 +60,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     """Of the optimizer, for matrices; norms and biases are spared."""
     max_gradient_norm: float = 1.0
-    """Larger gradients are scaled to this norm."""
+    """Larger gradients are scaled to this norm; 0 leaves them as they are."""
     average_decay: float = 0.0
     """Keep a moving average of the weights, of which a step leaves this share, such as 0.999. The
     average is what is saved and played; 0 keeps none."""
@@ -140,6 +140,10 @@ class TrainingConfig:
     def is_due(self, interval: int, done: int) -> bool:
         """Return whether what is done every `interval` steps, and at the end, is after `done`."""
         return done == self.steps or done % interval == 0
+
+    def is_play_due(self, done: int) -> bool:
+        """Return whether the games are played after `done` steps."""
+        return self.play_interval > 0 and done > 0 and done % self.play_interval == 0
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of gradient step `step`, counted from 0."""

@@ -19,10 +19,11 @@ from mgdt_agents.training import parallel
 from mgdt_agents.training.checkpoint import TrainingState
 from mgdt_agents.training.config import TrainingConfig
 from mgdt_agents.training.memory import keep_freed_memory
-from mgdt_agents.training.metrics import Log, Stopwatch
+from mgdt_agents.training.metrics import Log, Stopwatch, has_scores
 from mgdt_agents.training.optimizers import make_optimizer
 from mgdt_agents.training.run_folder import Run
 from mgdt_agents.training.windows import HeldOut, Parts, open_replay, parts_of
+from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.seeds import EVALUATION_SEED
 
 
@@ -48,15 +49,16 @@ def train(
         overwrite: remove what `output` holds, once nothing stands in the way of training.
         on_step: called with the gradient steps done, at first and after each.
         on_log: called with each line of the log.
-        should_stop: asked after each step; where it says so, a checkpoint is made and training
-            stops.
+        should_stop: asked after each step, and while games are played; where it says so, a
+            checkpoint is made and training stops.
 
     Returns:
         Gradient steps done: `config.steps`, or fewer if it was stopped.
 
     Raises:
-        ValueError: if the replay was recorded under other rules than the agent's, or the
-            checkpoint is of another training or of other data.
+        ValueError: if the replay was recorded under other rules than the agent's, the checkpoint
+            is of another training or of other data, or a part of the network would not be trained.
+        FileExistsError: if `output` holds an agent, and no checkpoint to go on from.
         TrainingError: if a loss is not finite, or a checkpoint cannot be written or read.
     """
     sampler = open_replay(agent, config)
@@ -80,27 +82,48 @@ def train(
         tell(done)
         log = Log(output if parallel.rank() == 0 else None, done)
         exits.callback(log.close)
-        watch = Stopwatch(config.batch_size, agent.device)
+        watch, question = Stopwatch(config.batch_size, agent.device), parallel.StopQuestion()
+
+        def write(line: dict[str, Any]) -> None:
+            log.write({"step": done, **line})
+            on_log({"step": done, **line})
+
+        def was_stopped_at_play() -> bool:
+            with watch.paused():
+                scores = play(state, config, should_stop)
+            if scores is not None:
+                write(scores)
+            return scores is None
+
         steps = range(done, config.steps)
-        batches = watch.waiting(parts_of(parts, steps, workers_of(agent, config)))
         if not steps:
             # A kill may have come between the last checkpoint and the agent.
             run.save_agent(state)
+        if config.is_play_due(done):
+            # What stopped the run may have come while the games were played.
+            is_played = parallel.rank() == 0 and has_scores(output, done)
+            if not parallel.gather(is_played)[0] and was_stopped_at_play():
+                steps = range(0)
+        batches = watch.waiting(parts_of(parts, steps, workers_of(agent, config)))
         for step in steps:
             state.figures.add(gradient_step(state, config, step, parts, batches))
             done = step + 1
             tell(done)
             watch.count_step()
-            stopping = parallel.any_says(should_stop(), done)
+            stopping = question.any_says(should_stop())
             saving = stopping or config.is_due(config.checkpoint_interval, done)
             logging = config.is_due(config.log_interval, done)
             if logging or (output and saving) or agent.device.type == "cpu":
-                check_finite(state, sampler, config, done, output)
+                check_finite(state, sampler, config, done, output, run.has_checkpoint)
             for line in lines_after(done, state, config, heldout, run, watch):
-                log.write({"step": done, **line})
-                on_log({"step": done, **line})
+                write(line)
             if saving:
                 with watch.paused():
+                    run.save(state, done)
+            # Games are played when all is saved: it takes long.
+            if not stopping and config.is_play_due(done) and was_stopped_at_play():
+                stopping = True
+                if not saving:
                     run.save(state, done)
             if stopping:
                 break
@@ -111,7 +134,17 @@ def train(
 
 
 def prepare(agent: NetworkAgent, config: TrainingConfig) -> TrainingState:
-    """Return what training changes, spread over the processes."""
+    """Return what training changes, spread over the processes.
+
+    Raises:
+        ValueError: if training ends before its last stage begins.
+    """
+    if config.steps <= agent.stages[-1]:
+        raise InvalidArgument(
+            f"Expected more than {agent.stages[-1]:,} steps, for up to there a part of the network "
+            f"is not trained, got {config.steps:,}. Take more, or let the last stage begin earlier "
+            "(tokenizer_steps of the network)."
+        )
     average = None
     if config.average_decay:
         average = copy.deepcopy(agent.model).requires_grad_(False).eval()
@@ -160,7 +193,8 @@ def gradient_step(
         (loss / parts.parts).backward()
         for name, figure in {"loss": loss, **figures}.items():
             sums[name] = sums.get(name, 0) + figure.detach() / parts.parts
-    norm = nn.utils.clip_grad_norm_(agent.model.parameters(), config.max_gradient_norm)
+    most = config.max_gradient_norm or math.inf
+    norm = nn.utils.clip_grad_norm_(agent.model.parameters(), most)
     optimizer.step()
     if state.average is not None:
         average = get_ema_multi_avg_fn(config.average_decay)
@@ -198,7 +232,7 @@ def lines_after(
     run: Run,
     watch: Stopwatch,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the lines of the log that are due after `done` gradient steps."""
+    """Yield the lines of the log that are due after `done` gradient steps, but for scores."""
     if config.is_due(config.log_interval, done):
         means = parallel.means(state.figures.take_means())
         rate = config.learning_rate_at(done - 1)
@@ -208,8 +242,6 @@ def lines_after(
             line = measure(state, heldout, config)
             run.save_best(state, line["heldout_loss"])
             yield line
-        if config.play_interval and done % config.play_interval == 0:
-            yield play(state, config)
 
 
 def check_finite(
@@ -218,6 +250,7 @@ def check_finite(
     config: TrainingConfig,
     done: int,
     output: Path | None,
+    has_checkpoint: bool,
 ) -> None:
     """Check that the losses since the last line of the log are finite.
 
@@ -238,10 +271,11 @@ def check_finite(
         content = {"step": step + 1, "loss": str(loss), "windows": windows}
         files.replace(report, files.json_bytes(content))
         shown += f"; all of them are in {report}"
+    before = "The last checkpoint is from before. " if has_checkpoint else ""
     raise TrainingError(
         f"Step {step + 1} has a loss of {loss:g} and a gradient of norm {norm:g}, from "
-        f"{len(windows)} windows: {shown}. The last checkpoint is from before. A lower learning "
-        "rate, a longer warm-up or a smaller max_gradient_norm may help."
+        f"{len(windows)} windows: {shown}. {before}A lower learning rate, a longer warm-up or a "
+        "smaller max_gradient_norm may help."
     )
 
 
@@ -265,18 +299,23 @@ def measure(state: TrainingState, heldout: HeldOut, config: TrainingConfig) -> d
         return heldout.measure(agent)
 
 
-def play(state: TrainingState, config: TrainingConfig) -> dict[str, float]:
-    """Return the mean score of each game, played by the first process."""
+def play(
+    state: TrainingState, config: TrainingConfig, should_stop: Callable[[], bool]
+) -> dict[str, float] | None:
+    """Return the mean score of each game, played by the first process; None if it is to stop."""
     # Imported only when needed: it takes seconds.
     from mgdt_agents.evaluation.rollout import rollout
 
-    scores: dict[str, float] = {}
+    scores: dict[str, float] | None = {}
     with played(state, config) as agent:
         player = parallel.whole_agent(agent, agent.model)
         if parallel.rank() == 0:
             scores = {f"score/{game}": 0.0 for game in agent.games}
             episodes = config.play_episodes
             for step in rollout(player, agent.games, episodes=episodes, seed=EVALUATION_SEED):
+                if should_stop():
+                    scores = None
+                    break
                 for game, reward in zip(step.games, step.rewards, strict=True):
                     scores[f"score/{game}"] += float(reward) / episodes
     return parallel.gather(scores)[0]

@@ -61,6 +61,12 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     return curves
 
 
+def has_scores(folder: Path | None, step: int) -> bool:
+    """Return whether the log of a run has the scores of play after `step` gradient steps."""
+    curves = {} if folder is None else read_curves(folder)
+    return any(name.startswith("score/") and step in steps for name, (steps, _) in curves.items())
+
+
 def _parsed(text: bytes, path: Path, number: int) -> dict[str, Any]:
     """Return the figures in line `number` of the log `path`.
 

@@ -6,6 +6,7 @@ averaged (DistributedDataParallel); with FSDP2, weights and optimizer state are 
 
 import math
 import os
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -25,8 +26,11 @@ from mgdt_envs.errors import InvalidArgument
 PATIENCE = timedelta(hours=2)
 """How long processes wait for each other; the first may be playing."""
 
-STEPS_BETWEEN_QUESTIONS = 10
-"""Whether to stop: an answer takes a round trip between all processes."""
+SECONDS_BETWEEN_QUESTIONS = 1.0
+"""Whether to stop: an answer takes a round trip between all processes. `torchrun` kills them 30
+seconds after it has told them to stop."""
+MAX_STEPS_BETWEEN_QUESTIONS = 10
+"""Of gradient steps, for a later one may take longer."""
 
 
 def join(device: str) -> str:
@@ -89,11 +93,29 @@ def means(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in rows) / len(rows) for name in figures}
 
 
-def any_says(flag: bool, step: int) -> bool:
-    """Return whether any process says so; with more than one, they ask at some steps only."""
-    if world_size() == 1:
-        return flag
-    return step % STEPS_BETWEEN_QUESTIONS == 0 and any(gather(flag))
+class StopQuestion:
+    """Whether any process shall stop; with more than one, they ask at some steps only.
+
+    All ask at the same steps, for they know how long the slowest took for the last ones.
+    """
+
+    def __init__(self) -> None:
+        self._steps = self._left = 1  # between two questions, and up to the next
+        self._asked = time.monotonic()
+
+    def any_says(self, flag: bool) -> bool:
+        """Return whether any process says so, after a step."""
+        if world_size() == 1:
+            return flag
+        self._left -= 1
+        if self._left:
+            return False
+        answers = gather((flag, time.monotonic() - self._asked))
+        step_seconds = max(seconds for _, seconds in answers) / self._steps
+        steps = SECONDS_BETWEEN_QUESTIONS / max(step_seconds, 1e-9)
+        self._steps = self._left = round(min(max(steps, 1), MAX_STEPS_BETWEEN_QUESTIONS))
+        self._asked = time.monotonic()
+        return any(flag for flag, _ in answers)
 
 
 def check_same(what: Mapping[str, Any]) -> None:

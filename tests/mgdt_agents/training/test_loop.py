@@ -1,7 +1,9 @@
 """The training loop: it learns, repeats itself, and goes on where it was stopped."""
 
 import dataclasses
+import importlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ KINDS = pytest.mark.parametrize(
 )
 
 
+ROLLOUT = importlib.import_module("mgdt_agents.evaluation.rollout")  # its package has the function
 ALWAYS = {"accuracy", "gradient_norm"}
 MEASURED = {"windows_per_second", "data_wait", "memory"}
 
@@ -172,6 +175,15 @@ def test_optimizer_gets_the_scheduled_rate_and_clipped_gradients(config, monkeyp
     assert rates == pytest.approx([config.learning_rate_at(step) for step in range(6)])
     assert set(decays) == {(0.01, 0.0)}
     assert norms == pytest.approx([0.01] * 6, rel=1e-3)
+    seen.clear()
+    run(dataclasses.replace(config, max_gradient_norm=0))
+    assert min(norm for _, _, norm in seen) > 0.1
+
+
+def test_training_that_ends_before_the_last_stage_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match=r"more than 6 steps, .* \(tokenizer_steps"):
+        run(config, "tt", tmp_path / "run", tokenizer_steps=6)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["dt", "bc", "cql"])
@@ -394,6 +406,53 @@ def test_games_are_played(config, tmp_path):
     assert agent.model.training is False
 
 
+@pytest.mark.parametrize("checkpoint_interval", [2, 4])
+def test_stopped_play_is_played_when_the_run_resumes(
+    config, tmp_path, monkeypatch, checkpoint_interval
+):
+    played = []
+
+    def play_three_steps(agent, games, **options):
+        for _ in range(3):
+            played.append(games)
+            yield SimpleNamespace(games=games, rewards=[1.0])
+
+    monkeypatch.setattr(ROLLOUT, "rollout", play_three_steps)
+    config = dataclasses.replace(
+        config, steps=4, play_interval=2, checkpoint_interval=checkpoint_interval
+    )
+    straight = run(config, output=tmp_path / "straight")
+    assert [line["step"] for line in log_of(tmp_path / "straight") if "score/Pong" in line] == [
+        2,
+        4,
+    ]
+    # In the second step of each evaluation; the first is played again before the other.
+    for stop_at, done in ((2, 2), (5, 4)):
+        played.clear()
+        torch.manual_seed(0)
+        agent = make_agent("dt", "tiny", device="cpu")
+        stopped = train(
+            agent, config, output=tmp_path / "run", should_stop=lambda at=stop_at: len(played) >= at
+        )
+        assert stopped == done
+        assert (tmp_path / "run" / f"checkpoint-{done}").exists()
+    assert_same_weights(straight, run(config, output=tmp_path / "run", weights_seed=1))
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "straight")
+
+
+def test_checkpoint_is_made_before_play(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, steps=2, play_interval=2)
+    seen = []
+
+    def look(agent, games, **options):
+        seen.append((tmp_path / "checkpoint-2").exists())
+        yield from ()
+
+    monkeypatch.setattr(ROLLOUT, "rollout", look)
+    run(config, output=tmp_path)
+    assert seen == [True]
+
+
 def test_loss_that_is_no_number_stops_and_names_the_windows(config, readable_store, tmp_path):
     torch.manual_seed(0)
     agent = make_agent("dt", "tiny", device="cpu")
@@ -413,8 +472,14 @@ def test_loss_that_is_no_number_stops_and_names_the_windows(config, readable_sto
     actions = [ReplayStore(readable_store).actions[int(w.split()[-1])] for w in report["windows"]]
     assert actions == calls[4].actions[:, -1].tolist()
     # The last checkpoint is from before, and can be resumed.
+    assert "The last checkpoint is from before." in str(caught.value)
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-3"]
     run(config, output=tmp_path)
+    # There may be none.
+    calls[:] = [None] * 4
+    with pytest.raises(TrainingError, match="Step 1 has a loss of nan") as caught:
+        train(agent, config, output=tmp_path / "new")
+    assert "checkpoint" not in str(caught.value)
 
 
 def test_tensorboard_reads_the_log(config, tmp_path):

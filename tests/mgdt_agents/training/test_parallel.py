@@ -175,6 +175,21 @@ def test_command_under_torchrun_saves_at_sigterm(readable_store, tmp_path):
     assert printed.read_text().count(f"Stopped after step {step} of 100000; the same command") == 1
 
 
+def test_processes_ask_about_once_a_second_whether_to_stop(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "gather", lambda value: [value, (False, 0.0)])
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: now)
+    for step_seconds, expected in [(30, 1), (1.1, 1), (0.25, 4), (0.01, 10)]:
+        question = parallel.StopQuestion()
+        asked = []
+        for step in range(40):
+            now += step_seconds
+            if question.any_says(True):
+                asked.append(step)
+        assert asked == list(range(0, 40, expected))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "gpu"])
 def test_device_that_is_not_there(monkeypatch, device):
