@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -90,13 +92,14 @@ def play_in_processes(
     done: Queue[Any] = context.Queue()
     for task in [*tasks, *[None] * workers]:
         to_do.put(task)
-    processes = [
-        context.Process(target=_work, args=(to_do, done, config, device), daemon=True)
-        for _ in range(workers)
-    ]
-    for process in processes:
-        process.start()
+    processes: list[Any] = []
     try:
+        with _leaving_interrupts():
+            for _ in range(workers):
+                arguments = (to_do, done, config, device)
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                process.start()
+                processes.append(process)
         for episode, trace in _results(done, processes, number):
             if log is not None:
                 weights = names[episode.agent, episode.run]
@@ -108,6 +111,19 @@ def play_in_processes(
         for process in processes:
             process.terminate()
             process.join()
+
+
+@contextmanager
+def _leaving_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C from processes that start here, for good; this one tells the user, and ends them.
+
+    It is blocked, not ignored: one that comes meanwhile reaches this process afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _results(done: "Queue[Any]", processes: Sequence[Any], number: int) -> Iterator[Played]:
@@ -140,8 +156,6 @@ def _work(to_do: "Queue[Any]", done: "Queue[Any]", config: BenchmarkConfig, devi
             steps = play(agents[path], episodes, emulators=emulators, **options)
             for played in finished(steps, name, run, protocol):
                 done.put(played)
-    except KeyboardInterrupt:
-        pass  # the first process tells the user
     except MGDTError as error:
         done.put(error)
     except Exception:

@@ -1,6 +1,11 @@
 """The benchmark in processes: the same episodes as in one."""
 
 import dataclasses
+import multiprocessing
+import os
+import re
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +31,20 @@ def test_processes_play_the_same(tmp_path):
     # What is in the log needs no process.
     assert set(play_in_processes(paths, CONFIG, 2, log, traced=True)) == expected
     log.close()
+
+
+def test_ctrl_c_is_the_first_process_s_alone():
+    episodes = play_in_processes({"random": ["random"]}, CONFIG, 2)
+    next(episodes)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        # As from its first moment, when no code of this package could answer yet.
+        (blocked,) = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{worker.pid}/status").read_text())
+        assert int(blocked, 16) & 1 << signal.SIGINT - 1
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(episodes)) == 5
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_error_of_a_process_reaches_the_caller(tmp_path):
