@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,20 +17,31 @@ from typing_extensions import Self
 
 from mgdt_agents.agent_files import (
     CHECKSUM,
+    check_games,
     check_options,
     load_weights,
     read_config,
+    saved_tensors,
     write_folder,
 )
+from mgdt_agents.config_checks import config_of
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
-from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
+from mgdt_agents.step_inputs import (
+    State,
+    StepInputs,
+    as_games,
+    as_streams,
+    check_spaces,
+    checked_inputs,
+    games_of_agent,
+)
 from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.games import did_you_mean
+from mgdt_envs.protocol import AnyProtocol, as_protocol
 
 ACTION_SPACE = spaces.Discrete(NUM_ACTIONS)
 
@@ -47,17 +59,17 @@ class Agent(ABC):
     kind: ClassVar[str]
     protocol_is_assumed: bool = False
 
-    def __init__(self, games: Sequence[str] = (), protocol: AtariProtocol | None = None) -> None:
-        self.games = tuple(games)
-        self.protocol = protocol or AtariProtocol()
+    def __init__(self, games: str | Sequence[str] = (), protocol: AnyProtocol = None) -> None:
+        self.games = games_of_agent(games)
+        self.protocol = as_protocol(protocol)
         self.observation_space = spaces.Box(0, 255, self.protocol.observation_shape, np.uint8)
         self.action_space = ACTION_SPACE
         self._seed = self._calls = 0
 
-    def set_random_seed(self, seed: int) -> None:
-        """Begin the streams that `predict` draws from anew."""
-        self._seed = seed
-        self._calls = 0
+    def set_random_seed(self, seed: int | None) -> None:
+        """Begin the streams that `predict` draws from anew; None leaves them as they are."""
+        if seed is not None:
+            self._seed, self._calls = operator.index(seed), 0
 
     def predict(
         self,
@@ -100,16 +112,9 @@ class Agent(ABC):
         batch, state, starts, rewards = checked_inputs(
             self, observation, state, episode_start, reward
         )
-        if stream is None:
-            stream = np.stack(
-                [np.arange(len(batch)), np.full(len(batch), self._calls, np.int64)], 1
-            )
-        elif np.shape(stream) != (len(batch), 2):
-            raise InvalidArgument(
-                f"Expected stream of shape ({len(batch)}, 2), got {np.shape(stream)}."
-            )
+        streams = as_streams(stream, len(batch), self._calls)
         self._calls += 1
-        draws = RowStreams(self._seed, stream[:, 0], stream[:, 1])
+        draws = RowStreams(self._seed, *streams.T)
         names = None if game is None else as_games(game, len(batch))
         inputs = StepInputs(batch, state, starts, rewards, names, deterministic, draws)
         actions, state = self._act(inputs)
@@ -162,13 +167,8 @@ class Agent(ABC):
 
         None fits every agent.
         """
-        for name in ("observation_space", "action_space") if env is not None else ():
-            found = getattr(env, f"single_{name}", None) or getattr(env, name)
-            if found != (expected := getattr(self, name)):
-                raise AgentLoadError(
-                    f"The environment's {name} does not match the agent's: "
-                    f"{found} is not {expected}."
-                )
+        if env is not None:
+            check_spaces(self, env)
 
 
 class NetworkAgent(Agent):
@@ -196,14 +196,13 @@ class NetworkAgent(Agent):
         self,
         config: Any,
         *,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         """Make the agent that `config` describes (a preset's name, too), randomly initialized."""
         super().__init__(games, protocol)
-        config = self.preset(config) if isinstance(config, str) else config
-        self.config = config
+        self.config = config = config_of(type(self), config)
         if hasattr(config, "frame_stack"):
             frames, size, _ = self.protocol.observation_shape
             if (config.frame_stack, config.frame_size) != (frames, size):
@@ -221,10 +220,12 @@ class NetworkAgent(Agent):
         Raises:
             ValueError: if there is no such size. The message suggests the nearest.
         """
-        if size not in cls.presets:
-            near = did_you_mean(size, cls.presets)
-            raise InvalidArgument(f"Unknown size {size!r} of {cls.kind}. {near}")
-        return cls.presets[size]
+        return config_of(cls, size)
+
+    @property
+    def has_parts_of_games(self) -> bool:
+        """Whether parts of the network belong to one of `games` each, in their order."""
+        return False
 
     @abstractmethod
     def _make_model(self) -> nn.Module:
@@ -265,17 +266,17 @@ class NetworkAgent(Agent):
         target = {} if self.target is None else {"target": self.target}
         return {"model": self.model, **target}
 
-    def learn(self, replay: Sequence[str | Path], steps: int, **options: Any) -> Self:
+    def learn(self, replay: Path | Sequence[str | Path], steps: int, **options: Any) -> Self:
         """Train on replay stores for `steps` gradient steps, and return the agent.
 
         Args:
-            replay: folders of replay stores.
+            replay: folders of replay stores, or one folder.
             steps: gradient steps.
             options: fields of `mgdt_agents.training.TrainingConfig`.
         """
         # By name: the trainer is above the agents and imports them.
         training = importlib.import_module("mgdt_agents.training")
-        config = training.TrainingConfig(replay=tuple(map(Path, replay)), steps=steps, **options)
+        config = training.TrainingConfig(replay=replay, steps=steps, **options)
         training.train(self, config)
         return self
 
@@ -310,7 +311,11 @@ class NetworkAgent(Agent):
         Args:
             path: a folder; an agent that it holds is replaced.
             card: text of `card.md`; None leaves an existing card, or writes a minimal one.
-            dtype: of the weights in the file; bf16 halves it and rounds them.
+            dtype: of the weights in the file, a floating one; bf16 halves it and rounds them. What
+                is no weight, such as statistics, keeps its own.
+
+        Raises:
+            ValueError: for a dtype that is not floating.
         """
         content = {
             "agent": self.kind,
@@ -321,11 +326,7 @@ class NetworkAgent(Agent):
             "trained_windows": self.trained_windows,
             **self._options_to_save(),
         }
-        tensors = {
-            name: tensor.detach().to("cpu", dtype).contiguous()
-            for name, tensor in self.model.state_dict().items()
-        }
-        write_folder(Path(path), content, tensors, card)
+        write_folder(Path(path), content, saved_tensors(self.model, dtype), card)
 
     @classmethod
     def load(
@@ -345,7 +346,8 @@ class NetworkAgent(Agent):
 
         Raises:
             AgentLoadError: if the folder holds no agent of this class, or it does not fit `env`.
-            ValueError: for a device that is not there, or an option that the agent has not.
+            ValueError: for a device that is not there, an option that the agent has not, or other
+                games where parts of the network belong to games.
         """
         path = Path(path)
         content = read_config(path)
@@ -359,13 +361,14 @@ class NetworkAgent(Agent):
         try:
             config = cls.config_class(**content["config"])
             saved = {
-                "games": content["games"],
+                "games": games_of_agent(content["games"]),
                 "protocol": AtariProtocol.from_dict(content["protocol"]),
                 **cls._saved_options(content),
             }
         except (TypeError, ValueError) as error:
             raise AgentLoadError(f"{path / 'config.json'} cannot be used: {error}") from error
         agent = cls(config, device=device, **saved | options)
+        check_games(path, saved["games"], agent)
         load_weights(path, agent.model, content)
         agent.model.eval()
         agent.trained_windows = content.get("trained_windows")

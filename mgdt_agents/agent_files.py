@@ -4,10 +4,11 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -73,6 +74,23 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def saved_tensors(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the network's tensors as a file has them, on the CPU: weights in a dtype.
+
+    Buffers keep theirs: the statistics of values may be larger than float16 can say.
+
+    Raises:
+        ValueError: for a dtype that is not floating, which would leave nothing of the weights.
+    """
+    if not dtype.is_floating_point:
+        raise InvalidArgument(f"Expected a floating dtype, such as torch.bfloat16, got {dtype}.")
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {
+        name: tensor.detach().to("cpu", dtype if name in weights else tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
 def load_weights(path: Path, model: nn.Module, content: Mapping[str, Any]) -> None:
     """Load the weights of an agent's folder into its network.
 
@@ -82,7 +100,7 @@ def load_weights(path: Path, model: nn.Module, content: Mapping[str, Any]) -> No
         content: of `config.json`; folders without a checksum are taken as they are.
 
     Raises:
-        AgentLoadError: if the weights are missing, damaged, or of another network.
+        AgentLoadError: if the weights are missing, damaged, of another network, or not finite.
     """
     file = path / "model.safetensors"
     try:
@@ -91,7 +109,14 @@ def load_weights(path: Path, model: nn.Module, content: Mapping[str, Any]) -> No
                 f"{file} is damaged or of another agent: its SHA-256 is {found}, config.json says "
                 f"{expected}. Copy or download the folder again."
             )
-        model.load_state_dict(load_file(file))
+        tensors = load_file(file)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise AgentLoadError(
+                    f"{file} is of no use: {name} has infinite or undefined numbers. Training may "
+                    "have diverged; take an earlier agent."
+                )
+        model.load_state_dict(tensors)
     except FileNotFoundError as error:
         raise AgentLoadError(f"{path} has no model.safetensors.") from error
     except SafetensorError as error:
@@ -106,6 +131,19 @@ def _sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def check_games(path: Path, saved: Sequence[str], agent: Any) -> None:
+    """Check that an agent with parts for games has the games that it was saved with.
+
+    Raises:
+        ValueError: for others, or another order: the parts would be of other games then.
+    """
+    if agent.has_parts_of_games and agent.games != saved:
+        raise InvalidArgument(
+            f"Parts of the network in {path} belong to its games in their order: expected "
+            f"{list(saved)}, got {list(agent.games)}. Leave games out."
+        )
 
 
 def check_options(agent_class: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.games import did_you_mean
 
 
 def check_interval(config: Any, interval: str, *names: str) -> None:
@@ -55,3 +56,23 @@ def check_choices(config: Any) -> None:
         if get_origin(kind) is Literal and value not in choices:
             *others, last = map(repr, choices)
             raise InvalidArgument(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def config_of(agent_class: Any, config: Any) -> Any:
+    """Return a config of an agent's class, or the one of its presets that has this name.
+
+    Raises:
+        ValueError: if there is no such preset, and then the message suggests the nearest; or for
+            anything but a config of this very class, as no other can be saved and loaded.
+    """
+    if isinstance(config, str):
+        if config not in agent_class.presets:
+            near = did_you_mean(config, agent_class.presets)
+            raise InvalidArgument(f"Unknown size {config!r} of {agent_class.kind}. {near}")
+        config = agent_class.presets[config]
+    if type(config) is not agent_class.config_class:
+        raise InvalidArgument(
+            f"Expected a {agent_class.config_class.__name__} for {agent_class.kind}, or the name "
+            f"of a size, got {config!r}"
+        )
+    return config

@@ -17,7 +17,7 @@ from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
 from mgdt_agents.random_streams import sample
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs
-from mgdt_envs import AtariProtocol
+from mgdt_envs.protocol import AnyProtocol
 
 _FIELDS = [field.name for field in dataclasses.fields(ImpalaConfig)]
 
@@ -46,8 +46,8 @@ class ConvolutionalCloningAgent(NetworkAgent):
         config: ImpalaConfig | str = "5m",
         *,
         action_temperature: float = 0.5,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, games=games, protocol=protocol, device=device)

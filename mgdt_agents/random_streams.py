@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mgdt_envs.errors import InvalidArgument
+
 # Philox4x32-10's multipliers and key increments (Salmon et al. 2011, table 2 and section 4.3).
 MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 INCREMENTS = np.array([0x9E3779B9, 0xBB67AE85], np.uint64)
@@ -72,7 +74,16 @@ def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:
     Args:
         logits_BV: on the CPU; minus infinity excludes an id.
         streams: of the rows, each of which gives a number; None takes the likeliest ids.
+
+    Raises:
+        ValueError: for a row with NaN or infinity in it, or that excludes all ids.
     """
+    if not (largest_B := logits_BV.amax(-1)).isfinite().all():
+        row = int((~largest_B.isfinite()).nonzero()[0])
+        raise InvalidArgument(
+            f"Expected finite logits to act by, got {logits_BV[row].tolist()} in row {row}. The "
+            "network's weights may not be finite, or a setting of how it acts is too large."
+        )
     if streams is None:
         return logits_BV.argmax(-1)
     up_to_BV = logits_BV.double().softmax(-1).cumsum(-1)

@@ -18,8 +18,9 @@ from mgdt_agents.agent_files import check_options
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import sample
-from mgdt_agents.step_inputs import State, StepInputs
+from mgdt_agents.step_inputs import State, StepInputs, games_of_agent
 from mgdt_envs import AtariProtocol
+from mgdt_envs.protocol import AnyProtocol, as_protocol
 
 
 class SB3Agent(Agent):
@@ -44,13 +45,13 @@ class SB3Agent(Agent):
         self,
         model: BaseAlgorithm,
         *,
-        games: Sequence[str] | None = None,
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] | None = None,
+        protocol: AnyProtocol = None,
         actions: Sequence[int] | None = None,
     ) -> None:
         given = {
-            "games": None if games is None else list(games),
-            "protocol": protocol and protocol.to_dict(),
+            "games": None if games is None else list(games_of_agent(games)),
+            "protocol": None if protocol is None else as_protocol(protocol).to_dict(),
             "actions": None if actions is None else list(actions),
         }
         known = getattr(model, "mgdt", {})
@@ -115,10 +116,11 @@ class SB3Agent(Agent):
         agent.check_spaces(env)
         return agent
 
-    def set_random_seed(self, seed: int) -> None:
+    def set_random_seed(self, seed: int | None) -> None:
         """Seed the agent's streams, and the global generators that models of others draw from."""
         super().set_random_seed(seed)
-        self.model.set_random_seed(seed)
+        if seed is not None:
+            self.model.set_random_seed(self._seed)
 
     def identity(self) -> str | None:
         """Return the algorithm, the share of random actions, and the actions."""

@@ -1,13 +1,14 @@
-"""What `Agent.predict` is called with, and the checks of it."""
+"""What agents are called with, and the checks of it."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
 from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.games import game
+from mgdt_envs.games import game, resolve_games
 
 State = tuple[np.ndarray, ...]
 
@@ -35,10 +36,44 @@ class Playing(Protocol):
 
     kind: ClassVar[str]
     observation_space: Any
+    action_space: Any
 
     @property
     def memory(self) -> tuple[int, ...] | None:
         """Columns of each part of its state."""
+
+
+def games_of_agent(games: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the games of an agent in their canonical spelling, each once.
+
+    Args:
+        games: a suite, a game, or several of either. Of several, names that are not known stay as
+            they are: a saved agent may be of games that were registered where it was trained.
+
+    Raises:
+        ValueError: for a single name that is not known, or what is no name.
+    """
+    if isinstance(games, str):
+        return resolve_games(games)
+    names: list[str] = []
+    for entry in games:
+        if not isinstance(entry, str):
+            raise InvalidArgument(f"Expected the names of games, got {entry!r}.")
+        try:
+            names += resolve_games(entry)
+        except InvalidArgument:
+            names.append(entry)
+    return tuple(dict.fromkeys(names))
+
+
+def check_spaces(agent: Playing, env: Any) -> None:
+    """Raise `AgentLoadError` if the spaces of `env`, vectorized or not, are not the agent's."""
+    for name in ("observation_space", "action_space"):
+        found = getattr(env, f"single_{name}", None) or getattr(env, name)
+        if found != (expected := getattr(agent, name)):
+            raise AgentLoadError(
+                f"The environment's {name} does not match the agent's: {found} is not {expected}."
+            )
 
 
 def checked_inputs(
@@ -128,3 +163,18 @@ def as_games(names: str | Sequence[str], size: int) -> tuple[str, ...]:
     if len(rows) != size:
         raise InvalidArgument(f"Expected one game or {size}, got {len(rows)}.")
     return tuple(game(name).name for name in rows)
+
+
+def as_streams(streams: np.ndarray | None, size: int, calls: int) -> np.ndarray:
+    """Return the random streams of `size` rows, `(size, 2)` integers: each one's number and step.
+
+    None is the number of the row and that of the call, `calls`.
+    """
+    if streams is None:
+        return np.stack([np.arange(size), np.full(size, calls)], 1)
+    rows = np.asarray(streams)
+    if rows.shape != (size, 2) or rows.dtype.kind not in "iu":
+        raise InvalidArgument(
+            f"Expected integers as stream of shape ({size}, 2), got {rows.shape} of {rows.dtype}."
+        )
+    return rows

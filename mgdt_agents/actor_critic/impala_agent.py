@@ -17,8 +17,8 @@ from mgdt_agents.actor_critic.policy_network import (
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.random_streams import sample
 from mgdt_agents.step_inputs import State, StepInputs
-from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.protocol import AnyProtocol
 
 
 class ImpalaAgent(NetworkAgent):
@@ -56,8 +56,8 @@ class ImpalaAgent(NetworkAgent):
         self,
         config: ImpalaAgentConfig | str = "deep",
         *,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, games=games, protocol=protocol, device=device)
@@ -69,6 +69,11 @@ class ImpalaAgent(NetworkAgent):
 
     def _make_model(self) -> PolicyNetwork:
         return PolicyNetwork(self.config)
+
+    @property
+    def has_parts_of_games(self) -> bool:
+        """Whether each game has a value of its own scale."""
+        return self.config.value_games > 0
 
     @property
     def memory(self) -> tuple[int, ...]:

@@ -29,8 +29,8 @@ from mgdt_agents.decision_transformer.tokens import (
 from mgdt_agents.random_streams import RowStreams, sample
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
 from mgdt_agents.step_inputs import State, StepInputs, checked_inputs
-from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.protocol import AnyProtocol
 
 PADDING = -1
 """Target of the steps that are not learned."""
@@ -73,8 +73,8 @@ class DecisionTransformerAgent(NetworkAgent):
         config: DecisionTransformerConfig | str = "10m",
         *,
         rule: ActingRule | None = None,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, games=games, protocol=protocol, device=device)

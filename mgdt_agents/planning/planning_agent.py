@@ -25,8 +25,9 @@ from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.random_streams import sample
 from mgdt_agents.replay.sampler import WindowBatch
 from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
-from mgdt_envs import AtariProtocol
+from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.protocol import AnyProtocol
 
 
 class TrajectoryTransformerAgent(NetworkAgent):
@@ -71,8 +72,8 @@ class TrajectoryTransformerAgent(NetworkAgent):
         search: Search | None = None,
         beta: float = 10.0,
         action_temperature: float = 0.5,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, games=games, protocol=protocol, device=device)
@@ -258,16 +259,18 @@ class TrajectoryTransformerAgent(NetworkAgent):
             reward: see `predict`.
 
         Raises:
-            ValueError: as `predict` does, or for actions of another shape.
+            ValueError: as `predict` does, for actions of another shape, or for what is no action.
         """
         inputs = checked_inputs(self, observation, state, episode_start, reward)
         batch, past = inputs[0], self._past(*inputs[1:])
-        if np.ndim(actions) != 2 or len(actions) != len(batch) or not np.size(actions):
+        actions = np.asarray(actions)
+        if actions.ndim != 2 or len(actions) != len(batch) or not actions.size:
             raise InvalidArgument(
-                f"Expected actions of shape ({len(batch)}, H), H at least 1, got "
-                f"{np.shape(actions)}."
+                f"Expected actions of shape ({len(batch)}, H), H at least 1, got {actions.shape}."
             )
-        coming = self._to_device(np.asarray(actions, np.int64))
+        if actions.dtype.kind not in "iu" or not np.isin(actions, range(NUM_ACTIONS)).all():
+            raise InvalidArgument(f"Expected actions that are integers in 0..17, got {actions}.")
+        coming = self._to_device(actions.astype(np.int64))
         tokens, rewards, ends = imagine(self.model.world, *self._window(batch, past), coming)
         frames = self.model.tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return Imagined(*(part.cpu().numpy() for part in (frames, rewards, ends)))

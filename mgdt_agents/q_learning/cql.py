@@ -20,10 +20,11 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
 from mgdt_agents.q_learning import losses
 from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
+from mgdt_agents.random_streams import sample
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
 from mgdt_agents.step_inputs import State, StepInputs
-from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.protocol import AnyProtocol
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +106,8 @@ class CQLAgent(NetworkAgent):
         self,
         config: CQLConfig | str = "5m",
         *,
-        games: Sequence[str] = (),
-        protocol: AtariProtocol | None = None,
+        games: str | Sequence[str] = (),
+        protocol: AnyProtocol = None,
         device: str | torch.device = "auto",
     ) -> None:
         super().__init__(config, games=games, protocol=protocol, device=device)
@@ -117,6 +118,11 @@ class CQLAgent(NetworkAgent):
         config = self.config
         heads = len(self.games) if config.heads == "per-game" else 1
         return ImpalaNetwork(config, config.atoms, max(1, heads))
+
+    @property
+    def has_parts_of_games(self) -> bool:
+        """Whether there is a head a game."""
+        return self.config.heads == "per-game"
 
     @property
     def windows(self) -> dict[str, Any]:
@@ -235,7 +241,8 @@ class CQLAgent(NetworkAgent):
         allowed = np.ones((rows, self.config.actions), bool)
         if self.config.mask_actions:
             allowed = allowed_in_rows(inputs.games, rows, self.games, self.protocol)
-        actions = losses.best_actions(values, self._to_device(allowed)).cpu().numpy()
+        values = values.cpu().masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        actions = sample(values, None).numpy()
         if not inputs.deterministic:
             explore = inputs.draws.uniform() < self.config.exploration
             number = (inputs.draws.uniform() * allowed.sum(1)).astype(np.int64)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import computing_dtype, to_pixels
+from mgdt_agents.random_streams import sample
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs.errors import InvalidArgument
 
@@ -95,7 +96,7 @@ class PQNAgent(NetworkAgent):
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         self.model.eval()
         pixels = self._to_device(to_pixels(inputs.observations))
-        chosen = self.model(pixels).argmax(-1).cpu().numpy()
+        chosen = sample(self.model(pixels).cpu(), None).numpy()
         if not inputs.deterministic:
             explores = inputs.draws.uniform() < self.config.exploration
             drawn = (inputs.draws.uniform() * len(self.config.actions)).astype(np.int64)

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -192,6 +193,27 @@ def test_draws_follow_the_seed(agent: Agent) -> None:
     assert (draw(1) != draw(2)).any()
 
 
+def test_seeds_of_any_kind(agent: Agent) -> None:
+    batch = observations(64)
+
+    def draw(seed: Any) -> np.ndarray:
+        agent.set_random_seed(seed)
+        return agent.predict(batch)[0]
+
+    np.testing.assert_array_equal(draw(3), draw(np.int64(3)))
+    agent.set_random_seed(3)
+    np.testing.assert_array_equal(draw(None), draw(3))  # None begins nothing anew
+    with pytest.raises(TypeError, match="float"):
+        agent.set_random_seed(1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"integers as stream of shape \(64, 2\), got \(2,\)"):
+        agent.predict(batch, stream=np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"shape \(64, 2\), got \(64, 2\) of float64"):
+        agent.predict(batch, stream=np.zeros((64, 2)))
+    listed = [[7, 0]] * 64
+    expected, _ = agent.predict(batch, stream=np.array(listed))
+    np.testing.assert_array_equal(agent.predict(batch, stream=listed)[0], expected)  # type: ignore[arg-type]
+
+
 def test_rows_do_not_mix(network_agent: NetworkAgent) -> None:
     batch = observations(5)
     together, _ = network_agent.predict(batch, deterministic=True)
@@ -260,6 +282,30 @@ def test_weights_carry_a_checksum(tmp_path) -> None:
     del content["model_sha256"]
     (tmp_path / "config.json").write_text(json.dumps(content))
     load_agent(tmp_path, device="cpu")
+
+
+def test_weights_that_are_not_finite(network_agent: NetworkAgent, tmp_path) -> None:
+    with torch.no_grad():
+        for parameter in network_agent.model.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"finite logits to act by, got \[.*nan|No action is left"):
+        network_agent.predict(observations(2))
+    network_agent.save(tmp_path)
+    with pytest.raises(
+        AgentLoadError, match=r"safetensors is of no use: \S+ has infinite or undef"
+    ):
+        load_agent(tmp_path, device="cpu")
+
+
+def test_weights_are_saved_as_floating_numbers(network_agent: NetworkAgent, tmp_path) -> None:
+    for dtype in (torch.int8, torch.bool):
+        with pytest.raises(
+            ValueError, match=f"floating dtype, such as torch.bfloat16, got {dtype}"
+        ):
+            network_agent.save(tmp_path / "agent", dtype=dtype)
+    assert not (tmp_path / "agent").exists()
+    network_agent.save(tmp_path / "agent", dtype=torch.bfloat16)
+    load_agent(tmp_path / "agent", device="cpu").predict(observations(2))
 
 
 def test_files_follow_the_umask(tmp_path) -> None:

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from mgdt_agents.config_checks import check_choices, check_interval
+from mgdt_agents.config_checks import check_choices, check_interval, config_of
+from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -45,3 +46,13 @@ def test_choices():
     check_choices(Config(kind="c"))
     with pytest.raises(InvalidArgument, match="kind must be 'a', 'b' or 'c', got 'd'"):
         check_choices(Config(kind="d"))
+
+
+def test_config_of_an_agent():
+    cloning = NETWORK_AGENTS["bc_conv"]
+    assert config_of(cloning, "tiny") is cloning.presets["tiny"]
+    assert config_of(cloning, cloning.presets["5m"]) is cloning.presets["5m"]
+    for wrong in (None, {"blocks": 1}, Config(), NETWORK_AGENTS["cql"].presets["tiny"]):
+        message = f"Expected a ImpalaConfig for bc_conv, or the name of a size, got {wrong!r}"
+        with pytest.raises(InvalidArgument, match=re.escape(message)):
+            config_of(cloning, wrong)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mgdt_agents.random_streams import RowStreams, philox, sample
+from mgdt_envs.errors import InvalidArgument
 
 
 def words(text: str) -> list[int]:
@@ -80,3 +81,12 @@ def test_sample_draws_each_row_from_its_stream() -> None:
     alone = [sample(rows[:1], RowStreams(0, np.array([row]), np.array([0]))) for row in range(50)]
     assert torch.equal(together, torch.cat(alone))
     assert len(together.unique()) > 5
+
+
+@pytest.mark.parametrize("wrong", [[0.0, torch.nan], [torch.inf, 0.0], [-torch.inf, -torch.inf]])
+@pytest.mark.parametrize("streams", [None, RowStreams(0, np.arange(2), np.arange(2))])
+def test_logits_that_say_nothing_are_refused(
+    wrong: list[float], streams: RowStreams | None
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"finite logits .*, got \[.*inf|nan.*\] in row 1"):
+        sample(torch.tensor([[0.0, -torch.inf], wrong]), streams)

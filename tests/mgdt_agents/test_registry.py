@@ -15,7 +15,7 @@ from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import bundled_agents, register_agent
-from mgdt_envs import AtariProtocol, MultiGameAtariEnv
+from mgdt_envs import AtariProtocol, MultiGameAtariEnv, suite
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -162,6 +162,31 @@ def test_make_agent():
         make_agent("dt", "tinny")
     with pytest.raises(ValueError, match=r"Unknown size 'x' of cql. Known names: 5m, 30m, 60m"):
         make_agent("cql", "x")
+
+
+def test_agents_take_what_environments_take(tmp_path, dqn_zip):
+    agent = make_agent("tt", "tiny", games="bundled", protocol="nature", device="cpu")
+    assert (agent.games, agent.protocol) == (suite("bundled"), AtariProtocol.nature())
+    agent.save(tmp_path)
+    for load in (
+        lambda **options: make_agent("cql", "tiny", **options),
+        lambda **options: load_agent(tmp_path, **options),
+        lambda **options: load_agent("random", **options),
+        lambda **options: load_agent(dqn_zip, **options),
+    ):
+        agent = load(games=["pong", "Unheard", "ms_pacman"], protocol={"sticky": 0.5})
+        assert agent.games == ("Pong", "Unheard", "MsPacman")
+        assert agent.protocol == AtariProtocol(sticky=0.5)
+        assert load(games="breakout").games == ("Breakout",)
+        for wrong, message in (
+            ({"games": "Pang"}, "Unknown game or suite 'Pang'"),
+            ({"games": [1]}, "names of games, got 1"),
+            ({"protocol": "natur"}, "Unknown protocol 'natur'"),
+        ):
+            with pytest.raises(InvalidArgument, match=message):
+                load(**wrong)
+    observation = np.zeros((4, 84, 84), np.uint8)
+    make_agent("tt", "tiny", games=["pong"], device="cpu").predict(observation, game="Pong")
 
 
 def test_a_zip_beside_an_agent_is_not_opened(tmp_path, monkeypatch):

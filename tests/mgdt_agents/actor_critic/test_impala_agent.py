@@ -86,6 +86,16 @@ def test_steps_at_once_are_steps_in_turn():
     torch.testing.assert_close(memory.cell, together.memory.cell)
 
 
+def test_values_of_games_are_saved_whole_and_stay_with_them(tmp_path):
+    agent = make_agent(value_games=2)
+    agent.model.value.mean_square.fill_(1e8)  # beyond float16
+    agent.save(tmp_path, dtype=torch.float16)
+    loaded = ImpalaAgent.load(tmp_path, device="cpu")
+    assert torch.equal(loaded.model.value.mean_square, agent.model.value.mean_square)
+    with pytest.raises(ValueError, match=r"\['Freeway', 'Breakout'\], got \['Breakout', 'Freew"):
+        ImpalaAgent.load(tmp_path, games=["Breakout", "Freeway"], device="cpu")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -217,6 +217,9 @@ def test_bad_questions():
     for actions in (np.zeros(2, int), np.zeros((2, 0), int), np.zeros((3, 1), int)):
         with pytest.raises(ValueError, match=r"actions of shape \(2, H\), H at least 1, got"):
             agent.imagine(observations, actions)
+    for actions in (np.full((2, 1), 18), [[-1], [0]], np.zeros((2, 1))):
+        with pytest.raises(ValueError, match=r"actions that are integers in 0\.\.17, got"):
+            agent.imagine(observations, actions)
     agent.search = Search(horizon=3)
     with pytest.raises(ValueError, match="at most 2 imagined steps after 2 real ones"):
         agent.predict(observations)

@@ -11,7 +11,8 @@ import torch
 from mgdt_agents.q_learning import losses
 from mgdt_agents.q_learning.cql import CQLAgent, CQLConfig
 from mgdt_agents.replay import WindowBatch
-from mgdt_envs import AtariProtocol
+from mgdt_envs import AtariProtocol, suite
+from mgdt_envs.errors import InvalidArgument
 
 CONFIG = CQLConfig(
     blocks=1, stages=(4,), stem_stride=4, hidden=8, atoms=5, max_value=2.0, n_steps=2, discount=0.5
@@ -196,6 +197,20 @@ def test_heads_of_games(pooling: Literal["flatten", "spatial"]) -> None:
             agent.predict(observations, game=unknown)
 
 
+def test_heads_stay_with_their_games(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, heads="per-game")
+    CQLAgent(config, games=["Pong", "Freeway"], device="cpu").save(tmp_path)
+    for games in (["Freeway", "Pong"], "Pong", ["Pong", "Breakout"]):
+        expected = r"expected \['Pong', 'Freeway'\], got \['"
+        with pytest.raises(InvalidArgument, match=expected):
+            CQLAgent.load(tmp_path, device="cpu", games=games)
+    loaded = CQLAgent.load(tmp_path, device="cpu", games=["pong", "Freeway"])
+    assert loaded.games == ("Pong", "Freeway")
+    # A head that all games share is of none.
+    CQLAgent(CONFIG, games=["Pong"], device="cpu").save(tmp_path / "shared")
+    assert CQLAgent.load(tmp_path / "shared", games="atari5", device="cpu").games == suite("atari5")
+
+
 def test_features_of_length_one() -> None:
     config = dataclasses.replace(CONFIG, normalize_features=True)
     model = CQLAgent(config, device="cpu").model
@@ -279,7 +294,7 @@ def test_heads_are_made_for_the_replay(
         np.testing.assert_array_equal(found, expected)
     # Another training may be of some of its games, and of no other.
     before = loaded.model.output.weight.detach().clone()
-    loaded.learn([str(breakout_store)], steps=1, batch_size=4, optimizer="adamw")
+    loaded.learn(str(breakout_store), steps=1, batch_size=4, optimizer="adamw")
     assert loaded.games == ("Pong", "Breakout")
     changed = (loaded.model.output.weight != before).any(1)
     assert not changed[: 18 * 5].any()
