@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import select
 import signal
 import sys
@@ -45,6 +46,8 @@ USERS_ERRORS = {
     errno.EPERM,
     errno.EROFS,
 }
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Of a terminal that was closed; Windows has none."""
 MAX_WIDTH = 1000
 """Columns of a table that no terminal shows."""
 SECONDS_BETWEEN_LINES = 30
@@ -53,10 +56,28 @@ SECONDS_BETWEEN_LINES = 30
 
 @contextmanager
 def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Answer Ctrl-C and SIGTERM by `handler`, as long as the block runs."""
-    before = [
-        (number, signal.signal(number, handler)) for number in (signal.SIGINT, signal.SIGTERM)
-    ]
+    """Answer Ctrl-C, SIGTERM and a closed terminal by `handler`, as long as the block runs.
+
+    What a closed terminal sends, often twice, is answered once, and never as the second signal;
+    under nohup, it is not answered at all.
+    """
+    answered: list[int] = []
+    terminals = [number for number in (1, 2) if os.isatty(number)]
+
+    def answer(number: int, frame: Any) -> None:
+        if number == HANGUP:
+            for terminal in terminals:
+                if not os.isatty(terminal):  # any more; printing there would be an error
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
+            if answered:
+                return
+        answered.append(number)
+        handler(number, frame)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        numbers.append(HANGUP)
+    before = [(number, signal.signal(number, answer)) for number in numbers]
     try:
         yield
     finally:

@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import pty
+import signal
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from mgdt_cli import console as module
-from mgdt_cli.console import ProgressBar, run
+from mgdt_cli.console import ProgressBar, handling_signals, run
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -33,6 +35,49 @@ def test_errors_of_the_user(capsys):
             run(raising(error))
         assert caught.value.code == status
         assert capsys.readouterr().err == message
+
+
+def test_a_closed_terminal_is_answered_once_and_not_under_nohup():
+    answered = []
+    with handling_signals(lambda number, frame: answered.append(number)):
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+    assert answered == [signal.SIGHUP, signal.SIGTERM]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with handling_signals(lambda number, frame: answered.append(number)):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(answered) == 2
+
+
+def test_nothing_is_printed_on_a_closed_terminal():
+    here, there = os.pipe()
+    script = (
+        "import os\n"
+        "from mgdt_cli.console import ProgressBar, handling_signals, say\n"
+        "answered, answers = os.pipe()\n"
+        "def stop(number, frame):\n"
+        "    say('Stopping')\n"
+        "    os.write(answers, b'.')\n"
+        "with handling_signals(stop), ProgressBar() as progress:\n"
+        "    progress.add_task('a', total=2)\n"
+        f"    os.write({there}, b'begun')\n"
+        "    os.read(answered, 1)\n"
+        "say('Stopped')\n"
+    )
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=terminal, stderr=terminal, pass_fds=[there]
+    )
+    os.close(terminal)
+    assert os.read(here, 5) == b"begun"
+    os.close(master)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 0
+    os.close(here)
+    os.close(there)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_stores_of_another_protocol(
 
 
 @pytest.mark.parametrize("kind", ["dt", "cql"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_say_how_to_resume(
     run, offline, tmp_path, capsys, monkeypatch, number, kind
 ):

@@ -101,7 +101,8 @@ def test_sweep_trains_all_it_can_and_resumes(run, refused, sweep, tmp_path, caps
     assert [row[1] for row in rows if row and row[0].startswith("seed=")] == ["3", "3"]
 
 
-def test_stopped_sweep_stops_its_runs(monkeypatch, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_stopped_sweep_stops_its_runs(monkeypatch, tmp_path, number):
     script = (
         "import signal, sys, time, pathlib; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); "
         f"pathlib.Path({str(tmp_path / 'begun')!r}).touch(); time.sleep(600)"
@@ -110,7 +111,7 @@ def test_stopped_sweep_stops_its_runs(monkeypatch, tmp_path):
 
     def stop_when_begun(seconds):
         if (tmp_path / "begun").exists():
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         time.sleep(0.01)
 
     monkeypatch.setattr(train_sweep, "time", type("", (), {"sleep": stop_when_begun}))
