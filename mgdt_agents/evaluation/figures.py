@@ -1,7 +1,9 @@
 """Pictures of results, drawn once, as SVG for the page and as PNG for papers."""
 
 import io
-from collections.abc import Mapping
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C
 MARKERS = "osD^vPX*"
 INK = "#123456"
 """Of text and axes; the page replaces it by the color of its text, light or dark."""
+NAME_WIDTH = 30
+"""Characters of an agent's name on a line; paths and settings have more."""
 LEAST_SHOWN = 0.01
 """Human-normalized scores below are drawn here, for a logarithm has no zero."""
 
@@ -79,11 +83,20 @@ def legend_label(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
+def _wrapped(names: Iterable[str]) -> tuple[list[str], int, int]:
+    """Return names in lines, how many characters the longest has, and the most lines of a name."""
+    wrapped = [textwrap.fill(name, NAME_WIDTH) for name in names]
+    lines = [name.split("\n") for name in wrapped]
+    return wrapped, max(len(line) for name in lines for line in name), max(map(len, lines))
+
+
 def _curve(loss: str, curves: Mapping[str, Mapping[str, "Curve"]]) -> "Figure":
     figure, axes = _new(7, 3)
-    for number, (run, its_curves) in enumerate(curves.items()):
+    labels, *_ = _wrapped(curves)
+    for number, its_curves in enumerate(curves.values()):
         if loss in its_curves:
-            axes.plot(*its_curves[loss], color=_color(number), label=legend_label(run))
+            label = legend_label(labels[number])
+            axes.plot(*its_curves[loss], color=_color(number), label=label)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(loss.replace("_", " "))
     axes.legend()
@@ -91,14 +104,15 @@ def _curve(loss: str, curves: Mapping[str, Mapping[str, "Curve"]]) -> "Figure":
 
 
 def _leaderboard(results: Results, protocol: str, agents: list[str]) -> "Figure":
-    figure, axes = _new(7, 0.9 + 0.4 * len(agents))
+    labels, _, lines = _wrapped(agents)
+    figure, axes = _new(7, 0.9 + max(0.4, 0.2 * lines) * len(agents))
     main = results.headline()
     for row, agent in enumerate(agents):
         aggregate = results.aggregates[agent, protocol][main]
         low, high = aggregate.interval or (aggregate.value, aggregate.value)
         axes.plot([low, high], [row, row], color=_color(row), linewidth=6, alpha=0.35)
         axes.plot(aggregate.value, row, MARKERS[row % len(MARKERS)], color=_color(row))
-    axes.set_yticks(range(len(agents)), agents)
+    axes.set_yticks(range(len(agents)), labels)
     axes.set_ylim(len(agents) - 0.5, -0.5)
     axes.set_xlabel(f"human-normalized {headline_name(results)}, and its 95 % interval")
     _scale_by_humans(axes)
@@ -116,12 +130,16 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     names = list(next(iter(means.values())))
     best = {name: max(games[name] for games in means.values()) for name in names}
     names.sort(key=lambda name: -best[name])
-    figure, axes = _new(7, 1.0 + len(names) * (0.12 + 0.13 * len(means)))
+    labels, longest, lines = _wrapped(means)
+    # Inches of a legend's column: its color and spaces, and the characters.
+    columns = max(1, min(5, len(means), int(7 / (0.67 + 0.09 * longest))))
+    legend = 0.2 * lines * math.ceil(len(means) / columns)
+    figure, axes = _new(7, 0.8 + legend + len(names) * (0.12 + 0.13 * len(means)))
     height = 0.8 / len(means)
-    for number, (agent, games) in enumerate(means.items()):
+    for number, games in enumerate(means.values()):
         rows = np.arange(len(names)) + (number - (len(means) - 1) / 2) * height
         values = np.maximum([games[name] for name in names], LEAST_SHOWN)
-        style = {"color": _color(number), "label": legend_label(agent)}
+        style = {"color": _color(number), "label": legend_label(labels[number])}
         axes.barh(rows, values - LEAST_SHOWN, height, LEAST_SHOWN, **style)
     axes.set_xscale("log")
     axes.set_xlim(LEAST_SHOWN, max(1.2, 1.1 * max(best.values())))
@@ -130,8 +148,8 @@ def _games(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(f"human-normalized score; {LEAST_SHOWN:.0%} and less at the left")
     _scale_by_humans(axes)
-    # Above the bars, which leave no corner free.
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(5, len(means)))
+    # Above the bars, which leave no corner free, and outside the axes, which it would squeeze.
+    figure.legend(loc="outside upper left", ncols=columns)
     return figure
 
 
@@ -141,9 +159,10 @@ def _profile(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     # A few very high scores would leave no room for the others.
     highest = max(1.5, max(float(np.quantile(values, 0.9)) for values in scores.values()))
     thresholds = np.linspace(0, highest, 200)
-    for number, (agent, values) in enumerate(scores.items()):
+    labels, *_ = _wrapped(scores)
+    for number, values in enumerate(scores.values()):
         profile = performance_profile(values, thresholds)
-        style = {"color": _color(number), "label": legend_label(agent)}
+        style = {"color": _color(number), "label": legend_label(labels[number])}
         axes.step(thresholds, profile, where="post", **style)
     axes.set_xlabel("human-normalized score")
     axes.set_ylabel("share of games above it")
@@ -156,7 +175,10 @@ def _profile(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
 def _improvement(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure":
     """Draw how probably an episode of one agent scores more than one of another."""
     agents = list(normalized)
-    figure, axes = _new(3 + 0.9 * len(agents), 1.4 + 0.6 * len(agents))
+    labels, longest, lines = _wrapped(agents)
+    upright = longest > 12  # characters, which would run into the next column's
+    height = 1.4 + max(0.6, 0.2 * lines) * len(agents) + 0.08 * longest * upright
+    figure, axes = _new(3 + 0.9 * len(agents), height)
     table = np.full((len(agents), len(agents)), np.nan)
     for row, x in enumerate(agents):
         for column, y in enumerate(agents):
@@ -164,8 +186,8 @@ def _improvement(normalized: Mapping[str, Mapping[str, np.ndarray]]) -> "Figure"
                 table[row, column] = _improvement_of(normalized[x], normalized[y])
                 axes.text(column, row, f"{table[row, column]:.0%}", ha="center", va="center")
     axes.imshow(table, cmap="RdBu", vmin=-0.2, vmax=1.2, aspect="auto", alpha=0.4)
-    axes.set_xticks(range(len(agents)), agents)
-    axes.set_yticks(range(len(agents)), agents)
+    axes.set_xticks(range(len(agents)), labels, rotation=90 * upright)
+    axes.set_yticks(range(len(agents)), labels)
     axes.set_xlabel("than")
     axes.set_ylabel("better")
     for spine in axes.spines.values():

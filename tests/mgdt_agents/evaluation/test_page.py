@@ -276,6 +276,25 @@ def test_the_page_of_57_games_with_videos(tmp_path):
         assert not faults
 
 
+def test_long_names_leave_room_for_figures():
+    from mgdt_agents.evaluation.figures import draw
+
+    paths = [f"runs/{kind}-weighted-20m:action_temperature=1" for kind in ("dt", "bc", "cql")]
+    names = [*paths, "random", f"/home/{'experiments/' * 6}dt"]
+    for name, figure in draw(made_up(agents=names)).items():
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        assert min(axes.get_position().size) > 0.4, name
+        drawn = axes.get_tightbbox().padded(-1)
+        assert figure.bbox.containsx(drawn.x0), name
+        assert figure.bbox.containsx(drawn.x1), name
+        for legend in figure.legends:
+            assert ["".join(it.get_text().split()) for it in legend.get_texts()] == names
+            box = legend.get_window_extent().padded(-1)
+            assert figure.bbox.containsx(box.x1)
+            assert box.y0 > axes.get_window_extent().y1
+
+
 def test_figures_say_what_the_results_say(tmp_path):
     from mgdt_agents.evaluation.figures import draw
 
