@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.replay.files import json_bytes
+from mgdt_agents.errors import AgentLoadError, ReplayError
+from mgdt_agents.replay.files import json_bytes, naming
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -32,6 +32,9 @@ def write_folder(
         content: of `config.json`; the checksum of the weights is added.
         tensors: the weights, on the CPU.
         card: text of `card.md`; None leaves an existing card, or writes a minimal one.
+
+    Raises:
+        ReplayError: naming a file that cannot be written; the agent that was there stays.
     """
     path.mkdir(parents=True, exist_ok=True)
     weights = save(tensors)
@@ -41,8 +44,14 @@ def write_folder(
         trained_on = ", ".join(content["games"]) or "nothing"
         card = card or f"# {content['agent']}\n\nTrained on: {trained_on}.\n"
         files["card.md"] = card.encode()
-    for name, data in files.items():
-        (path / f"{name}.partial").write_bytes(data)
+    try:
+        for name, data in files.items():
+            with naming(path / name):
+                (path / f"{name}.partial").write_bytes(data)
+    except ReplayError:
+        for name in files:
+            (path / f"{name}.partial").unlink(missing_ok=True)
+        raise
     for name in files:
         os.replace(path / f"{name}.partial", path / name)
 

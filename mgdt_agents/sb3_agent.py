@@ -16,8 +16,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from mgdt_agents.agent import Agent
 from mgdt_agents.agent_files import check_options
 from mgdt_agents.devices import resolve_device
-from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.errors import AgentLoadError, ReplayError
 from mgdt_agents.random_streams import sample
+from mgdt_agents.replay.files import naming
 from mgdt_agents.step_inputs import State, StepInputs, games_of_agent
 from mgdt_envs import AtariProtocol
 from mgdt_envs.protocol import AnyProtocol, as_protocol
@@ -76,11 +77,21 @@ class SB3Agent(Agent):
         vars(model)["mgdt"] = known  # an attribute, which the model saves
 
     def save(self, path: str | Path) -> None:
-        """Write the model to `model.zip` in the folder `path`; an older one is replaced."""
+        """Write the model to `model.zip` in the folder `path`; an older one is replaced.
+
+        Raises:
+            ReplayError: if it cannot be written; the older one stays.
+        """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        self.model.save(path / "model.zip.partial")
-        os.replace(path / "model.zip.partial", path / "model.zip")
+        file, partial = path / "model.zip", path / "model.zip.partial"
+        try:
+            with naming(file):
+                self.model.save(partial)
+        except ReplayError:
+            partial.unlink(missing_ok=True)
+            raise
+        os.replace(partial, file)
 
     @classmethod
     def load(

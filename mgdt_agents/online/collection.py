@@ -24,7 +24,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import Learner, Play, mean_returns, updates
-from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint, save_checkpoint
+from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint
 from mgdt_agents.online.pqn import PQN
 from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
 from mgdt_agents.replay import files
@@ -150,8 +150,9 @@ class _Collection(OnlineRun):
     """A learner, its play, and the folder in which both are kept."""
 
     def __init__(self, learner: Learner, recorder: TraceRecorder, play: Play, output: Path) -> None:
-        self.learner, self.recorder, self.play, self.output = learner, recorder, play, output
-        self.steps, self._learning = learner.steps, updates(learner, play)
+        super().__init__(output, learner.steps)
+        self.learner, self.recorder, self.play = learner, recorder, play
+        self._learning = updates(learner, play)
 
     def resume(self, state: dict[str, Any], should_stop: Callable[[], bool]) -> bool:
         """Bring the environments and the learner to the checkpoint's `state`.
@@ -192,6 +193,7 @@ class _Collection(OnlineRun):
                     "the file is damaged. Collect into another folder."
                 )
         self.learner.load_state_dict(state["learner"])
+        self.resume_log(state)
         return True
 
     @property
@@ -212,11 +214,7 @@ class _Collection(OnlineRun):
         for name in self.recorder.games:
             self.recorder.trace(name).save(self._path(name), overwrite=True)
         self._save_agent()
-        state = {
-            "steps_played": self.learner.steps_played,
-            "learner": self.learner.state_dict(),
-        }
-        save_checkpoint(self.output, state)
+        self.save_checkpoint(self.learner.state_dict())
 
     def _save_agent(self) -> None:
         agent, has_card = self.learner.agent, (self.output / "card.md").exists()

@@ -25,13 +25,16 @@ LOG_INTERVAL = 10_000  # agent steps
 class OnlineRun(ABC):
     """What plays and learns, and the folder in which what it learned is kept.
 
-    Attributes:
+    Args:
         output: the folder.
         steps: agent steps of the whole run.
     """
 
-    output: Path
-    steps: int
+    def __init__(self, output: Path, steps: int) -> None:
+        self.output, self.steps = output, steps
+        # Of the log's next line: when the last one was written, and what is known since.
+        self._steps_logged = 0
+        self._figures: list[dict[str, float]] = []
 
     @property
     @abstractmethod
@@ -63,33 +66,60 @@ class OnlineRun(ABC):
             Whether all steps are played.
         """
         saved = logged = time.monotonic()
-        steps_logged, figures = self.steps_played, []
+        timed = self.steps_played
         with closing(Log(self.output, self.steps_played)) as log:
             while self.steps_played < self.steps and not should_stop():
-                figures.append(self.advance())
+                self._figures.append(self.advance())
                 now = time.monotonic()
-                steps = self.steps_played - steps_logged
+                steps = self.steps_played - self._steps_logged
                 if steps >= LOG_INTERVAL or self.steps_played >= self.steps:
                     line = {
                         "step": self.steps_played,
                         **self.play_figures(),
-                        **_means(figures),
-                        "steps_per_second": round(steps / (now - logged)),
+                        **_means(self._figures),
+                        "steps_per_second": round((self.steps_played - timed) / (now - logged)),
                     }
                     log.write(line)
                     on_log(line)
-                    logged, steps_logged, figures = now, self.steps_played, []
+                    logged, timed = now, self.steps_played
+                    self._steps_logged, self._figures = self.steps_played, []
                 if now - saved >= CHECKPOINT_INTERVAL:
                     self.save()
                     saved = now
         self.save()
         return self.steps_played >= self.steps
 
+    def save_checkpoint(self, learner: dict[str, Any]) -> None:
+        """Write the checkpoint of the run.
 
-def save_checkpoint(output: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint of a run: tensors and plain types."""
-    torch.save(state, output / f"{CHECKPOINT}.partial")
-    os.replace(output / f"{CHECKPOINT}.partial", output / CHECKPOINT)
+        Args:
+            learner: what learns, as tensors and plain types.
+
+        Raises:
+            TrainingError: if it cannot be written; the one that was there stays.
+        """
+        figures = [{name: float(it) for name, it in each.items()} for each in self._figures]
+        state = {
+            "steps_played": self.steps_played,
+            "learner": learner,
+            "log": {"steps": self._steps_logged, "figures": figures},
+        }
+        path, partial = self.output / CHECKPOINT, self.output / f"{CHECKPOINT}.partial"
+        try:
+            torch.save(state, partial)
+        except (OSError, RuntimeError) as error:  # torch raises both for a full disk
+            partial.unlink(missing_ok=True)
+            whole = "the last one is whole" if path.exists() else "it would have been the first"
+            raise TrainingError(
+                f"Cannot write {path}, perhaps for want of space: {error}. Make room, and give the "
+                f"same command again; {whole}."
+            ) from error
+        os.replace(partial, path)
+
+    def resume_log(self, state: dict[str, Any]) -> None:
+        """Take up the log where the checkpoint `state` left it."""
+        log = state.get("log", {"steps": state["steps_played"], "figures": []})
+        self._steps_logged, self._figures = log["steps"], log["figures"]
 
 
 def load_checkpoint(output: Path) -> dict[str, Any] | None:

@@ -32,7 +32,6 @@ from mgdt_agents.online.online_run import (
     OnlineRun,
     card,
     load_checkpoint,
-    save_checkpoint,
     unusable_checkpoint,
 )
 from mgdt_agents.online.rllib_config import RETURNS, RLlibConfig, algorithm_config
@@ -194,8 +193,8 @@ class _Run(OnlineRun):
         steps: int,
         output: Path,
     ) -> None:
+        super().__init__(output, steps)
         self.algorithm, self.agent, self.config = algorithm, agent, config
-        self.steps, self.output = steps, output
         self._before = self._played = self.episodes = 0
         self.returns: dict[str, deque[float]] = {
             name: deque(maxlen=RECENT_EPISODES) for name in agent.games
@@ -204,6 +203,7 @@ class _Run(OnlineRun):
     def resume(self, state: dict[str, Any]) -> None:
         """Give learners and env runners what a checkpoint holds."""
         self._before = self._played = state["steps_played"]
+        self.resume_log(state)
         group = self.algorithm.learner_group
         group.set_state({"learner": state["learner"]})
         self.algorithm.env_runner_group.sync_weights(
@@ -220,11 +220,11 @@ class _Run(OnlineRun):
         learner = self.algorithm.learner_group.get_state(
             components=["learner/rl_module", "learner/optimizer"]
         )["learner"]
-        state = {"steps_played": self.steps_played, "learner": _plain(learner)}
-        self.agent.model.load_state_dict(_weights(state["learner"]))
+        plain = _plain(learner)
+        self.agent.model.load_state_dict(_weights(plain))
         has_card = (self.output / "card.md").exists()
         self.agent.save(self.output, None if has_card else self._card())
-        save_checkpoint(self.output, state)
+        self.save_checkpoint(plain)
 
     def advance(self) -> dict[str, float]:
         """Play and learn for about a second; return the figures of the last gradient step."""

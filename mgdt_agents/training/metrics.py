@@ -13,6 +13,7 @@ from typing import Any, TextIO, TypeVar
 import torch
 from torch import Tensor
 
+from mgdt_agents.replay import files
 from mgdt_envs.errors import InvalidArgument
 
 T = TypeVar("T")
@@ -99,29 +100,38 @@ class Log:
         self._file = self._board = None
         if folder is None:
             return
-        self._file = open_log(folder / LOG, step)
+        self._path = folder / LOG
+        self._file = open_log(self._path, step)
         if importlib.util.find_spec("tensorboard"):
             # Imported only when there is one: it takes seconds.
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder), purge_step=step + 1)
+            with files.naming(self._path):
+                self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Write a line, which has a "step"."""
-        if self._file:
+        """Write a line, which has a "step".
+
+        Raises:
+            ReplayError: if it cannot be written.
+        """
+        if self._file is None:
+            return
+        with files.naming(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        if self._board:
-            for name, value in line.items():
+            for name, value in line.items() if self._board else ():
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Write what is left."""
-        if self._file:
+        if self._file is None:
+            return
+        with files.naming(self._path):
             self._file.close()
-        if self._board:
-            self._board.close()
+            if self._board:
+                self._board.close()
 
 
 class Stopwatch:

@@ -1,6 +1,7 @@
 """The contract of predict, save and load, the same for every agent."""
 
 import dataclasses
+import errno
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import mgdt_envs
 from mgdt_agents import Agent, NetworkAgent, load_agent, make_agent
-from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.errors import AgentLoadError, ReplayError
 from mgdt_agents.planning import Search, TrajectoryTransformerAgent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.registry import NETWORK_AGENTS, ONLINE_AGENTS
@@ -330,13 +331,15 @@ def test_failed_save_leaves_the_agent_that_was_there(tmp_path, monkeypatch) -> N
 
     def full(self: Path, data: bytes) -> int:
         if self.name.startswith("config"):
-            raise OSError("No space left on device")
-        return len(data)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.write_text("part")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        ReplayError, match=r"Cannot write .*config\.json, perhaps for want of space"
+    ):
         agent.save(tmp_path)
-    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_devices_that_are_not_there(tmp_path) -> None:

@@ -154,6 +154,42 @@ def test_damaged_checkpoint(tmp_path):
         collect_small(output)
 
 
+def test_resumed_log_is_that_of_one_run_straight(tmp_path, monkeypatch):
+    monkeypatch.setattr(online_run, "LOG_INTERVAL", 64)
+    collect_small(tmp_path / "straight", 256)
+    for answers in 3, 6, None:
+        stop = {} if answers is None else {"should_stop": stop_after(answers)}
+        collect_small(tmp_path / "run", 256, **stop)
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("straight", "run")
+    ]
+    for line in (*lines[0], *lines[1]):
+        del line["steps_per_second"]
+    assert [line["step"] for line in lines[0]] == [64, 128, 192, 256]
+    assert lines[0] == lines[1]
+
+
+def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    output = tmp_path / "Breakout"
+
+    def fill_the_disk(state, path):
+        path.write_bytes(b"part")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fill_the_disk)
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt, perhaps .*have been the first"):
+            collect_small(output, should_stop=stop_after(1))
+        assert not list(output.glob("checkpoint*"))
+    collect_small(output, should_stop=stop_after(2))
+    before = (output / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(torch, "save", fill_the_disk)
+    with pytest.raises(TrainingError, match="same command again; the last one is whole"):
+        collect_small(output)
+    assert [path.read_bytes() for path in output.glob("checkpoint*")] == [before]
+
+
 def test_finished_collection_is_left_alone(collected):
     before = {path.name: path.stat().st_mtime_ns for path in collected.iterdir()}
     assert collect_small(collected)

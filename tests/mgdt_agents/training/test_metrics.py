@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.training.metrics import Log, Stopwatch, read_curves
 from mgdt_envs.errors import InvalidArgument
 
@@ -31,6 +32,16 @@ def test_damaged_log(tmp_path, damaged):
         read_curves(tmp_path)
     with pytest.raises(InvalidArgument, match=f"line 2 of {path}"):
         Log(tmp_path, 5)
+
+
+def test_full_disk_is_named(tmp_path):
+    log = Log(tmp_path, 0)
+    log._file = open("/dev/full", "w")  # noqa: SIM115
+    for write in (lambda: log.write({"step": 1}), log.close):
+        with pytest.raises(
+            ReplayError, match=r"Cannot write .*metrics\.jsonl, perhaps for want of"
+        ):
+            write()
 
 
 def test_what_is_no_training_is_no_time_of_it(monkeypatch):
