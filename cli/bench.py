@@ -29,7 +29,7 @@ from mgdt_agents.evaluation.benchmark import check_agents, results_of, with_spee
 from mgdt_agents.evaluation.episode_log import FILE as EPISODES
 from mgdt_agents.evaluation.episode_log import EpisodeLog, fingerprint
 from mgdt_agents.evaluation.published_scores import PublishedAgent
-from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines, results_table
+from mgdt_agents.evaluation.report import counted, protocol_sheet, results_lines
 from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.evaluation.workers import play_in_processes
 from mgdt_agents.replay.files import exclusive, is_left_over, naming
@@ -41,6 +41,7 @@ from mgdt_cli.bench_results import (
     VerifyArguments,
     compare_results,
     curves_of,
+    fitting_table,
     import_scores,
     verify_results,
     video_name,
@@ -265,7 +266,7 @@ def _print(results: Results, as_json: bool) -> None:
     if as_json:
         print(json.dumps(results.to_dict(), allow_nan=False))
     elif sys.stdout.isatty():
-        print_table(results_table(results))
+        print_table(fitting_table(results))
     else:
         print("\n".join(results_lines(results)))
         say(protocol_sheet(results))

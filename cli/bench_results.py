@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from mgdt_agents.acting_settings import split_settings
@@ -19,7 +21,7 @@ from mgdt_agents.number_text import number_text
 from mgdt_agents.replay.files import exclusive
 from mgdt_agents.training.metrics import Curve, read_curves
 from mgdt_cli.arguments import Names
-from mgdt_cli.console import ProgressBar, print_table, say
+from mgdt_cli.console import MAX_WIDTH, ProgressBar, print_table, say
 from mgdt_envs.aggregates import FEWEST_EPISODES
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
@@ -89,11 +91,21 @@ def import_scores(arguments: ImportScoresArguments) -> None:
         results = Results.load(path)
         kept = [agent for agent in results.published if agent.name not in chosen]
         results = dataclasses.replace(results, published=(*kept, *chosen.values()))
-        table = results_table(results)  # before anything is saved that cannot be shown
+        table = fitting_table(results)  # before anything is saved that cannot be shown
         results.save(path)
         print_table(table)
         if (arguments.folder / "report.html").exists():
             _write_report_again(arguments.folder, results)
+
+
+def fitting_table(results: Results) -> Table:
+    """Return the table of results; the narrow one where the terminal has no room for the whole."""
+    table = results_table(results)
+    console = Console()
+    wide = console.options.update(max_width=MAX_WIDTH)
+    if console.is_terminal and Measurement.get(console, wide, table).maximum > console.width:
+        table = results_table(results, narrow=True)
+    return table
 
 
 def _write_report_again(folder: Path, results: Results) -> None:

@@ -1,6 +1,7 @@
 """Results as a table for people, as tab-separated lines for programs, and as Markdown."""
 
 import numpy as np
+from rich.box import HORIZONTALS
 from rich.table import Table
 
 from mgdt_agents.evaluation.published_scores import PublishedAgent
@@ -23,6 +24,8 @@ FURTHER_AGGREGATES = {"mean": "mean", "median": "median", "optimality_gap": "gap
 LINE_COLUMNS = ("agent", "protocol", "game", "mean", "low", "high", "human_normalized", "episodes")
 PUBLISHED_MARK = "†"
 """Beside agents whose scores others have published."""
+LONGEST_NAME = 16
+"""Characters of an agent's name that a narrow table leaves in one line."""
 CUT_MARK = "*"
 """Beside human-normalized scores of games that may have been cut before the human's were."""
 
@@ -37,8 +40,13 @@ def headline_name(results: Results) -> str:
     return {"iqm": "IQM", "mean": "mean"}[results.headline()]
 
 
-def results_table(results: Results) -> Table:
-    """Return a table of every game and agent, with the agents' aggregates over games below."""
+def results_table(results: Results, *, narrow: bool = False) -> Table:
+    """Return a table of every game and agent, with the agents' aggregates over games below.
+
+    Args:
+        results: what is shown.
+        narrow: leave out the reference scores, and break what is long into lines.
+    """
     several = len(results.protocols) > 1
     per_game = f"{counted(len(results.seeds), 'episode')} a game"
     table = Table(
@@ -46,13 +54,28 @@ def results_table(results: Results) -> Table:
         caption=protocol_sheet(results),
         caption_justify="left",
     )
-    table.add_column("game", no_wrap=True)
-    table.add_column("agent")
+    if narrow:
+        table.box, table.show_edge, table.pad_edge, table.padding = HORIZONTALS, False, False, 0
+        # Only figures share the room that is left.
+        width = max(len("parameters /"), *map(len, results.games))
+        table.add_column("game", width=width, overflow="fold")
+        names = [
+            *results.agents,
+            *(f"{agent.name} {PUBLISHED_MARK}" for agent in results.published),
+        ]
+        width = min(max(map(len, names)), LONGEST_NAME)
+        table.add_column("agent", width=width, overflow="fold")
+    else:
+        table.add_column("game", no_wrap=True)
+        table.add_column("agent")
     for protocol in results.protocols:
         under = f", {protocol}" if several else ""
-        table.add_column(f"score{under}", justify="right", no_wrap=True)
-        table.add_column(f"human-normalized{under}{cut_mark(results, protocol)}", justify="right")
-    table.add_column("random / human", justify="right")
+        human = "human-\nnormalized" if narrow else "human-normalized"
+        name = f"{human}{under}{cut_mark(results, protocol)}"
+        table.add_column(f"score{under}", justify="right", no_wrap=not narrow, overflow="fold")
+        table.add_column(name, justify="right", overflow="fold")
+    if not narrow:
+        table.add_column("random / human", justify="right")
     for name in results.games:
         entry = game(name)
         for row, agent in enumerate(results.agents):
@@ -63,12 +86,12 @@ def results_table(results: Results) -> Table:
                     with_interval(summary.mean, summary.interval, "{:,.1f}"),
                     _percent(summary.human_normalized),
                 ]
-            references = f"{entry.random:,g} / {entry.human:,g}"
+            if row == 0 and entry.has_human_reference and not narrow:
+                cells.append(f"{entry.random:,g} / {entry.human:,g}")
             table.add_row(
                 name if row == 0 else "",
                 agent,
                 *cells,
-                references if row == 0 and entry.has_human_reference else "",
                 end_section=row == len(results.agents) - 1 and not published_in(results, name),
             )
         _add_published(table, results, name)
@@ -108,13 +131,10 @@ def published_aggregates(results: Results, agent: PublishedAgent) -> dict[str, f
 def _add_published(table: Table, results: Results, name: str) -> None:
     """Add the rows of published agents in a game, marked, in the first columns of scores."""
     agents = published_in(results, name)
-    blank = [""] * 2 * (len(results.protocols) - 1)
     for row, agent in enumerate(agents):
         score = number_text(agent.scores[name], "{:,.1f}")
-        cells = [score, _percent(normalized_of(agent, name)), *blank, ""]
-        table.add_row(
-            "", f"{agent.name} {PUBLISHED_MARK}", *cells, end_section=row == len(agents) - 1
-        )
+        cells = [f"{agent.name} {PUBLISHED_MARK}", score, _percent(normalized_of(agent, name))]
+        table.add_row("", *cells, end_section=row == len(agents) - 1)
 
 
 def _add_medians(table: Table, results: Results) -> None:

@@ -173,6 +173,29 @@ def test_terminal_gets_a_table(run, monkeypatch, played, tmp_path, capsys):
     assert "out[b]/results.json" in output.err
 
 
+@pytest.mark.parametrize("protocols", ["default", "default,mgdt_release"])
+def test_a_narrow_terminal_gets_names_and_figures_whole(
+    run, played, tmp_path, capsys, monkeypatch, protocols
+):
+    make_agent("dt", "tiny").save(tmp_path / "dt")
+    agent = f"{tmp_path / 'dt'}:kappa=100:action_temperature=1"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns without styles
+    run(
+        *("--agents", f"random,{agent}", "--games", "Pong,SpaceInvaders", "--episodes", 2),
+        *("--protocol", protocols, "--output", tmp_path / "results", "--no-report"),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = ["".join(line[14:30].split()) for line in lines]
+    assert agent in "".join(names)
+    (row,) = [line for line in lines if line.startswith("SpaceInvaders")]
+    assert row.split()[1:3] == ["random", "12.5"]
+    assert "…" not in "".join(lines)
+    figure = Results.load(tmp_path / "results/results.json").aggregates["random", "default"]["mean"]
+    assert f"{figure.value:.1%}" in "".join(lines)
+
+
 def test_existing_output(run, refused, played, tmp_path):
     (tmp_path / "results.json").write_text("mine")
     arguments = ["--agents", "random", "--games", "Pong", "--output", tmp_path]
