@@ -120,6 +120,8 @@ def start_offline(arguments: OfflineArguments, output: Path, device: str) -> Non
                 tasks.append(progress.add_task(arguments.agent, total=steps, completed=done))
                 # Only now does the agent have the games of the replay.
                 shares.append(share_of_peak_at(agent, arguments.training))
+                if tracker is not None:
+                    tracker.begin()
             progress.update(tasks[0], completed=done)
 
         def show(figures: dict[str, Any]) -> None:

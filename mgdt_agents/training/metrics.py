@@ -120,9 +120,10 @@ class Log:
         with files.naming(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            for name, value in line.items() if self._board else ():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(name, value, line["step"])
+            if self._board:
+                for name, value in line.items():
+                    if name != "step" and value is not None:
+                        self._board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Write what is left."""
