@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mgdt_agents import load_agent, make_agent
+from mgdt_agents.evaluation.benchmark import versions
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_envs import AtariProtocol
 
@@ -40,7 +41,7 @@ def write_results(folder):
         protocols={"default": AtariProtocol()},
         seeds=seeds,
         deterministic=False,
-        versions={},
+        versions=versions(),
         episodes=tuple(
             Episode(agent=agent, game=game, seed=seed, score=number + seed, steps=9)
             for number, agent in enumerate(agents)
