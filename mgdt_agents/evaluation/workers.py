@@ -117,8 +117,12 @@ def play_in_processes(
 def _leaving_interrupts() -> Iterator[None]:
     """Keep Ctrl-C from processes that start here, for good; this one tells the user, and ends them.
 
-    It is blocked, not ignored: one that comes meanwhile reaches this process afterwards.
+    It is blocked, not ignored: one that comes meanwhile reaches this process afterwards. Windows
+    cannot do that.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -87,7 +87,7 @@ def test_a_split(recording, medium, tmp_path):
     assert store.meta["source"]["split"] == "medium"
     # It is that split, and no other.
     assert len(ReplayStore(tmp_path / "Breakout-medium:medium")) == len(store)
-    with pytest.raises(ReplayError, match=r"has no split expert: the part .* holds medium"):
+    with pytest.raises(ReplayError, match=r"has no split expert: of the splits .* it holds medium"):
         ReplayStore(tmp_path / "Breakout-medium:expert")
     # The split of the whole store has the same episodes.
     expand(trace, tmp_path / "Breakout", num_threads=1)
