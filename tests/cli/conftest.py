@@ -1,6 +1,16 @@
 """What the tests of the commands share."""
 
+import signal
+
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _hangup_is_answered():
+    """Have SIGHUP as in a terminal, also where the tests run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
