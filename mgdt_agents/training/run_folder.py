@@ -87,8 +87,9 @@ class Run:
             # Checkpoints come before the agent; one that is not whole is a killed run's first.
             if has_agent and not done and not self.checkpoints.partial.exists():
                 raise OutputExists(
-                    f"{self.folder} holds a trained agent and no checkpoint to go on from. Choose "
-                    "another folder, or overwrite what is there (--overwrite) to begin anew."
+                    f"{self.folder} holds an agent trained for {before['training']['steps']:,} "
+                    "steps and no checkpoint to go on from. Choose another folder, or overwrite "
+                    "what is there (--overwrite) to begin anew."
                 )
             cards = [self.folder / "card.md", self.folder / "best" / "card.md"]
             cards = [it for it in cards if it.exists() and it.read_text() == card(before)]
