@@ -1,6 +1,6 @@
 """Tables of scores in documents, made from a `results.json`.
 
-`python -m mgdt_agents.evaluation.documents results/<folder>/results.json` keeps the results beside
+`python -m tests.studies.documents results/<folder>/results.json` keeps the results beside
 the pretrained agents, and makes the tables of their cards, of the README and of docs/results.md
 anew. The card of an agent with a `results.json` of its own, which plays other games, has the table
 of that. A table stands between two marks, which do not show:
@@ -9,8 +9,8 @@ of that. A table stands between two marks, which do not show:
     <!-- /scores -->
 """
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 from mgdt_agents.evaluation.report import (
@@ -25,13 +25,13 @@ from mgdt_agents.registry import PRETRAINED, bundled_agents
 from mgdt_envs import suite
 from mgdt_envs.errors import InvalidArgument
 
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
 RESULTS = PRETRAINED / "results.json"
-README = Path("README.md")
-RESULTS_PAGE = Path("docs/results.md")
 KEPT = {
-    Path("docs/three_games.md"): Path("docs/experiment/results/comparison.json"),
-    Path("docs/impala.md"): PRETRAINED / "impala" / RESULTS.name,
-    Path("docs/planning.md"): Path("docs/experiment/results/planning.json"),
+    DOCS / "three_games.md": DOCS / "experiment/results/comparison.json",
+    DOCS / "impala.md": PRETRAINED / "impala" / RESULTS.name,
+    DOCS / "planning.md": DOCS / "experiment/results/planning.json",
 }
 """Documents that have a table of other results, which are kept, and those."""
 REFERENCE_AGENT = "random"
@@ -66,16 +66,14 @@ def with_scores(text: str, scores: str) -> str:
 
 
 def documents(results: Results) -> dict[Path, str]:
-    """Return README and documents, if they are here, and cards as they ought to be, by path."""
-    wanted = {}
+    """Return README, documents and cards as they ought to be, by path."""
+    wanted = dict.fromkeys((REPOSITORY / "README.md", DOCS / "results.md"), readme_scores(results))
+    for document, kept in KEPT.items():
+        wanted[document] = readme_scores(Results.load(kept))
     for agent in bundled_agents():
         own = PRETRAINED / agent / RESULTS.name
         of_agent = Results.load(own) if own.exists() else results
         wanted[PRETRAINED / agent / "card.md"] = card_scores(of_agent, agent)
-    if README.exists():
-        wanted |= dict.fromkeys((README, RESULTS_PAGE), readme_scores(results))
-        for document, kept in KEPT.items():
-            wanted[document] = readme_scores(Results.load(kept))
     return {
         path: with_scores(path.read_text(encoding="utf-8"), scores)
         for path, scores in wanted.items()
@@ -99,7 +97,9 @@ def _heading(results: Results) -> str:
 
 def main() -> None:
     """Write the documents."""
-    results = Results.load(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    results = Results.load(parser.parse_args().results)
     for path, text in documents(results).items():
         path.write_text(text, encoding="utf-8")
     results.save(RESULTS)

@@ -1,15 +1,11 @@
 """The tables of scores in README and cards: they are those of the committed results."""
 
-from pathlib import Path
-
 import pytest
 
-from mgdt_agents.evaluation import documents
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.registry import bundled_agents
 from mgdt_envs.seeds import BENCHMARK_SEED
-
-REPOSITORY = Path(__file__).parents[3]
+from tests.studies import documents
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +13,7 @@ def results():
     return Results.load(documents.RESULTS)
 
 
-def test_documents_hold_the_committed_results(monkeypatch, results):
-    monkeypatch.chdir(REPOSITORY)
+def test_documents_hold_the_committed_results(results):
     wanted = documents.documents(results)
     assert len(wanted) == len(bundled_agents()) + 2 + len(documents.KEPT)
     for path, text in wanted.items():
