@@ -251,7 +251,7 @@ class Impala(Learner):
             unroll: what was played.
             memory: of the environments before it.
         """
-        self._set_learning_rate(self.optimizer, self.unroll.actions.numel())
+        self._set_learning_rate(self.optimizer, unroll.actions.numel())
         count = len(self.allowed) // self.config.batch_size
         parts = []
         for rows in np.array_split(self.random.permutation(len(self.allowed)), count):

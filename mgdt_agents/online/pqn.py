@@ -223,7 +223,7 @@ class PQN(Learner):
         pixels = torch.from_numpy(rollout.pixels).flatten(0, 1)
         actions = torch.from_numpy(rollout.actions).flatten().to(self.device)
         targets = torch.from_numpy(returns).flatten().to(self.device)
-        self._set_learning_rate(self.optimizer, self.rollout.actions.size)
+        self._set_learning_rate(self.optimizer, rollout.actions.size)
         most = config.max_gradient_norm or math.inf
         losses = []
         for _ in range(config.epochs):

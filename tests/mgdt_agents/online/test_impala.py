@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mgdt_agents.online import impala
-from mgdt_agents.online.impala import Impala, ImpalaLearnerConfig
+from mgdt_agents.online.impala import Impala, ImpalaLearnerConfig, Unroll
 from mgdt_agents.online.learner import PlayedStep
 from mgdt_envs import AtariProtocol
 from mgdt_envs.games import game
@@ -243,6 +243,15 @@ def test_learning_rate_falls_to_zero():
         if learner.learn(step):
             rates.append(learner.optimizer.param_groups[0]["lr"])
     np.testing.assert_allclose(rates, [2e-3 * (1 - 80 * i / 800) for i in range(10)])
+
+
+def test_learning_rate_is_that_of_the_unroll_given():
+    learner = make_learner(steps=800)
+    unroll = learner.unroll
+    short = Unroll(*(part[: len(part) - 2] for part in unroll))  # 3 steps of 16 environments
+    learner.steps_played = 128
+    learner.update(short, learner.first_memory)
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * (1 - 80 / 800))
 
 
 @pytest.mark.parametrize(

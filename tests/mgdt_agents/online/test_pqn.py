@@ -164,6 +164,14 @@ def test_learning_rate_falls_to_zero():
     np.testing.assert_allclose(rates, [1e-2 * (1 - 64 * i / 1000) for i in range(16)])
 
 
+def test_learning_rate_is_that_of_the_rollout_given():
+    learner, random = make_learner(), np.random.default_rng(1)
+    learner.steps_played = 96
+    half = Rollout(*(part[:, :16] for part in make_rollout(learner, random)))
+    learner.update(half)  # of 32 steps: 64 were played before it
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * (1 - 64 / 1000))
+
+
 def test_values_are_the_network_s_after_an_update():
     learner, random = make_learner(precision="bf16"), np.random.default_rng(1)
     learner.update(make_rollout(learner, random))
