@@ -162,6 +162,11 @@ def run_here(commands: Mapping[str, list[str]], output: Path, at_once: int) -> l
 
 def start_run(command: list[str], log: Path, cores: list[int]) -> "subprocess.Popen[bytes]":
     """Start a run that keeps to its cores, and writes what it prints to `log`."""
+
+    def keep_to_cores() -> None:
+        if hasattr(os, "sched_setaffinity"):  # not on macOS
+            os.sched_setaffinity(0, cores)
+
     with log.open("ab") as file:
         return subprocess.Popen(
             command,
@@ -169,13 +174,16 @@ def start_run(command: list[str], log: Path, cores: list[int]) -> "subprocess.Po
             stderr=file,
             env={**os.environ, "OMP_NUM_THREADS": str(len(cores))},
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            preexec_fn=keep_to_cores,
         )
 
 
 def shares_of_cores(at_once: int) -> list[list[int]]:
     """Return the cores of each of the runs at once; if they are too few, some have the same."""
-    cores = sorted(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = sorted(os.sched_getaffinity(0))
+    else:
+        cores = list(range(os.cpu_count() or 1))
     if at_once >= len(cores):
         return [[cores[place % len(cores)]] for place in range(at_once)]
     bounds = [place * len(cores) // at_once for place in range(at_once + 1)]

@@ -3,12 +3,17 @@
 import importlib.util
 import json
 import math
-import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 import torch
 from torch import Tensor
@@ -171,17 +176,23 @@ class Stopwatch:
     def take(self) -> dict[str, float]:
         """Return the figures since the last time, and start anew."""
         elapsed = time.monotonic() - self._started
-        if self._device.type == "cuda":
-            memory = torch.cuda.max_memory_allocated(self._device)
-        else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: KiB
         figures = {
             "windows_per_second": round(self._steps * self._windows / elapsed, 1),
             "data_wait": round(self._waited / elapsed, 4),  # share of the time
-            "memory": memory,  # bytes, the most so far
+            "memory": peak_memory(self._device),
         }
         self._started, self._waited, self._steps = time.monotonic(), 0.0, 0
         return figures
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes so far of a GPU, or of the process; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # KiB, in bytes on macOS alone
 
 
 class Figures:

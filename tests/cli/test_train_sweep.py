@@ -126,6 +126,17 @@ def test_cores_are_shared_out(monkeypatch):
     assert shares_of_cores(7)[5:] == [[0], [1]]
 
 
+def test_run_where_processes_keep_to_no_cores(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_setaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert shares_of_cores(2) == [[0], [1, 2]]
+    script = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    process = train_sweep.start_run([sys.executable, "-c", script], tmp_path / "log", [1, 2])
+    assert process.wait() == 0
+    assert (tmp_path / "log").read_text() == "2\n"
+
+
 def test_run_keeps_to_its_cores(tmp_path):
     core = max(os.sched_getaffinity(0))
     script = "import os; print(os.sched_getaffinity(0), os.environ['OMP_NUM_THREADS'])"

@@ -1,11 +1,15 @@
 """The log of a run, read again."""
 
+import runpy
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.training import metrics
 from mgdt_agents.training.metrics import Log, Stopwatch, read_curves
 from mgdt_envs.errors import InvalidArgument
 
@@ -53,3 +57,17 @@ def test_what_is_no_training_is_no_time_of_it(monkeypatch):
     with watch.paused():
         now = 100.0
     assert watch.take()["windows_per_second"] == 2.0
+
+
+@pytest.mark.parametrize(("platform", "num_bytes"), [("linux", 7 << 10), ("darwin", 7)])
+def test_memory_of_the_process(monkeypatch, platform, num_bytes):
+    used = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=7))
+    monkeypatch.setattr(metrics, "resource", used)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert metrics.peak_memory(torch.device("cpu")) == num_bytes
+
+
+def test_system_that_does_not_say_what_memory_was_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    peak_memory = runpy.run_path(metrics.__file__)["peak_memory"]
+    assert peak_memory(torch.device("cpu")) == 0
