@@ -103,10 +103,17 @@ def collect_all(arguments: CollectArguments) -> None:
     """Collect what the arguments say.
 
     Raises:
-        ValueError: for an unknown game, or a number of processes below 1 or without use.
+        ValueError: for an unknown game, options of another learner, or a number of processes below
+            1 or without use.
         FileExistsError: if a folder to be filled holds something else; nothing is collected then.
     """
     collections = collections_of(arguments)
+    for name, learner in LEARNERS.items():
+        if name != arguments.algo and getattr(arguments, name) != learner.config_class():
+            raise InvalidArgument(
+                f"--algo {arguments.algo} does not read --{name}.*. Leave it out, or choose "
+                f"--algo {name}."
+            )
     if arguments.processes is not None and arguments.processes < 1:
         raise InvalidArgument(f"--processes must be at least 1, got {arguments.processes}")
     if arguments.algo in TOGETHER and arguments.processes not in (None, 1):

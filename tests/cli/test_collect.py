@@ -13,9 +13,11 @@ from mgdt_agents.online.impala import Impala
 from mgdt_agents.replay import ReplayStore, Trace
 from mgdt_cli import bench, collect
 
-SMALL = ["--pqn.num-envs", 2, "--pqn.rollout-steps", 8, "--pqn.epochs", 1, "--pqn.minibatches", 1]
-SMALL += ["--pqn.channels", 2, 2, 2, "--pqn.hidden", 8, "--threads", 1, "--device", "cpu"]
-SMALL += ["--impala.num-envs", 4, "--impala.unroll-length", 5, "--impala.batch-size", 2]
+SMALL = ["--threads", 1, "--device", "cpu"]
+SMALL_PQN = ["--pqn.num-envs", 2, "--pqn.rollout-steps", 8, "--pqn.epochs", 1]
+SMALL_PQN += ["--pqn.minibatches", 1, "--pqn.channels", 2, 2, 2, "--pqn.hidden", 8, *SMALL]
+SMALL_IMPALA = ["--impala.num-envs", 4, "--impala.unroll-length", 5, "--impala.batch-size", 2]
+SMALL_IMPALA += SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +35,9 @@ def signals():
 @pytest.fixture
 def run(monkeypatch):
     def run(*arguments):
-        command = ["mgdt-collect", *map(str, arguments), *map(str, SMALL)]
-        monkeypatch.setattr(sys, "argv", command)
+        algo = arguments[arguments.index("--algo") + 1] if "--algo" in arguments else "pqn"
+        small = {"pqn": SMALL_PQN, "impala": SMALL_IMPALA}.get(algo, SMALL)
+        monkeypatch.setattr(sys, "argv", [*map(str, ("mgdt-collect", *arguments, *small))])
         collect.main()
 
     return run
@@ -202,7 +205,7 @@ def test_process_that_ends(monkeypatch, tmp_path, capfd, name, reason):
     """The command says which game it was, and collects the others."""
     monkeypatch.setattr(collect, "resolve_games", lambda names: (name, "Breakout"))
     command = ["mgdt-collect", "--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path]
-    monkeypatch.setattr(sys, "argv", [*map(str, command + SMALL), "--processes", "2"])
+    monkeypatch.setattr(sys, "argv", [*map(str, command + SMALL_PQN), "--processes", "2"])
     with pytest.raises(SystemExit) as caught:
         collect.main()
     assert caught.value.code == 2
@@ -215,6 +218,8 @@ def test_refused_before_anything_is_written(refused, monkeypatch, tmp_path):
     assert "'Pong'" in refused("--games", "Breakout,Pnog", *output)
     wrong = ["--games", "Pong", "--pqn.discount", 2]
     assert "discount must be in [0, 1], got 2.0" in refused(*wrong, *output)
+    other = ["--games", "Pong", "--algo", "ppo", "--pqn.hidden", 512]
+    assert "--algo ppo does not read --pqn.*. Leave it out, or choose" in refused(*other, *output)
     zero = ["--games", "Pong", "--processes", 0]
     assert "at least 1, got 0" in refused(*zero, *output)
     several = ["--games", "Pong,Boxing", "--algo", "impala"]
