@@ -2,13 +2,14 @@
 
 from typing import Any, ClassVar
 
+from mgdt_agents.config_checks import check_unread
 from mgdt_agents.decision_transformer import (
     PRESETS,
     DecisionTransformer,
     DecisionTransformerAgent,
     PredictedReturn,
 )
-from mgdt_agents.decision_transformer.config import without_returns
+from mgdt_agents.decision_transformer.config import FIELDS_OF_RETURNS, without_returns
 from mgdt_agents.decision_transformer.rules import ActingRule
 from mgdt_envs.errors import InvalidArgument
 
@@ -33,9 +34,10 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
                 f"Behavioral cloning has no return tokens: expected return_tokens='none', "
                 f"got {self.config.return_tokens!r}."
             )
+        check_unread(self.config, "by bc", *FIELDS_OF_RETURNS)
         return super()._make_model()
 
     def default_rule(self) -> ActingRule:
-        """Return the rule that draws actions as predicted; for our networks, sharpened."""
+        """Return the rule that draws actions as predicted; with our stem, "conv", sharpened."""
         # As `dt` of such a network does; docs/three_games.md has what was tried.
         return PredictedReturn(action_temperature=0.5 if self.config.stem == "conv" else 1.0)

@@ -1,5 +1,10 @@
-"""Checks of the fields of configurations."""
+"""Checks of the fields of configurations.
 
+A config that extends another calls the checks of that by the class's name: `super()` does not know
+a dataclass with slots, which is another class than the one written down.
+"""
+
+import dataclasses
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mgdt_envs.emulator import NUM_ACTIONS
@@ -56,6 +61,21 @@ def check_choices(config: Any) -> None:
         if get_origin(kind) is Literal and value not in choices:
             *others, last = map(repr, choices)
             raise InvalidArgument(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def check_unread(config: Any, reason: str, *names: str) -> None:
+    """Check that fields that are not read have their defaults: none is set in vain.
+
+    Raises:
+        ValueError: naming the first field that has not, and the `reason`.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in names and value != field.default:
+            raise InvalidArgument(
+                f"{field.name} is not read {reason}: expected its default, {field.default!r}, got "
+                f"{value!r}"
+            )
 
 
 def config_of(agent_class: Any, config: Any) -> Any:

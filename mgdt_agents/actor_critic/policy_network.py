@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgdt_agents.actor_critic.popart import PopArt
-from mgdt_agents.config_checks import check_interval
+from mgdt_agents.config_checks import check_interval, check_unread
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import to_pixels
 from mgdt_agents.q_learning.networks import ImpalaBody, ImpalaConfig
@@ -47,7 +47,8 @@ class ImpalaAgentConfig(ImpalaConfig):
     clipped rewards for all."""
 
     def __post_init__(self) -> None:
-        ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
+        ImpalaConfig.__post_init__(self)
+        check_unread(self, "by impala", "normalize_features")
         if self.halve_frames and self.frame_size % 2:
             raise InvalidArgument(f"frame_size must be even to be halved, got {self.frame_size}")
         check_interval(self, "[0, inf)", "lstm", "value_games")

@@ -9,6 +9,11 @@ from mgdt_agents.config_checks import check_actions, check_choices, check_interv
 from mgdt_envs.errors import InvalidArgument
 
 HEAD_SIZE = 64  # Lee et al. 2022, released notebook: key_size=64 at every width.
+FIELDS_OF_RETURNS = (
+    *("return_definition", "discount", "min_return", "max_return", "return_bin", "rank_bins"),
+    "return_weight",
+)
+"""Of the config, those that an agent without return tokens does not read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +84,7 @@ class DecisionTransformerConfig:
         if self.width < HEAD_SIZE or self.width % HEAD_SIZE:
             raise InvalidArgument(f"width must be a multiple of {HEAD_SIZE}, got {self.width}")
         check_choices(self)
-        check_interval(
-            self, "[1, inf)", "layers", "steps", "frame_size", "actions", "rewards", "stem_channels"
-        )
+        check_interval(self, "[1, inf)", "layers", "steps", "frame_size", "stem_channels")
         check_actions(self)
         check_interval(self, "[4, inf)", "rewards")
         check_interval(self, "[2, inf)", "rank_bins")

@@ -122,7 +122,7 @@ class ExpertReturn(ActingRule):
     """How much better than the data an expert is (footnote 4)."""
 
     def __post_init__(self) -> None:
-        ActingRule.__post_init__(self)  # super() does not know a class with slots
+        ActingRule.__post_init__(self)
         check_interval(self, "(-inf, inf)", "kappa")
 
     def return_logits(self, logits_BR: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class BestOfSamples(ActingRule):
     """Share of the actions that are not ruled out, the likeliest."""
 
     def __post_init__(self) -> None:
-        ActingRule.__post_init__(self)  # super() does not know a class with slots
+        ActingRule.__post_init__(self)
         check_interval(self, "[1, inf)", "samples")
         check_interval(self, "(0, inf)", "logit_scale")
         check_interval(self, "(0, 1]", "action_share")
@@ -206,7 +206,7 @@ class TargetReturn(ActingRule):
     """Return of the whole episode, of clipped rewards."""
 
     def __post_init__(self) -> None:
-        ActingRule.__post_init__(self)  # super() does not know a class with slots
+        ActingRule.__post_init__(self)
         check_interval(self, "(-inf, inf)", "target")
 
     def memory(self, steps: int) -> tuple[int, ...]:

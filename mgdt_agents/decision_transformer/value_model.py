@@ -9,9 +9,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from mgdt_agents.config_checks import check_interval
+from mgdt_agents.config_checks import check_interval, check_unread
+from mgdt_agents.decision_transformer.config import (
+    FIELDS_OF_RETURNS,
+    DecisionTransformerConfig,
+    without_returns,
+)
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
-from mgdt_agents.decision_transformer.config import DecisionTransformerConfig, without_returns
 from mgdt_agents.decision_transformer.model import DecisionTransformer
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.linear import Linear, linear
@@ -48,13 +52,13 @@ class ValueTransformerConfig(DecisionTransformerConfig):
     """Gradient steps between copies to the target network."""
 
     def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one written here.
         DecisionTransformerConfig.__post_init__(self)
         if self.return_tokens != "none":
             raise InvalidArgument(
                 f"Values are read where no return is seen: expected return_tokens='none', got "
                 f"{self.return_tokens!r}"
             )
+        check_unread(self, "by dtq", *FIELDS_OF_RETURNS, "loss_weights")
         check_interval(self, "(0, 1]", "value_discount")
         check_interval(self, "[0, 1]", "likely")
         check_interval(self, "(0, inf)", "max_value")

@@ -73,7 +73,6 @@ class TrajectoryTransformerConfig:
 
     def __post_init__(self) -> None:
         sizes = ("layers", "context", "frame_size", "grid", "cells", "channels", "code_size")
-        numbers = ("actions", "rewards", "n_steps", "target_period")
         weights = (
             *("changed_weight", "frame_weight", "reward_weight", "end_weight", "action_weight"),
             *("value_weight", "conservative_weight"),
@@ -81,7 +80,7 @@ class TrajectoryTransformerConfig:
         check_choices(self)
         check_actions(self)
         check_interval(self, "[4, inf)", "rewards")
-        check_interval(self, "[1, inf)", *sizes, *numbers)
+        check_interval(self, "[1, inf)", *sizes, "n_steps", "target_period")
         check_interval(self, "[2, inf)", "levels", "atoms")
         check_interval(self, "[0, inf)", "horizon", "tokenizer_steps", *weights)
         check_interval(self, "(0, inf)", "max_value")

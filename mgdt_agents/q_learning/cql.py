@@ -57,7 +57,7 @@ class CQLConfig(ImpalaConfig):
     """Share of uniformly random actions when acting (Dopamine's evaluation)."""
 
     def __post_init__(self) -> None:
-        ImpalaConfig.__post_init__(self)  # super() does not know a class with slots
+        ImpalaConfig.__post_init__(self)
         check_interval(self, "[1, inf)", "n_steps", "target_period")
         check_interval(self, "(0, 1]", "discount")
         check_interval(self, "[2, inf)", "atoms")

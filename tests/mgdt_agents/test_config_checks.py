@@ -1,5 +1,6 @@
 """Checks of the fields of configurations."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import pytest
 
 from mgdt_agents.config_checks import check_choices, check_interval, config_of
-from mgdt_agents.registry import NETWORK_AGENTS
+from mgdt_agents.registry import NETWORK_AGENTS, ONLINE_AGENTS
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -56,3 +57,31 @@ def test_config_of_an_agent():
         message = f"Expected a ImpalaConfig for bc_conv, or the name of a size, got {wrong!r}"
         with pytest.raises(InvalidArgument, match=re.escape(message)):
             config_of(cloning, wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "field", "value"),
+    [
+        *(
+            (kind, "tiny", field, value)
+            for kind in ("bc", "dtq")
+            for field, value in {
+                "return_definition": "episode_rank",
+                "discount": 0.5,
+                "min_return": 0,
+                "max_return": 50,
+                "return_bin": 2,
+                "rank_bins": 10,
+                "return_weight": 9.0,
+            }.items()
+        ),
+        ("dtq", "tiny", "loss_weights", "vocabulary"),
+        ("impala", "small", "normalize_features", True),
+    ],
+)
+def test_a_setting_that_the_agent_does_not_read_is_refused(kind, size, field, value):
+    agent_class = (NETWORK_AGENTS | ONLINE_AGENTS)[kind]
+    default = getattr(preset := agent_class.preset(size), field)
+    message = f"{field} is not read by {kind}: expected its default, {default!r}, got {value!r}"
+    with pytest.raises(InvalidArgument, match=f"^{re.escape(message)}$"):
+        agent_class(dataclasses.replace(preset, **{field: value}), device="cpu")
