@@ -3,8 +3,8 @@
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mgdt_agents.errors import AgentLoadError, ReplayError
-from mgdt_agents.replay.files import json_bytes, naming
+from mgdt_agents.errors import AgentLoadError
+from mgdt_agents.replay.files import json_bytes, written
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -25,7 +25,7 @@ CHECKSUM = "model_sha256"
 def write_folder(
     path: Path, content: Mapping[str, Any], tensors: dict[str, Tensor], card: str | None
 ) -> None:
-    """Write an agent's folder; each file is replaced whole, so a reader never sees a part.
+    """Write an agent's folder; files are replaced whole, when all are written.
 
     Args:
         path: the folder.
@@ -39,21 +39,14 @@ def write_folder(
     path.mkdir(parents=True, exist_ok=True)
     weights = save(tensors)
     content = {**content, CHECKSUM: hashlib.sha256(weights).hexdigest()}
-    files = {"model.safetensors": weights, "config.json": json_bytes(content)}
+    files = {"config.json": json_bytes(content), "model.safetensors": weights}
     if card is not None or not (path / "card.md").exists():
         trained_on = ", ".join(content["games"]) or "nothing"
         card = card or f"# {content['agent']}\n\nTrained on: {trained_on}.\n"
         files["card.md"] = card.encode()
-    try:
+    with ExitStack() as stack:
         for name, data in files.items():
-            with naming(path / name):
-                (path / f"{name}.partial").write_bytes(data)
-    except ReplayError:
-        for name in files:
-            (path / f"{name}.partial").unlink(missing_ok=True)
-        raise
-    for name in files:
-        os.replace(path / f"{name}.partial", path / name)
+            stack.enter_context(written(path / name)).write_bytes(data)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Any stable-baselines3 model of this observation and action space as an agent."""
 
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from mgdt_agents.agent import Agent
 from mgdt_agents.agent_files import check_options
 from mgdt_agents.devices import resolve_device
-from mgdt_agents.errors import AgentLoadError, ReplayError
+from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import sample
-from mgdt_agents.replay.files import naming
+from mgdt_agents.replay.files import written
 from mgdt_agents.step_inputs import State, StepInputs, games_of_agent
 from mgdt_envs import AtariProtocol
 from mgdt_envs.protocol import AnyProtocol, as_protocol
@@ -84,14 +83,8 @@ class SB3Agent(Agent):
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        file, partial = path / "model.zip", path / "model.zip.partial"
-        try:
-            with naming(file):
-                self.model.save(partial)
-        except ReplayError:
-            partial.unlink(missing_ok=True)
-            raise
-        os.replace(partial, file)
+        with written(path / "model.zip") as new:
+            self.model.save(new)
 
     @classmethod
     def load(

@@ -1,7 +1,6 @@
 """Play and learning in a folder: the loop, the log, checkpoints, and the agent's card."""
 
 import dataclasses
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mgdt_agents.errors import TrainingError
+from mgdt_agents.errors import ReplayError, TrainingError
 from mgdt_agents.markdown import markdown_table
+from mgdt_agents.replay import files
 from mgdt_agents.training.metrics import Log
 from mgdt_envs import AtariProtocol
 
@@ -104,17 +104,15 @@ class OnlineRun(ABC):
             "learner": learner,
             "log": {"steps": self._steps_logged, "figures": figures},
         }
-        path, partial = self.output / CHECKPOINT, self.output / f"{CHECKPOINT}.partial"
+        path = self.output / CHECKPOINT
         try:
-            torch.save(state, partial)
-        except (OSError, RuntimeError) as error:  # torch raises both for a full disk
-            partial.unlink(missing_ok=True)
+            with files.written(path) as new:
+                torch.save(state, new)
+        except ReplayError as error:
             whole = "the last one is whole" if path.exists() else "it would have been the first"
             raise TrainingError(
-                f"Cannot write {path}, perhaps for want of space: {error}. Make room, and give the "
-                f"same command again; {whole}."
+                f"{error}. Make room, and give the same command again; {whole}."
             ) from error
-        os.replace(partial, path)
 
     def resume_log(self, state: dict[str, Any]) -> None:
         """Take up the log where the checkpoint `state` left it."""

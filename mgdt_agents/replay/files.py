@@ -22,7 +22,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # A RuntimeError is by blosc2, which does not say why.
+        # A RuntimeError, of blosc2 or torch, does not say why.
         full = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT)
         reason = ", perhaps for want of space" if full else ""
         raise ReplayError(f"Cannot write {path}{reason}: {error}") from error
@@ -99,13 +99,29 @@ def sync(file: BinaryIO, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file in one step: whatever happens, it is the old one or the new one."""
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield where to write what replaces a file: whatever happens, it is the old or the new one.
+
+    Raises:
+        ReplayError: naming the file, if it cannot be written.
+    """
     new = path.with_name(path.name + ".new")
-    with naming(path), new.open("wb") as file:
-        file.write(content)
-        sync(file, path)
-    new.replace(path)
+    try:
+        with naming(path):
+            yield new
+            with new.open("r+b") as file:
+                os.fsync(file.fileno())
+            new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in one step."""
+    with written(path) as new:
+        new.write_bytes(content)
 
 
 def is_left_over(path: Path) -> bool:
