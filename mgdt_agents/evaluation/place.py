@@ -8,6 +8,7 @@ from ale_py import AtariVectorEnv
 from mgdt_envs import AtariProtocol
 from mgdt_envs.emulator import emulator_arguments, jpeg_round_trip, minimal_action_index
 from mgdt_envs.games import game as game_of
+from mgdt_envs.seeds import emulator_seed
 
 FULL_STRENGTH = np.ones(1, np.float32)
 """Of the action; the games' paddles could be moved by less."""
@@ -78,7 +79,7 @@ class Place:
         self.steps = self.idle_steps = 0
         self.reward = 0.0
         self.terminated = self.truncated = False
-        observations, _ = self._emulator.reset(seed=np.array([seed]))
+        observations, _ = self._emulator.reset(seed=np.array([emulator_seed(seed)]))
         self.observation = np.zeros_like(observations[0])
         self._see(observations[0])
 

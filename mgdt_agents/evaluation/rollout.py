@@ -12,7 +12,7 @@ import torch
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.place import Emulators, Place
 from mgdt_envs import AtariProtocol
-from mgdt_envs.seeds import EVALUATION_SEED
+from mgdt_envs.seeds import EVALUATION_SEED, emulator_seed
 
 FEWEST_ROWS = 8
 """Of a batch that an agent is given. With fewer, libraries of linear algebra take other ways, and
@@ -295,4 +295,4 @@ def stream_of(game: str, seed: int) -> int:
 
     It is of the game and the episode alone, so that no other episode changes what is drawn.
     """
-    return (zlib.crc32(game.encode()) << 31) + seed
+    return (zlib.crc32(game.encode()) << 31) + emulator_seed(seed)

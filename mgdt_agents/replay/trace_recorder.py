@@ -14,6 +14,7 @@ from mgdt_agents.replay.files import check_json
 from mgdt_agents.replay.trace import CHECKSUM_INTERVAL, Trace, play_checksum
 from mgdt_envs import MultiGameAtariVectorEnv, __version__
 from mgdt_envs.errors import InvalidArgument
+from mgdt_envs.seeds import emulator_seed
 
 CODE = Path(__file__).resolve().parents[2]
 """Folder of the packages, which is a git checkout where they are not installed."""
@@ -86,7 +87,8 @@ class TraceRecorder(VectorWrapper):
             )
         seed = int(seed)  # a sum of small numpy integers may overflow
         observations, infos = self.env.reset(seed=seed)
-        self._seeds = np.arange(seed, seed + self.num_envs)
+        # Those of the emulators, which are all that a trace is played with.
+        self._seeds = np.array([emulator_seed(seed + env) for env in range(self.num_envs)])
         self.actions: list[NDArray[np.uint8]] = []
         self._checksums: dict[str, list[int]] = {name: [] for name in self.games}
         self.episodes: list[tuple[int, int, float]] = []

@@ -5,8 +5,9 @@ import pytest
 
 from mgdt_agents.evaluation.agent_trace import record_agent
 from mgdt_agents.random_agent import RandomAgent
-from mgdt_agents.replay import ReplayStore, expand
+from mgdt_agents.replay import ReplayStore, Trace, expand
 from mgdt_envs import AtariProtocol, MultiGameAtariVectorEnv
+from mgdt_envs.seeds import emulator_seed
 
 SHORT = AtariProtocol(max_frames=160)
 
@@ -80,6 +81,16 @@ def test_seed_decides():
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_seeds_of_any_size_are_kept(tmp_path):
+    seed = 2**31 - 1  # the next environment's is larger than an emulator takes
+    trace = record_agent(RandomAgent(), "random", "Pong", 40, num_envs=2, seed=seed)
+    trace.save(tmp_path / "Pong.npz")
+    loaded = Trace.load(tmp_path / "Pong.npz")
+    assert sum(1 for _ in loaded.play(num_threads=1)) == 20
+    assert loaded.seeds.tolist() == [seed, emulator_seed(seed + 1)]
+    assert loaded.source["seed"] == seed
 
 
 def test_stopped_play_is_a_trace():

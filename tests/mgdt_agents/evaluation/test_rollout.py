@@ -258,6 +258,16 @@ def test_queue_gives_every_place_work():
         assert len(step.seeds) == 3 or begun == set(range(9))
 
 
+@pytest.mark.parametrize("seed", [2**31 - 1, 2**31 + 5, 2**40])
+def test_seeds_of_any_size_are_those_of_the_single_environment(seed):
+    env = MultiGameAtariEnv("Breakout", PROTOCOL)
+    observation, _ = env.reset(seed=seed)
+    for step in rollout(DrawingAgent(), ["Breakout"], episodes=1, seed=seed):
+        assert step.seeds.tolist() == [seed]
+        assert np.array_equal(step.observations[0], observation)
+        observation, *_ = env.step(step.actions[0])
+
+
 def test_jpeg_is_that_of_the_single_environment():
     rules = AtariProtocol(jpeg=True, sticky=0, max_frames=80)
     env = MultiGameAtariEnv("Pong", rules)
