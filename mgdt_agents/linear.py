@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgdt_agents.devices import without_autocast
+
 FEWEST_ROWS = 16
 """With fewer, the weights are read from memory for little work, and MKL is as fast."""
 
@@ -42,6 +44,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if suits_onednn and onednn_is_faster():
         return _OneDNNLinear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def fp32_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Return the layer's map in fp32, whatever the dtype of its weights or of autocast."""
+    multiply = linear if isinstance(layer, Linear) else F.linear
+    with without_autocast(x.device):
+        return multiply(x.float(), layer.weight.float(), layer.bias.float())
 
 
 @cache

@@ -89,3 +89,20 @@ def sample(logits_BV: Tensor, streams: RowStreams | None) -> Tensor:
     up_to_BV = logits_BV.double().softmax(-1).cumsum(-1)
     drawn_B1 = torch.from_numpy(1 - streams.uniform())[:, None] * up_to_BV[:, -1:]
     return (up_to_BV < drawn_B1).sum(-1)
+
+
+def explored(
+    actions: np.ndarray, allowed: np.ndarray, share: float, streams: RowStreams
+) -> np.ndarray:
+    """Return `(B,)` actions of which a share is drawn anew, uniformly of the allowed ones.
+
+    Args:
+        actions: `(B,)` int64.
+        allowed: `(B, A)` bool, at least one action of each row.
+        share: of the rows whose action is drawn.
+        streams: of the rows, each of which gives two numbers.
+    """
+    explores = streams.uniform() < share
+    numbers = (streams.uniform() * allowed.sum(1)).astype(np.int64)
+    allowed_first = np.argsort(~allowed, axis=1, kind="stable")
+    return np.where(explores, allowed_first[np.arange(len(actions)), numbers], actions)

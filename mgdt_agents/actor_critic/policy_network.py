@@ -18,6 +18,7 @@ from mgdt_agents.actor_critic.popart import PopArt
 from mgdt_agents.config_checks import check_interval, check_unread
 from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import to_pixels
+from mgdt_agents.linear import fp32_linear
 from mgdt_agents.q_learning.networks import ImpalaBody, ImpalaConfig
 from mgdt_envs.errors import InvalidArgument
 
@@ -148,9 +149,9 @@ class PolicyNetwork(nn.Module):
                 features_TBD, memory = self._remember(
                     features_TBD, memory, starts_TB, last_actions_TB, last_rewards_TB
                 )
-            weight, bias = self.policy.weight.float(), self.policy.bias.float()
-            logits_TBA = F.linear(features_TBD, weight, bias)
-        return PolicyOutputs(logits_TBA, self.value(features_TBD), memory)
+        return PolicyOutputs(
+            fp32_linear(self.policy, features_TBD), self.value(features_TBD), memory
+        )
 
     def _remember(
         self,

@@ -4,10 +4,9 @@ Shape suffixes: D features, G games.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.devices import without_autocast
+from mgdt_agents.linear import fp32_linear
 
 
 class PopArt(nn.Module):
@@ -41,9 +40,7 @@ class PopArt(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the `(..., G)` normalized values of `(..., D)` features, in fp32."""
-        with without_autocast(features.device):
-            weight, bias = self.output.weight.float(), self.output.bias.float()
-            return F.linear(features.float(), weight, bias)
+        return fp32_linear(self.output, features)
 
     @torch.no_grad()
     def update(self, values: Tensor, games: Tensor, rate: float) -> None:

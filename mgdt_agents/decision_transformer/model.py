@@ -375,21 +375,26 @@ def _read(config: DecisionTransformerConfig) -> Tensor:
 
 def hidden_tokens(config: DecisionTransformerConfig) -> Tensor:
     """Return `(S,)` bool: the return tokens without a return."""
-    step, place = _places(config)
-    single = config.return_tokens == "single"
-    return (place == config.observation_tokens) & (step > 0) & single
+    position = torch.arange(config.steps * config.step_tokens)
+    is_return = position % config.step_tokens == config.observation_tokens
+    return is_return & (position >= config.step_tokens) & (config.return_tokens == "single")
 
 
 def allowed_attention(config: DecisionTransformerConfig) -> Tensor:
     """Return `(S, S)` bool: whether the query token (row) may see the key token (column)."""
-    step, place = _places(config)
-    position = torch.arange(len(step))
-    observes = place < config.observation_tokens
+    mask_SS = attention_by_frames(config.steps, config.step_tokens, config.observation_tokens)
+    return mask_SS & ~hidden_tokens(config)
+
+
+def attention_by_frames(steps: int, step_tokens: int, frame_tokens: int) -> Tensor:
+    """Return `(S, S)` bool: each query may see the keys up to it, and the rest of its frame.
+
+    Args:
+        steps: T, of the window.
+        step_tokens: K, tokens of a step.
+        frame_tokens: M, the first of them, which are the frame's.
+    """
+    position = torch.arange(steps * step_tokens)
+    step, observes = position // step_tokens, position % step_tokens < frame_tokens
     same_frame = (step[:, None] == step) & observes[:, None] & observes
-    return ((position[:, None] >= position) | same_frame) & ~hidden_tokens(config)
-
-
-def _places(config: DecisionTransformerConfig) -> tuple[Tensor, Tensor]:
-    """Return `(S,)` int64: the step of each token, and its place within the step."""
-    position = torch.arange(config.steps * config.step_tokens)
-    return position // config.step_tokens, position % config.step_tokens
+    return (position[:, None] >= position) | same_frame

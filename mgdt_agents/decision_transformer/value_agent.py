@@ -6,7 +6,6 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from mgdt_agents.decision_transformer.value_model import (
 )
 from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.replay.sampler import WindowBatch
-from mgdt_agents.step_inputs import checked_inputs
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AnyProtocol
 
@@ -123,20 +121,3 @@ class ValueTransformerAgent(DecisionTransformerAgent):
         weighed = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
         hits = (logits["action"].argmax(-1) == actions[:, :T]) & valid[:, :T]
         return torch.stack(weighed).sum(), {**terms, "accuracy": hits.sum() / steps}
-
-    @torch.no_grad()
-    def action_values(self, observation: np.ndarray) -> np.ndarray:
-        """Return what each action is worth at an episode's first step.
-
-        Args:
-            observation: as `predict` takes it.
-
-        Returns:
-            `(A,)` for one observation, `(n, A)` for a batch, float32: expected discounted returns.
-        """
-        inputs = checked_inputs(self, observation, None, None, None)
-        batch, past = inputs[0], self._past(*inputs[1:])
-        self.model.eval()
-        logits = self.model(*self._window(batch, past))["value"][:, -1:]
-        values = self.model.values(logits)[:, 0].cpu().numpy()
-        return values if observation.ndim == 4 else values[0]

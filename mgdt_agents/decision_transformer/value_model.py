@@ -17,8 +17,7 @@ from mgdt_agents.decision_transformer.config import (
 )
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
 from mgdt_agents.decision_transformer.model import DecisionTransformer
-from mgdt_agents.devices import without_autocast
-from mgdt_agents.linear import Linear, linear
+from mgdt_agents.linear import Linear, fp32_linear
 from mgdt_agents.q_learning import losses
 from mgdt_envs.errors import InvalidArgument
 
@@ -91,22 +90,16 @@ class ValueTransformer(DecisionTransformer):
 
     def value_logits(self, x_BTD: Tensor) -> Tensor:
         """Return the `(B, T, A, Z)` fp32 logits of the actions' values."""
-        head = self.value_head
-        with without_autocast(x_BTD.device):
-            logits = linear(x_BTD.float(), head.weight.float(), head.bias.float())
+        logits = fp32_linear(self.value_head, x_BTD)
         return logits.unflatten(-1, (self.config.actions, self.config.atoms))
-
-    def values(self, value_logits_BTAZ: Tensor) -> Tensor:
-        """Return the `(B, T, A)` expected values of the distributions with these logits."""
-        atoms = losses.atoms(self.config.max_value, self.config.atoms, value_logits_BTAZ.device)
-        return losses.expected_values(value_logits_BTAZ, atoms)
 
     def acting_logits(self, x_BTD: Tensor, returns_BT: Tensor | None) -> Tensor:
         """Return the `(B, T, A)` logits of likelihood times exp(beta Q)."""
         logits = super().acting_logits(x_BTD, returns_BT).float()
         if not self.beta:
             return logits
-        return logits + self.beta * self.values(self.value_logits(x_BTD))
+        values = losses.expected_values(self.value_logits(x_BTD), self.config.max_value)
+        return logits + self.beta * values
 
 
 PRESETS = {

@@ -18,6 +18,7 @@ from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.model import KeysValues
 from mgdt_agents.decision_transformer.tokens import NEGATIVE, POSITIVE
 from mgdt_agents.planning.world_model import WorldModel
+from mgdt_agents.q_learning.losses import expected_values
 from mgdt_agents.q_learning.window_values import likely_actions
 from mgdt_envs.errors import InvalidArgument
 
@@ -174,7 +175,7 @@ def _judged(
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Return values and candidates, and the behavior's logits, of states."""
     judged = world.judge(frame_PMD[:, None, -1])
-    values = world.values(judged["value"])[:, 0]
+    values = expected_values(judged["value"], world.config.max_value)[:, 0]
     candidates = likely_actions(judged["action"], allowed_PA, plan.likely)[:, 0]
     return (values, candidates), judged["action"][:, 0].float()
 

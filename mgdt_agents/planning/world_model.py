@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgdt_agents.decision_transformer.model import Block, KeysValues
-from mgdt_agents.devices import without_autocast
-from mgdt_agents.linear import Linear, linear
+from mgdt_agents.decision_transformer.model import Block, KeysValues, attention_by_frames
+from mgdt_agents.linear import Linear, fp32_linear
 from mgdt_agents.planning.config import TrajectoryTransformerConfig
 from mgdt_agents.planning.tokenizer import Tokenizer, to_numbers
-from mgdt_agents.q_learning import losses
 
 
 class WorldModel(nn.Module):
@@ -51,7 +49,8 @@ class WorldModel(nn.Module):
             nn.init.trunc_normal_(embedding.weight, std=0.02)
         nn.init.trunc_normal_(self.position_SD, std=0.02)
         self.allowed_SS: Tensor
-        self.register_buffer("allowed_SS", allowed_attention(config), persistent=False)
+        mask_SS = attention_by_frames(config.steps, config.step_tokens, config.frame_tokens)
+        self.register_buffer("allowed_SS", mask_SS, persistent=False)
 
     def forward(
         self, tokens_BTMC: Tensor, actions_BT: Tensor, rewards_BT: Tensor
@@ -111,9 +110,7 @@ class WorldModel(nn.Module):
 
     def judge(self, x_BTD: Tensor) -> dict[str, Tensor]:
         """Return "action" and "value", read at frames' last tokens; see `forward`."""
-        head = self.value_head
-        with without_autocast(x_BTD.device):
-            values = linear(x_BTD.float(), head.weight.float(), head.bias.float())
+        values = fp32_linear(self.value_head, x_BTD)
         shape = self.config.actions, self.config.atoms
         return {"action": self.policy_head(x_BTD), "value": values.unflatten(-1, shape)}
 
@@ -129,11 +126,6 @@ class WorldModel(nn.Module):
             "end": self.end_head(action_BTD)[..., 0],
             "frame": change_BTMCL + self.stay * F.one_hot(tokens_BTMC, self.config.levels),
         }
-
-    def values(self, value_logits_BTAZ: Tensor) -> Tensor:
-        """Return the `(B, T, A)` expected values of the distributions with these logits."""
-        atoms = losses.atoms(self.config.max_value, self.config.atoms, value_logits_BTAZ.device)
-        return losses.expected_values(value_logits_BTAZ, atoms)
 
 
 class PlanningModel(nn.Module):
@@ -169,12 +161,3 @@ class PlanningModel(nn.Module):
         tokens = self.tokenizer.encode(frames_BTYX.flatten(0, 1)).unflatten(0, shape)
         logits = self.world(tokens[:, : actions_BT.shape[1]], actions_BT, rewards_BT)
         return {"tokens": tokens, **logits}
-
-
-def allowed_attention(config: TrajectoryTransformerConfig) -> Tensor:
-    """Return `(S, S)` bool: whether the query token (row) may see the key token (column)."""
-    position = torch.arange(config.steps * config.step_tokens)
-    step, place = position // config.step_tokens, position % config.step_tokens
-    observes = place < config.frame_tokens
-    same_frame = (step[:, None] == step) & observes[:, None] & observes
-    return (position[:, None] >= position) | same_frame

@@ -20,7 +20,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
 from mgdt_agents.q_learning import losses
 from mgdt_agents.q_learning.networks import ImpalaConfig, ImpalaNetwork
-from mgdt_agents.random_streams import sample
+from mgdt_agents.random_streams import explored, sample
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs.errors import InvalidArgument
@@ -158,7 +158,7 @@ class CQLAgent(NetworkAgent):
         frames = self._to_device(batch.frames)
         actions, allowed, heads = self._of_batch(batch, now)
         logits = self.model(frames[:, : config.frame_stack], heads)
-        values = losses.expected_values(logits, self._atoms)
+        values = losses.expected_values(logits, config.max_value)
         returns, discounts, known = losses.n_step_returns(
             self._to_device(batch.rewards[:, ahead]),
             self._to_device(batch.terminated[:, ahead]),
@@ -190,16 +190,10 @@ class CQLAgent(NetworkAgent):
         pixels = self.target.pixels(frames)
         target_logits = self.target(pixels, heads)
         choosing = self.model(pixels, heads) if self.config.double_q else target_logits
-        best = losses.best_actions(losses.expected_values(choosing, self._atoms), allowed)
+        max_value = self.config.max_value
+        best = losses.best_actions(losses.expected_values(choosing, max_value), allowed)
         logits = losses.of_actions(target_logits, best)
-        if self.config.loss == "c51":
-            return losses.c51_target(logits.softmax(-1), returns, discounts, self._atoms)
-        values = losses.expected_values(logits, self._atoms)
-        return losses.hl_gauss_target(returns + discounts * values, self._atoms)
-
-    @property
-    def _atoms(self) -> Tensor:
-        return losses.atoms(self.config.max_value, self.config.atoms, self.device)
+        return losses.value_target(self.config.loss, logits, returns, discounts, max_value)
 
     def _of_batch(self, batch: WindowBatch, now: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the rows' actions `(B,)`, their games' actions `(B, A)`, and their heads."""
@@ -236,7 +230,7 @@ class CQLAgent(NetworkAgent):
             self._to_device(inputs.observations),
             None if heads is None else self._to_device(heads),
         )
-        values = losses.expected_values(logits, self._atoms)
+        values = losses.expected_values(logits, self.config.max_value)
         rows = len(inputs.observations)
         allowed = np.ones((rows, self.config.actions), bool)
         if self.config.mask_actions:
@@ -244,8 +238,5 @@ class CQLAgent(NetworkAgent):
         values = values.cpu().masked_fill(~torch.from_numpy(allowed), -torch.inf)
         actions = sample(values, None).numpy()
         if not inputs.deterministic:
-            explore = inputs.draws.uniform() < self.config.exploration
-            number = (inputs.draws.uniform() * allowed.sum(1)).astype(np.int64)
-            ordered = np.argsort(~allowed, axis=1, kind="stable")
-            actions = np.where(explore, ordered[np.arange(rows), number], actions)
+            actions = explored(actions, allowed, self.config.exploration, inputs.draws)
         return actions, None

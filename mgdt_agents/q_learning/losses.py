@@ -5,9 +5,14 @@ All arithmetic is in fp32, whatever the autocast: good and bad actions often dif
 bf16 resolves.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+HL_GAUSS_SIGMA = 0.75
+"""Standard deviation of `hl_gauss_target`, in widths of a bin (Farebrother et al. 2024)."""
 
 
 def atoms(max_value: float, count: int, device: torch.device | None = None) -> Tensor:
@@ -15,8 +20,9 @@ def atoms(max_value: float, count: int, device: torch.device | None = None) -> T
     return torch.linspace(-max_value, max_value, count, device=device)
 
 
-def expected_values(logits_BAZ: Tensor, atoms_Z: Tensor) -> Tensor:
+def expected_values(logits_BAZ: Tensor, max_value: float) -> Tensor:
     """Return the `(B, A)` expected returns of the distributions with these logits."""
+    atoms_Z = atoms(max_value, logits_BAZ.shape[-1], logits_BAZ.device)
     # Not a matrix product, which autocast would compute in bf16.
     return (logits_BAZ.float().softmax(-1) * atoms_Z).sum(-1)
 
@@ -59,6 +65,30 @@ def of_actions(distributions_BAZ: Tensor, actions_B: Tensor) -> Tensor:
     return distributions_BAZ[torch.arange(len(actions_B), device=actions_B.device), actions_B]
 
 
+def value_target(
+    kind: Literal["c51", "hl_gauss"],
+    logits_BZ: Tensor,
+    returns_B: Tensor,
+    discounts_B: Tensor,
+    max_value: float,
+) -> Tensor:
+    """Return `(B, Z)`: what the distribution of an action's value shall be.
+
+    Args:
+        kind: C51's projection of the later value's distribution, or a normal distribution around
+            its mean.
+        logits_BZ: of the value after some steps.
+        returns_B: of these steps.
+        discounts_B: of that value.
+        max_value: the last atom.
+    """
+    atoms_Z = atoms(max_value, logits_BZ.shape[-1], logits_BZ.device)
+    if kind == "c51":
+        return c51_target(logits_BZ.softmax(-1), returns_B, discounts_B, atoms_Z)
+    values_B = expected_values(logits_BZ, max_value)
+    return hl_gauss_target(returns_B + discounts_B * values_B, atoms_Z)
+
+
 def c51_target(
     probabilities_BZ: Tensor, returns_B: Tensor, discounts_B: Tensor, atoms_Z: Tensor
 ) -> Tensor:
@@ -73,7 +103,7 @@ def c51_target(
     return (probabilities_BZ.float()[:, :, None] * shares_BZZ).sum(1)
 
 
-def hl_gauss_target(values_B: Tensor, atoms_Z: Tensor, sigma: float = 0.75) -> Tensor:
+def hl_gauss_target(values_B: Tensor, atoms_Z: Tensor) -> Tensor:
     """Return `(B, Z)`: a normal distribution around each value, as masses of the atoms' bins.
 
     Farebrother et al. 2024, "Stop Regressing", section 3.1; values are kept between the first and
@@ -82,12 +112,11 @@ def hl_gauss_target(values_B: Tensor, atoms_Z: Tensor, sigma: float = 0.75) -> T
     Args:
         values_B: the returns to learn.
         atoms_Z: centers of the bins.
-        sigma: standard deviation, in widths of a bin (their choice: 0.75).
     """
     spacing = atoms_Z[1] - atoms_Z[0]
     edges = torch.cat([atoms_Z - spacing / 2, atoms_Z[-1:] + spacing / 2])
     values_B = values_B.float().clamp(atoms_Z[0], atoms_Z[-1])
-    below = torch.special.ndtr((edges - values_B[:, None]) / (sigma * spacing))
+    below = torch.special.ndtr((edges - values_B[:, None]) / (HL_GAUSS_SIGMA * spacing))
     return below.diff(dim=-1) / (below[:, -1:] - below[:, :1])
 
 

@@ -5,13 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgdt_agents.agent import NetworkAgent
-from mgdt_agents.devices import without_autocast
 from mgdt_agents.frames import computing_dtype, to_pixels
-from mgdt_agents.random_streams import sample
+from mgdt_agents.linear import fp32_linear
+from mgdt_agents.random_streams import explored, sample
 from mgdt_agents.step_inputs import State, StepInputs
 from mgdt_envs.errors import InvalidArgument
 
@@ -67,10 +66,9 @@ class QNetwork(nn.Module):
         dtype = computing_dtype(next(self.parameters()))
         maps = self.convolutions(pixels.permute(0, 3, 1, 2).to(dtype))
         # Flattened as they lie in memory.
-        features = self.hidden(maps.permute(0, 2, 3, 1).flatten(1)).float()
+        features = self.hidden(maps.permute(0, 2, 3, 1).flatten(1))
         # The values of two actions often differ by less than bf16 resolves.
-        with without_autocast(pixels.device):
-            outputs = F.linear(features, self.outputs.weight.float(), self.outputs.bias.float())
+        outputs = fp32_linear(self.outputs, features)
         value, advantages = outputs.tensor_split([1], 1)
         return value + advantages - advantages.mean(1, keepdim=True)
 
@@ -98,7 +96,6 @@ class PQNAgent(NetworkAgent):
         pixels = self._to_device(to_pixels(inputs.observations))
         chosen = sample(self.model(pixels).cpu(), None).numpy()
         if not inputs.deterministic:
-            explores = inputs.draws.uniform() < self.config.exploration
-            drawn = (inputs.draws.uniform() * len(self.config.actions)).astype(np.int64)
-            chosen = np.where(explores, drawn, chosen)
+            allowed = np.ones((len(chosen), len(self.config.actions)), bool)
+            chosen = explored(chosen, allowed, self.config.exploration, inputs.draws)
         return np.array(self.config.actions)[chosen], None

@@ -4,7 +4,7 @@ Shape suffixes: B windows, T learned steps, W = T + n_steps rows of a window, A 
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,37 +12,9 @@ from torch import Tensor
 
 from mgdt_agents.q_learning import losses
 
-
-class ValueLearning(Protocol):
-    """What a config says of the values."""
-
-    @property
-    def atoms(self) -> int:
-        """Points of the distributions of values."""
-
-    @property
-    def max_value(self) -> float:
-        """Their support is -max_value..max_value."""
-
-    @property
-    def value_loss(self) -> Literal["hl_gauss", "c51"]:
-        """What targets are."""
-
-    @property
-    def value_discount(self) -> float:
-        """Of the values, for each agent step."""
-
-    @property
-    def n_steps(self) -> int:
-        """Agent steps before the target network's value."""
-
-    @property
-    def likely(self) -> float:
-        """Targets look at actions at least this share as likely as the likeliest one."""
-
-    @property
-    def conservative_weight(self) -> float:
-        """Of the conservative term."""
+if TYPE_CHECKING:
+    from mgdt_agents.decision_transformer.value_model import ValueTransformerConfig
+    from mgdt_agents.planning.config import TrajectoryTransformerConfig
 
 
 def likely_actions(policy_logits_BTA: Tensor, allowed_BA: Tensor, share: float) -> Tensor:
@@ -66,7 +38,7 @@ def value_terms(
     terminated_BW: Tensor,
     valid_BW: Tensor,
     allowed_BA: Tensor,
-    config: ValueLearning,
+    config: "ValueTransformerConfig | TrajectoryTransformerConfig",
 ) -> dict[str, Tensor]:
     """Return "value_loss", and with a conservative weight "conservative_loss", means over steps.
 
@@ -98,8 +70,7 @@ def value_terms(
     errors = F.cross_entropy(chosen, wanted, reduction="none")
     terms = {"value_loss": (errors * (known & valid)).sum() / len(actions)}
     if config.conservative_weight:
-        atoms = losses.atoms(config.max_value, config.atoms, value_logits_BTAZ.device)
-        values = losses.expected_values(value_logits_BTAZ, atoms).flatten(0, 1)
+        values = losses.expected_values(value_logits_BTAZ, config.max_value).flatten(0, 1)
         conservative = losses.conservative_loss(values, actions, allowed_BA.repeat_interleave(T, 0))
         terms["conservative_loss"] = (conservative * valid).sum() / len(actions)
     return terms
@@ -111,15 +82,11 @@ def _target(
     allowed_BA: Tensor,
     returns: Tensor,
     discounts: Tensor,
-    config: ValueLearning,
+    config: "ValueTransformerConfig | TrajectoryTransformerConfig",
 ) -> Tensor:
     """Return `(B * T, Z)`: what the taken actions' distributions shall be."""
-    atoms = losses.atoms(config.max_value, config.atoms, returns.device)
     likely = likely_actions(target["action"], allowed_BA, config.likely)
-    values = losses.expected_values(target["value"], atoms).flatten(0, 1)
+    values = losses.expected_values(target["value"], config.max_value).flatten(0, 1)
     best = losses.best_actions(values, likely.flatten(0, 1))
-    if config.value_loss == "c51":
-        distributions = losses.of_actions(target["value"].flatten(0, 1), best).softmax(-1)
-        return losses.c51_target(distributions, returns, discounts, atoms)
-    value = values.gather(1, best[:, None])[:, 0]
-    return losses.hl_gauss_target(returns + discounts * value, atoms)
+    logits = losses.of_actions(target["value"].flatten(0, 1), best)
+    return losses.value_target(config.value_loss, logits, returns, discounts, config.max_value)

@@ -103,13 +103,15 @@ def learned(
 
 def values_of(agent: Any, states: int) -> np.ndarray:
     """Return `(states, 3)` what the agent thinks the actions are worth."""
-    observations = pictures(range(states))[:, None]
-    if isinstance(agent, CQLAgent):
-        atoms = losses.atoms(agent.config.max_value, agent.config.atoms)
-        with torch.no_grad():
-            values = losses.expected_values(agent.model(torch.from_numpy(observations)), atoms)
-        return values.numpy()[:, list(ACTIONS)]
-    return agent.action_values(observations)[:, list(ACTIONS)]
+    frames = torch.from_numpy(pictures(range(states))[:, None])
+    nothing = torch.zeros(states, 1, dtype=torch.int64)
+    with torch.no_grad():
+        if isinstance(agent, CQLAgent):
+            logits = agent.model(frames)
+        else:
+            logits = agent.model(frames, nothing, nothing)["value"][:, 0]
+    values = losses.expected_values(logits, agent.config.max_value)
+    return values.numpy()[:, list(ACTIONS)]
 
 
 def policy_of(agent: Any, states: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mgdt_agents.q_learning import losses
 
-COLUMNS, ROWS, DISCOUNT, STICKY = 5, 10, 0.99, 0.25
+COLUMNS, ROWS, DISCOUNT, STICKY, MAX_VALUE = 5, 10, 0.99, 0.25, 10.0
 MOVES, SERVES = (0, 0, 1, -1, 1, -1), (0, 1, 0, 0, 1, 1)
 ACTIONS = len(MOVES)
 STATES: dict[tuple[int | str, int, int], int] = {
@@ -99,7 +99,7 @@ def data(exact: Array) -> tuple[Array, Array]:
 
 def learned_values(behavior: Array, visits: Array, weight: float, updates: int = 125) -> Array:
     """Return the values of `cql` with a table in the place of the network, `(S, A)`."""
-    atoms = losses.atoms(10.0, 51)
+    atoms = losses.atoms(MAX_VALUE, 51)
     shape = (len(STATES), ACTIONS, 51)
     logits = torch.zeros(shape, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.05)
@@ -107,7 +107,7 @@ def learned_values(behavior: Array, visits: Array, weight: float, updates: int =
     following, rewards = torch.tensor(FOLLOWING).float(), torch.tensor(REWARDS).float()
     for update in range(updates):
         target_logits = logits.detach().clone()
-        best = losses.expected_values(target_logits, atoms).argmax(1)
+        best = losses.expected_values(target_logits, MAX_VALUE).argmax(1)
         after = losses.of_actions(target_logits, best).softmax(-1)
         after = torch.einsum("sat,tz->saz", following, after).flatten(0, 1)
         discounts = torch.full((len(after),), DISCOUNT)
@@ -121,12 +121,12 @@ def learned_values(behavior: Array, visits: Array, weight: float, updates: int =
             group["lr"] = 0.05 * (1 - update / updates)
         for _ in range(32):
             distributional = -(target * logits.log_softmax(-1)).sum(-1)
-            values = losses.expected_values(logits, atoms)
+            values = losses.expected_values(logits, MAX_VALUE)
             loss = (likelihood * (distributional - weight * values.log_softmax(-1))).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return losses.expected_values(logits.detach(), atoms).double().numpy()
+    return losses.expected_values(logits.detach(), MAX_VALUE).double().numpy()
 
 
 def main() -> None:

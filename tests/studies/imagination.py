@@ -20,6 +20,7 @@ from mgdt_agents.decision_transformer.tokens import encode_rewards
 from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.planning.imagination import Imagined, imagine
 from mgdt_agents.planning.search import search
+from mgdt_agents.q_learning.losses import expected_values
 from mgdt_agents.replay import WindowBatch, WindowSampler
 
 HORIZON = 10
@@ -145,7 +146,7 @@ def values_there(agent: TrajectoryTransformerAgent, batch: WindowBatch, game: st
         sequence = torch.cat([tokens, following[:, :step]], 1)
         steps = sequence.shape[1]
         said = world(sequence, actions[:, :steps], all_rewards[:, :steps])
-        values = world.values(said["value"])[:, -1]
+        values = expected_values(said["value"], world.config.max_value)[:, -1]
         return values.masked_fill(~allowed, -torch.inf).amax(-1)
 
     for step in range(1, horizon + 1):

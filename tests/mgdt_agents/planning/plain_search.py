@@ -7,6 +7,7 @@ import torch
 from mgdt_agents.decision_transformer.tokens import NEGATIVE, POSITIVE
 from mgdt_agents.planning.search import Search
 from mgdt_agents.planning.world_model import WorldModel
+from mgdt_agents.q_learning.losses import expected_values
 
 Plan = tuple[float, list[int], torch.Tensor, torch.Tensor, torch.Tensor, float, float]
 
@@ -26,7 +27,7 @@ def plain_search(
     def judged(tokens, actions, rewards):
         """Return values and candidates after some steps, the last of which lacks its action."""
         said = world(tokens[None], actions[None], rewards[None])
-        values = world.values(said["value"])[0, -1].tolist()
+        values = expected_values(said["value"], world.config.max_value)[0, -1].tolist()
         policy = said["action"][0, -1].masked_fill(~allowed_A, -math.inf).softmax(-1).tolist()
         return values, [
             action
