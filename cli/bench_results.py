@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.evaluation.compare import Comparison, compare
 from mgdt_agents.evaluation.published_scores import load_published
 from mgdt_agents.evaluation.report import counted, results_table, with_interval
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.evaluation.verify import verify
 from mgdt_agents.number_text import number_text
+from mgdt_agents.registry import path_of_agent
 from mgdt_agents.replay.files import exclusive
 from mgdt_agents.training.metrics import Curve, read_curves
 from mgdt_cli.arguments import Names
@@ -125,8 +125,8 @@ def _write_report_again(folder: Path, results: Results) -> None:
 
 def curves_of(results: Results) -> dict[str, dict[str, Curve]]:
     """Return the training curves of those agents that are folders of runs, by name."""
-    runs = {name: Path(split_settings(name)[0]) for name in results.agents}
-    return {name: its for name, run in runs.items() if (its := read_curves(run))}
+    folders = {name: folder for name in results.agents if (folder := path_of_agent(name))}
+    return {name: curves for name, run in folders.items() if (curves := read_curves(run))}
 
 
 def video_name(results: Results, agent: str, game: str) -> str:

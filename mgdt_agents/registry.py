@@ -47,6 +47,13 @@ def bundled_agents() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in PRETRAINED.glob("*/config.json")))
 
 
+def path_of_agent(name: str) -> Path | None:
+    """Return the file or folder that `load_agent` takes for a name; None where it takes another."""
+    name, _ = split_settings(name)
+    is_name = name in (*bundled_agents(), RandomAgent.kind) or name.startswith(HUB)
+    return None if is_name else Path(name)
+
+
 def register_agent(kind: str, agent_class: type[NetworkAgent]) -> None:
     """Make an agent known by name: to `make_agent`, `load_agent`, and the commands.
 

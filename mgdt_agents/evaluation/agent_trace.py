@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mgdt_agents.acting_settings import split_settings
 from mgdt_agents.agent import Agent
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.benchmark import versions
+from mgdt_agents.registry import path_of_agent
 from mgdt_agents.replay.files import file_checksum
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder, software
@@ -92,14 +92,14 @@ def is_recorded(
 def _source(name: str, seed: int, deterministic: bool) -> dict[str, Any]:
     """Return what a trace says of who played, JSON types."""
     names = ("", "config.json", "model.safetensors", "model.zip")
-    folder = Path(split_settings(name)[0])
-    files = [path for path in map(folder.joinpath, names) if path.is_file()]
-    return {
+    folder = path_of_agent(name)
+    files = [path for path in map(folder.joinpath, names) if path.is_file()] if folder else []
+    source = {
         "agent": name,
         "seed": seed,
         "deterministic": deterministic,
         "versions": versions(),
-        **(
-            {"agent_checksums": {path.name: file_checksum(path) for path in files}} if files else {}
-        ),
     }
+    if files:
+        source["agent_checksums"] = {path.name: file_checksum(path) for path in files}
+    return source

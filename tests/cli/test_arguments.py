@@ -1,5 +1,7 @@
 """The arguments of the commands: their forms, help, and what is wrong with them."""
 
+import inspect
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +9,11 @@ from pathlib import Path
 import pytest
 import tyro
 
+from mgdt_agents.registry import bundled_agents
 from mgdt_cli.arguments import Games, Paths, Steps, parse, parse_number, parse_steps
+from mgdt_cli.bench import BenchArguments
+from mgdt_cli.play import PlayArguments
+from mgdt_cli.replay_trace import TraceArguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,3 +153,9 @@ def test_help_of_a_commands_command(command, name, says, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"usage: mgdt-{command} {name} ")
     assert says in text
+
+
+@pytest.mark.parametrize("kind", [BenchArguments, PlayArguments, TraceArguments])
+def test_help_names_the_bundled_agents(kind):
+    (names,) = re.findall(r"undled agents? \((.*?)\)", inspect.getsource(kind), re.DOTALL)
+    assert sorted(names.split(", ")) == list(bundled_agents())

@@ -501,7 +501,10 @@ def test_videos_and_curves_stay_with_their_agents(run, played, tmp_path, monkeyp
     monkeypatch.setattr("mgdt_agents.evaluation.videos.record_episode", record)
     agent = f"{tmp_path / 'bc'}:action_temperature=2"
     make_agent("bc", "tiny").save(tmp_path / "bc")
-    (tmp_path / "bc" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    (tmp_path / "random").mkdir()  # not what the name stands for
+    for folder in ("bc", "random"):
+        (tmp_path / folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    monkeypatch.chdir(tmp_path)
     base = ["--games", "Pong", "--output", tmp_path / "results"]
     run("--agents", f"random,{agent}", *base)
     (tmp_path / "results" / "report.html").touch()

@@ -6,6 +6,7 @@ import pytest
 from mgdt_agents.evaluation.agent_trace import record_agent
 from mgdt_agents.random_agent import RandomAgent
 from mgdt_agents.replay import ReplayStore, Trace, expand
+from mgdt_agents.replay.files import file_checksum
 from mgdt_envs import AtariProtocol, MultiGameAtariVectorEnv
 from mgdt_envs.seeds import emulator_seed
 
@@ -91,6 +92,18 @@ def test_seeds_of_any_size_are_kept(tmp_path):
     assert sum(1 for _ in loaded.play(num_threads=1)) == 20
     assert loaded.seeds.tolist() == [seed, emulator_seed(seed + 1)]
     assert loaded.source["seed"] == seed
+
+
+def test_checksums_are_of_the_agent_that_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dt", "random"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+    for name in ("dt", "dt:kappa=5", "random"):  # which come with the package
+        source = record_agent(RandomAgent(), name, "Pong", 2, num_envs=1).source
+        assert "agent_checksums" not in source, name
+    source = record_agent(RandomAgent(), "./dt", "Pong", 2, num_envs=1).source
+    assert source["agent_checksums"] == {"config.json": file_checksum(tmp_path / "dt/config.json")}
 
 
 def test_stopped_play_is_a_trace():
