@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.replay.files import json_bytes, written
+from mgdt_agents.errors import AgentLoadError, ReplayError
+from mgdt_agents.replay.files import check_fields, json_bytes, read_object, written
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -55,20 +54,16 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         AgentLoadError: if there is none, or it is not an agent's.
     """
+    file = path / "config.json"
     try:
-        content = json.loads((path / "config.json").read_text())
+        content = read_object(file)
+        check_fields(content, {"agent": str, "games": list, "protocol": dict, "config": dict}, file)
     except (FileNotFoundError, NotADirectoryError):
         raise AgentLoadError(
             f"Expected a saved agent at {path}: a folder with config.json, and there is none."
         ) from None
-    except ValueError as error:
-        raise AgentLoadError(f"{path / 'config.json'} is not JSON: {error}") from error
-    expected = {"agent": str, "games": list, "protocol": dict, "config": dict}
-    for name, kind in expected.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise AgentLoadError(
-                f"{path / 'config.json'} is no agent's: expected a {kind.__name__} {name!r} in it."
-            )
+    except ReplayError as error:
+        raise AgentLoadError(f"{file} is no agent's: {error}") from error
     content["config"] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in content["config"].items()
