@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mgdt_envs.emulator import MAX_SEED, NUM_ACTIONS, Emulator
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
-from mgdt_envs.protocol import AtariProtocol, as_protocol
+from mgdt_envs.protocol import AnyProtocol, as_protocol
 from mgdt_envs.scoring import human_normalized_score, reason_without_score
 from mgdt_envs.seeds import checked_seed, emulator_seed
 
@@ -54,7 +54,7 @@ class MultiGameAtariEnv(gym.Env[NDArray[np.uint8], np.int64], EzPickle):
     def __init__(
         self,
         games: str | Iterable[str] = "atari57",
-        protocol: AtariProtocol | str | dict[str, Any] | None = None,
+        protocol: AnyProtocol = None,
         render_mode: str | None = None,
     ) -> None:
         """Create the environment; emulators start when their game is first played.

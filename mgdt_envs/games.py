@@ -146,7 +146,7 @@ def game(name: str) -> Game:
     Raises:
         ValueError: if there is no such game. The message suggests the nearest names.
     """
-    found = _BY_NAME.get(name) or _BY_LOOSE_NAME.get(name.lower())
+    found = _BY_LOOSE_NAME.get(name.lower())
     if found is None:
         raise InvalidArgument(f"Unknown game {name!r}. {did_you_mean(name, _BY_NAME)}")
     return found
@@ -241,8 +241,8 @@ def resolve_games(games: str | Iterable[str]) -> tuple[str, ...]:
     for entry in [games] if isinstance(games, str) else games:
         if entry in _SUITE_BY_NAME:
             names.update(dict.fromkeys(_SUITE_BY_NAME[entry]))
-        elif entry in _BY_NAME or entry.lower() in _BY_LOOSE_NAME:
-            names[game(entry).name] = None
+        elif known := _BY_LOOSE_NAME.get(entry.lower()):
+            names[known.name] = None
         else:
             near = did_you_mean(entry, [*_BY_NAME, *_SUITE_BY_NAME])
             raise InvalidArgument(f"Unknown game or suite {entry!r}. {near}")

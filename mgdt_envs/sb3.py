@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 
 from mgdt_envs.emulator import MAX_SEED
 from mgdt_envs.errors import InvalidArgument
-from mgdt_envs.protocol import AtariProtocol
+from mgdt_envs.protocol import AnyProtocol
 from mgdt_envs.screens import of_one_height
 from mgdt_envs.vector_env import COUNTERS, MultiGameAtariVectorEnv
 
@@ -51,7 +51,7 @@ class MultiGameAtariVecEnv(VecEnv):
         self,
         num_envs: int | None = None,
         games: str | Iterable[str] = "atari57",
-        protocol: AtariProtocol | str | dict[str, Any] | None = None,
+        protocol: AnyProtocol = None,
         **options: Any,
     ) -> None:
         """Start the emulators.

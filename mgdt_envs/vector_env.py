@@ -24,7 +24,7 @@ from mgdt_envs.emulator import (
 )
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
-from mgdt_envs.protocol import AtariProtocol, as_protocol
+from mgdt_envs.protocol import AnyProtocol, AtariProtocol, as_protocol
 from mgdt_envs.screens import ColorScreens, Rows
 from mgdt_envs.seeds import checked_seed, emulator_seed
 from mgdt_envs.shares import share_out
@@ -81,7 +81,7 @@ class MultiGameAtariVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.integer], 
         self,
         num_envs: int | None = None,
         games: str | Iterable[str] = "atari57",
-        protocol: AtariProtocol | str | dict[str, Any] | None = None,
+        protocol: AnyProtocol = None,
         num_threads: int = 0,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
