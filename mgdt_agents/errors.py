@@ -4,7 +4,7 @@ from mgdt_envs.errors import InvalidArgument, MGDTError
 
 
 class ReplayError(InvalidArgument):
-    """A trace or a replay store that cannot be read as what it claims to be."""
+    """A trace, a store or another file that cannot be read as what it claims to be, or written."""
 
 
 class TraceDivergedError(ReplayError):

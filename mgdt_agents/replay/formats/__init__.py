@@ -1,4 +1,4 @@
-"""Formats of others, a module each: DQN Replay, RLU Atari, Minari, stable-baselines3's buffer."""
+"""Formats of others: DQN Replay, RLU Atari, Minari, stable-baselines3's buffer."""
 
 from mgdt_agents.replay.formats.importing import import_recording
 
