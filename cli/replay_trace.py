@@ -14,6 +14,7 @@ from mgdt_cli.arguments import Games, Steps
 from mgdt_cli.console import ProgressBar, handling_signals, say
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument, OutputExists
+from mgdt_envs.seeds import RECORDING_SEED
 
 RECENT_EPISODES = 100
 
@@ -37,7 +38,7 @@ class TraceArguments:
     """Folder of the traces, which are called <game>.npz."""
     num_envs: int = 8
     """Environments played together; episodes that they have not finished at the end are lost."""
-    seed: int = 0
+    seed: int = RECORDING_SEED
     """Of the first environment, the next has one more, and of the agent's draws."""
     deterministic: bool = False
     """Take the likeliest action instead of drawing one."""

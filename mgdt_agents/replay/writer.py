@@ -349,7 +349,7 @@ def _remove(folder: Path) -> None:
     Raises:
         FileExistsError: if something else is in it.
     """
-    known = {"meta.json", "frames.log", "frames.b2nd", "checksums.npy"}
+    known = {"meta.json", "frames.log", "frames.b2nd"}
     known |= {f"{name}.npy" for name in COLUMNS}
     if not folder.exists():
         return

@@ -17,6 +17,7 @@ from mgdt_agents.replay import files
 from mgdt_agents.replay.formats.importing import SourceFolder
 
 HEAD_BYTES = 4096  # of a compressed file; the header of its array is in them
+MAX_ITEMS = 32  # of a job of `read_ahead` that wait
 Item = TypeVar("Item")
 _DONE = object()
 
@@ -104,7 +105,7 @@ class GzipArray:
 
 
 def read_ahead(
-    jobs: Iterable[Callable[[], Iterator[Item | None]]], num_threads: int, max_items: int = 32
+    jobs: Iterable[Callable[[], Iterator[Item | None]]], num_threads: int
 ) -> Iterator[Item]:
     """Yield what the jobs yield, in the order of the jobs, while threads run several ahead.
 
@@ -112,7 +113,6 @@ def read_ahead(
         jobs: generators; each runs in a thread of its own. They yield `None` now and then where
             they have nothing to give, so that they can be stopped.
         num_threads: jobs that run or wait with their items at a time. They end with this generator.
-        max_items: items of a job that wait.
 
     Raises:
         BaseException: what a job raises, in its place.
@@ -142,7 +142,7 @@ def read_ahead(
     try:
         while True:
             for job in islice(remaining, num_threads - len(running)):
-                messages: Queue = Queue(max_items)
+                messages: Queue = Queue(MAX_ITEMS)
                 thread = threading.Thread(target=work, args=(job, messages), daemon=True)
                 running.append((thread, messages))
                 thread.start()

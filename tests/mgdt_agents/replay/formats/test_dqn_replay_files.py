@@ -9,7 +9,7 @@ import pytest
 from mgdt_agents.errors import ReplayError
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.replay.formats import gzip_arrays, import_recording
-from mgdt_agents.replay.formats.gzip_arrays import read_ahead
+from mgdt_agents.replay.formats.gzip_arrays import MAX_ITEMS, read_ahead
 from tests.mgdt_agents.replay.formats.dqn_replay_ring import (
     CAPACITY,
     DATA,
@@ -119,12 +119,12 @@ def test_folder_of_another_game_or_run(small_source, tmp_path, folder, arguments
 def test_read_ahead_keeps_the_order_and_raises_in_place():
     def job(number):
         yield None
-        yield from range(10 * number, 10 * number + 5)
+        yield from range(100 * number, 100 * number + MAX_ITEMS + 5)
         if number == 3:
             raise ReplayError("of job 3")
 
     jobs = [lambda number=number: job(number) for number in range(5)]
     found = []
     with pytest.raises(ReplayError, match="of job 3"):
-        found.extend(read_ahead(jobs, 3, max_items=2))
-    assert found == [10 * number + item for number in range(4) for item in range(5)]
+        found.extend(read_ahead(jobs, 3))
+    assert found == [100 * job + item for job in range(4) for item in range(MAX_ITEMS + 5)]
