@@ -190,7 +190,7 @@ def finished(
                 playing[key] = _Sum()
             playing[key].add(step, row)
         on_step(step)
-        for row in np.flatnonzero(step.terminated | step.truncated).tolist():
+        for row in np.flatnonzero(step.ends).tolist():
             game, seed = keys[row]
             total = playing.pop(keys[row])
             episode = Episode(
@@ -201,7 +201,7 @@ def finished(
                 seed=seed,
                 score=total.score,
                 steps=len(total.actions),
-                end=end_of(step, row),
+                end=step.ends[row],
             )
             actions = bytes(total.actions)
             yield Played(episode, EpisodeTrace(actions, zlib.crc32(actions, total.checksum)))
@@ -217,15 +217,6 @@ class _Sum:
         self.score += float(step.rewards[row])
         self.actions.append(step.actions[row])
         self.checksum = zlib.crc32(step.observations[row, -1], self.checksum)
-
-
-def end_of(step: RolloutStep, row: int) -> str:
-    """Return how an episode ended in `step`: one of `results.ENDS`."""
-    if step.terminated[row]:
-        return "terminated"
-    if step.capped[row]:
-        return "step limit"
-    return "idle" if step.idle[row] else "truncated"
 
 
 def runs_of(agents: Agents) -> Iterator[tuple[str, int, Agent]]:

@@ -103,6 +103,21 @@ class Place:
         self.idle_steps = 0 if self.reward else self.idle_steps + 1
         self._see(observations[0])
 
+    def end(self, max_steps: int | None = None, idle_steps: int | None = None) -> str:
+        """Return how the episode has ended, as `results.Episode` says it; "" while it goes on.
+
+        Args:
+            max_steps: agent steps after which it is given up.
+            idle_steps: agent steps without a reward after which it is given up.
+        """
+        if self.terminated:
+            return "terminated"
+        if self.truncated:
+            return "truncated"
+        if max_steps is not None and self.steps >= max_steps:
+            return "step limit"
+        return "idle" if idle_steps is not None and self.idle_steps >= idle_steps else ""
+
     def _see(self, observation: np.ndarray) -> None:
         if self._protocol.jpeg:
             frame = jpeg_round_trip(observation[-1])

@@ -35,11 +35,9 @@ class RolloutStep(NamedTuple):
     terminated: np.ndarray
     """`(n,)` bool."""
     truncated: np.ndarray
-    """`(n,)` bool: the protocol's `max_frames` are played, or one of the two below."""
-    idle: np.ndarray
-    """`(n,)` bool: given up, for `idle_steps` brought no reward."""
-    capped: np.ndarray
-    """`(n,)` bool: given up after `max_steps`."""
+    """`(n,)` bool: the protocol's `max_frames` are played, or the episode is given up."""
+    ends: np.ndarray
+    """`(n,)` str: how the episode ended, as `results.Episode` says it; "" where it goes on."""
 
 
 def rollout(
@@ -241,15 +239,10 @@ class _Batch:
         # threads.
         for place in reversed(self._places):
             place.receive()
-        terminated = np.array([place.terminated for place in self._places])
+        ends = np.array([place.end(max_steps, idle_steps) for place in self._places], object)
+        terminated = ends == "terminated"
+        # A game may be over with the last frame of the protocol.
         truncated = np.array([place.truncated for place in self._places])
-        capped = idle = np.zeros(len(self._places), bool)
-        if max_steps is not None:
-            capped = np.array([place.steps >= max_steps for place in self._places])
-        if idle_steps is not None:
-            idle = np.array([place.idle_steps >= idle_steps for place in self._places])
-        capped = capped & ~(terminated | truncated)
-        idle = idle & ~(terminated | truncated | capped)
         return RolloutStep(
             games=self._games,
             seeds=self._seeds,
@@ -257,9 +250,8 @@ class _Batch:
             actions=self._actions,
             rewards=np.array([place.reward for place in self._places]),
             terminated=terminated,
-            truncated=truncated | capped | idle,
-            idle=idle,
-            capped=capped,
+            truncated=truncated | (ends != "") & ~terminated,
+            ends=ends,
         )
 
     def replace(self, step: RolloutStep, queue: _Queue, threads: ThreadPoolExecutor) -> None:

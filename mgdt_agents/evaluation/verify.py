@@ -117,12 +117,11 @@ class _Replay:
 
     @property
     def has_ended(self) -> bool:
-        ended = self.place.terminated or self.place.truncated
-        return ended or self.place.steps == len(self.trace.actions)
+        return bool(self.place.end()) or self.place.steps == len(self.trace.actions)
 
     def send(self) -> None:
         place, results = self.place, self.results
-        if place.steps == results.max_steps or place.idle_steps == results.idle_steps:
+        if place.end(results.max_steps, results.idle_steps):
             raise InvalidArgument(
                 f"{_name(self.episode)}: it goes on after step {place.steps}, where the rules of "
                 "the results give it up."
@@ -137,14 +136,7 @@ class _Replay:
     def compare(self) -> None:
         """Raise an error if the episode is not what was said of it."""
         place, results, steps = self.place, self.results, len(self.trace.actions)
-        if place.terminated:
-            end = "terminated"
-        elif place.truncated:
-            end = "truncated"
-        elif place.steps == results.max_steps:
-            end = "step limit"
-        else:
-            end = "idle" if place.idle_steps == results.idle_steps else "not at all"
+        end = place.end(results.max_steps, results.idle_steps) or "not at all"
         checksum = zlib.crc32(self.trace.actions, self.checksum)
         for what, found, said in (
             ("steps", place.steps, steps),

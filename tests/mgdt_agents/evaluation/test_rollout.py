@@ -198,8 +198,9 @@ def lengths_and_ends(steps):
         for row, key in enumerate(zip(step.games, step.seeds.tolist(), strict=True)):
             assert key not in ends  # nothing is played after the end
             lengths[key] += 1
-            if step.terminated[row] or step.truncated[row]:
-                ends[key] = (lengths[key], bool(step.idle[row]), bool(step.capped[row]))
+            assert (step.ends[row] != "") == (step.terminated[row] or step.truncated[row])
+            if step.ends[row]:
+                ends[key] = (lengths[key], step.ends[row])
     return ends
 
 
@@ -215,12 +216,12 @@ def test_idle_episodes_are_played_to_the_time_limit_unless_cut_off():
     rules = AtariProtocol(max_frames=800)
     agent = NoopAgent()
     assert set(lengths_and_ends(play(agent, episodes, protocol=rules)).values()) == {
-        (200, False, False)
+        (200, "truncated")
     }
     cut = lengths_and_ends(play(agent, episodes, protocol=rules, idle_steps=50))
-    assert cut["Breakout", 1] == (50, True, False)
+    assert cut["Breakout", 1] == (50, "idle")
     capped = lengths_and_ends(play(agent, episodes, protocol=rules, max_steps=30, idle_steps=50))
-    assert set(capped.values()) == {(30, False, True)}
+    assert set(capped.values()) == {(30, "step limit")}
 
 
 class FireAgent(ScriptedAgent):
@@ -244,7 +245,7 @@ def test_an_episode_with_rewards_is_not_idle():
     (cut,) = lengths_and_ends(
         play(FireAgent(), episodes, protocol=rules, idle_steps=int(gaps[0]) - 1)
     ).values()
-    assert cut == (gaps[0] - 1, True, False)
+    assert cut == (gaps[0] - 1, "idle")
 
 
 def test_queue_gives_every_place_work():
