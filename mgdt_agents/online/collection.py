@@ -13,7 +13,6 @@ saved, so the traces are played again up to there, which also checks them.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,7 @@ def describe(games: Sequence[str], steps: int, algo: str, config: Any) -> dict[s
         "games": list(games),
         "steps": steps,
         "learner": algo,
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "config": files.check_json(dataclasses.asdict(config), "config"),
     }
 
 

@@ -1,12 +1,12 @@
 """Parts of a trace: which of its play a store gets."""
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from mgdt_agents.errors import ReplayError
+from mgdt_agents.replay import files
 from mgdt_agents.replay.splits import split_range, split_ranges
 from mgdt_agents.replay.trace import Trace
 from mgdt_envs.errors import InvalidArgument
@@ -109,11 +109,11 @@ class Part:
         if self.environments is not None or self.split is not None:
             kept, ranges = self.episodes(trace), split_ranges(*_play(trace))
             source["splits"] = {
-                name: np.searchsorted(kept, [it.start, it.stop]).tolist()
-                for name, it in ranges.items()
+                name: np.searchsorted(kept, [episodes.start, episodes.stop]).tolist()
+                for name, episodes in ranges.items()
                 if self.split in (None, name)
             }
-        return json.loads(json.dumps(source))
+        return files.check_json(source, "source")
 
 
 def _play(trace: Trace) -> tuple[Any, ...]:

@@ -149,7 +149,8 @@ class MinariRecording(Recording):
             "splits": exported.get("splits"),
         }
         # As it comes back from a store's meta.json, where it is compared.
-        return json.loads(json.dumps({name: it for name, it in source.items() if it is not None}))
+        known = {name: value for name, value in source.items() if value is not None}
+        return files.check_json(known, "source")
 
     def episodes(self, start: int | None = None) -> Generator[tuple[Episode, int], None, None]:
         """Yield the episodes, each with the number of episodes up to it and with it.
