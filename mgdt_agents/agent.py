@@ -33,8 +33,8 @@ from mgdt_agents.step_inputs import (
     State,
     StepInputs,
     as_games,
+    as_given,
     as_streams,
-    check_spaces,
     checked_inputs,
     games_of_agent,
 )
@@ -53,7 +53,7 @@ class Agent(ABC):
         kind: the name under which saved agents are found again.
         games: the games that the agent was trained on.
         protocol: the rules it was trained under.
-        protocol_is_assumed: whether nobody said what they were, and it is the default.
+        protocol_is_assumed: whether `protocol` is the default for want of a known one.
     """
 
     kind: ClassVar[str]
@@ -109,17 +109,14 @@ class Agent(ABC):
                 that are not finite, or another agent's state.
             TypeError: for anything but an array.
         """
-        batch, state, starts, rewards = checked_inputs(
-            self, observation, state, episode_start, reward
-        )
-        streams = as_streams(stream, len(batch), self._calls)
+        checked = checked_inputs(self, observation, state, episode_start, reward)
+        rows = len(checked[0])
+        streams = as_streams(stream, rows, self._calls)
         self._calls += 1
-        draws = RowStreams(self._seed, *streams.T)
-        names = None if game is None else as_games(game, len(batch))
-        inputs = StepInputs(batch, state, starts, rewards, names, deterministic, draws)
+        names = None if game is None else as_games(game, rows)
+        inputs = StepInputs(*checked, names, deterministic, RowStreams(self._seed, *streams.T))
         actions, state = self._act(inputs)
-        single = observation.shape == batch.shape[1:]  # type: ignore[union-attr]
-        return (actions[0, ...] if single else actions), state
+        return as_given(actions, observation), state  # type: ignore[arg-type]
 
     @property
     def memory(self) -> tuple[int, ...] | None:
@@ -167,8 +164,12 @@ class Agent(ABC):
 
         None fits every agent.
         """
-        if env is not None:
-            check_spaces(self, env)
+        for name in ("observation_space", "action_space") if env is not None else ():
+            found = getattr(env, f"single_{name}", None) or getattr(env, name)
+            if found != (own := getattr(self, name)):
+                raise AgentLoadError(
+                    f"The environment's {name} does not match the agent's: {found} is not {own}."
+                )
 
 
 class NetworkAgent(Agent):
@@ -392,13 +393,12 @@ class NetworkAgent(Agent):
         Raises:
             ValueError: if the weights do not fit `config`.
         """
-        options = self._saved_options(self._options_to_save())
         agent = type(self)(
             config or self.config,
             games=self.games,
             protocol=protocol or self.protocol,
             device=self.device,
-            **options,
+            **self._saved_options(self._options_to_save()),
         )
         try:
             agent.model.load_state_dict(weights or self.model.state_dict())

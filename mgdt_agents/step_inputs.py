@@ -1,14 +1,16 @@
 """What agents are called with, and the checks of it."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import RowStreams
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import game, resolve_games
+
+if TYPE_CHECKING:
+    from mgdt_agents.agent import Agent
 
 State = tuple[np.ndarray, ...]
 
@@ -29,18 +31,6 @@ class StepInputs(NamedTuple):
     deterministic: bool
     draws: RowStreams
     """The rows' random streams at this step: whatever is random is drawn from them."""
-
-
-class Playing(Protocol):
-    """What the inputs of an agent are checked against."""
-
-    kind: ClassVar[str]
-    observation_space: Any
-    action_space: Any
-
-    @property
-    def memory(self) -> tuple[int, ...] | None:
-        """Columns of each part of its state."""
 
 
 def games_of_agent(games: str | Sequence[str]) -> tuple[str, ...]:
@@ -66,18 +56,8 @@ def games_of_agent(games: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def check_spaces(agent: Playing, env: Any) -> None:
-    """Raise `AgentLoadError` if the spaces of `env`, vectorized or not, are not the agent's."""
-    for name in ("observation_space", "action_space"):
-        found = getattr(env, f"single_{name}", None) or getattr(env, name)
-        if found != (expected := getattr(agent, name)):
-            raise AgentLoadError(
-                f"The environment's {name} does not match the agent's: {found} is not {expected}."
-            )
-
-
 def checked_inputs(
-    agent: Playing,
+    agent: "Agent",
     observation: np.ndarray | dict[str, np.ndarray],
     state: State | None,
     episode_start: np.ndarray | None,
@@ -147,6 +127,11 @@ def as_batch(observation: np.ndarray | dict[str, np.ndarray], shape: tuple[int, 
     # PyTorch takes neither negative strides nor, without a warning, read-only memory.
     observation = np.require(observation, requirements=["C", "W"])
     return observation if observation.ndim == 4 else observation[None]
+
+
+def as_given(rows: np.ndarray, observation: np.ndarray) -> np.ndarray:
+    """Return an array of a row for each observation of the batch, or for the only one."""
+    return rows if observation.ndim == 4 else rows[0, ...]
 
 
 def as_row(values: np.ndarray | float, size: int, name: str) -> np.ndarray:

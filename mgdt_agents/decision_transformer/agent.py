@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.decision_transformer.config import PRESETS, DecisionTransformerConfig
 from mgdt_agents.decision_transformer.decide import Decision, decide
 from mgdt_agents.decision_transformer.model import DecisionTransformer
@@ -21,6 +20,7 @@ from mgdt_agents.decision_transformer.rules import (
     rule_from_dict,
     rule_to_dict,
 )
+from mgdt_agents.decision_transformer.sequence_agent import SequenceAgent, cross_entropy
 from mgdt_agents.decision_transformer.tokens import (
     encode_ranks,
     encode_returns,
@@ -28,15 +28,12 @@ from mgdt_agents.decision_transformer.tokens import (
 )
 from mgdt_agents.random_streams import RowStreams, sample
 from mgdt_agents.replay.sampler import WindowBatch, WindowSampler
-from mgdt_agents.step_inputs import State, StepInputs, checked_inputs
+from mgdt_agents.step_inputs import State, StepInputs, as_given
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AnyProtocol
 
-PADDING = -1
-"""Target of the steps that are not learned."""
 
-
-class DecisionTransformerAgent(NetworkAgent):
+class DecisionTransformerAgent(SequenceAgent):
     """The Multi-Game Decision Transformer of Lee et al. 2022.
 
     At each step it predicts the return that an expert would get from here, and draws an action
@@ -203,15 +200,6 @@ class DecisionTransformerAgent(NetworkAgent):
         frames = (config.steps - self.protocol.stack) * config.frame_size**2
         return (*(config.steps - 1,) * 2, frames, *self.rule.memory(config.steps))
 
-    def with_actions(self, state: State | None, actions: np.ndarray) -> State | None:
-        """Return the state as if `predict` had chosen other actions."""
-        if state is None:
-            return None
-        past_actions, *rest = state
-        changed = past_actions.copy()
-        changed[:, -1:] = actions[:, None]  # a window of one step keeps none
-        return (changed, *rest)
-
     def return_distribution(
         self,
         observation: np.ndarray,
@@ -240,10 +228,9 @@ class DecisionTransformerAgent(NetworkAgent):
                 f"Expected a model with return tokens, and this {self.kind} has return_tokens="
                 "'none': it predicts no returns."
             )
-        inputs = checked_inputs(self, observation, state, episode_start, reward)
-        batch, past = inputs[0], self._past(*inputs[1:])
+        batch, past = self._checked(observation, state, episode_start, reward)
         decision = self._decide(batch, past, None, predict_returns=True)
-        return _as_given(_on_cpu(decision.return_logits[-1]).softmax(-1), observation)
+        return as_given(_on_cpu(decision.return_logits[-1]).softmax(-1).numpy(), observation)
 
     def action_distribution(
         self,
@@ -265,11 +252,10 @@ class DecisionTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does.
         """
-        inputs = checked_inputs(self, observation, state, episode_start, reward)
-        batch, past = inputs[0], self._past(*inputs[1:])
+        batch, past = self._checked(observation, state, episode_start, reward)
         decision = self._decide(batch, past, None)
         logits = self.rule.action_logits(_on_cpu(decision.action_logits))
-        return _as_given(logits.softmax(-1), observation)
+        return as_given(logits.softmax(-1).numpy(), observation)
 
     def attention_maps(
         self,
@@ -293,13 +279,12 @@ class DecisionTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does.
         """
-        inputs = checked_inputs(self, observation, state, episode_start, reward)
-        batch, past = inputs[0], self._past(*inputs[1:])
+        batch, past = self._checked(observation, state, episode_start, reward)
         returns_BT = self._decide(batch, past, None).returns
         with torch.no_grad():
             maps = self.model.attention(*self._window(batch, past), returns_BT)
         side = math.isqrt(self.config.observation_tokens)
-        return _as_given(maps.float().cpu().unflatten(-1, (side, side)), observation)
+        return as_given(maps.float().cpu().unflatten(-1, (side, side)).numpy(), observation)
 
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
         past = self._past(inputs.state, inputs.starts, inputs.rewards)
@@ -315,21 +300,16 @@ class DecisionTransformerAgent(NetworkAgent):
 
     def _past(self, state: State | None, starts: np.ndarray, rewards: np.ndarray) -> State:
         """Return the state with the last rewards in it, and forgotten in rows that begin."""
-        if state is None:
-            state = tuple(np.zeros((len(starts), columns), np.int64) for columns in self.memory)
-        past_actions, past_rewards, frames, *of_rule = state
-        past_rewards = moved_on(past_rewards, encode_rewards(rewards))
-        goes_on = ~starts[:, None]
-        past = [past_actions * goes_on, past_rewards * goes_on, frames.astype(np.uint8) * goes_on]
-        return (*past, *self.rule.remember(tuple(of_rule), starts, rewards))
+        actions, reward_tokens, frames, *memory = super()._past(state, starts, rewards)
+        frames = frames.astype(np.uint8) * ~starts[:, None]
+        return (actions, reward_tokens, frames, *self.rule.remember(tuple(memory), starts, rewards))
 
     def _window(self, observations: np.ndarray, past: State) -> tuple[Tensor, Tensor, Tensor]:
         """Return frames, actions and reward tokens of the steps that the model sees."""
-        # The current step's action and reward are not known yet; no token that is read sees them.
-        actions, rewards = (np.pad(part, ((0, 0), (0, 1))) for part in past[:2])
         earlier = past[2].reshape(len(observations), -1, *observations.shape[2:])
         frames = np.concatenate([earlier, observations], 1)
-        return self._to_device(frames), self._to_device(actions), self._to_device(rewards)
+        actions, rewards = self._steps(past)
+        return self._to_device(frames), actions, rewards
 
     @torch.no_grad()
     def _decide(
@@ -358,10 +338,10 @@ class DecisionTransformerAgent(NetworkAgent):
         given = self.rule.given_returns(past[3:])
         if given is not None:
             if self.config.ranks or self.config.discount != 1:
-                theirs = "episode ranks" if self.config.ranks else "discounted"
+                tokens = "episode ranks" if self.config.ranks else "discounted"
                 raise InvalidArgument(
                     f"{self.rule} gives returns to go, and this {self.kind} agent's return tokens "
-                    f"are {theirs}: take a rule that draws them, such as ExpertReturn()."
+                    f"are {tokens}: take a rule that draws them, such as ExpertReturn()."
                 )
             config = self.config
             bins = encode_returns(given, config.min_return, config.max_return, config.return_bin)
@@ -383,22 +363,6 @@ class DecisionTransformerAgent(NetworkAgent):
         return decision
 
 
-def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, valid_BT: Tensor) -> Tensor:
-    """Return the sum of the valid steps' cross-entropies."""
-    # Not logits[valid]: a GPU's program would wait there, to learn how many they are.
-    return F.cross_entropy(
-        logits_BTV.float().flatten(0, 1),
-        targets_BT.masked_fill(~valid_BT, PADDING).flatten(),
-        ignore_index=PADDING,
-        reduction="sum",
-    )
-
-
 def _on_cpu(logits: Tensor) -> Tensor:
     """Return fp32 logits where rules and draws are computed, the same for every device."""
     return logits.float().cpu()
-
-
-def _as_given(rows: Tensor, observation: np.ndarray) -> np.ndarray:
-    """Return an array of a row for each observation of the batch, or for the only one."""
-    return rows.numpy() if observation.ndim == 4 else rows[0].numpy()

@@ -93,18 +93,18 @@ def _in_released_layout(weights: dict[str, Tensor], layers: int) -> dict[str, Te
         f"{inputs}/embed_2/embeddings": weights["reward_embedding.weight"],
     }
     for layer in range(layers):
-        theirs, ours = f"{SEQUENCE}/h{layer}", f"blocks.{layer}"
-        norms |= {f"{theirs}_ln_1": f"{ours}.norm_1", f"{theirs}_ln_2": f"{ours}.norm_2"}
+        released, own = f"{SEQUENCE}/h{layer}", f"blocks.{layer}"
+        norms |= {f"{released}_ln_1": f"{own}.norm_1", f"{released}_ln_2": f"{own}.norm_2"}
         linears |= {
-            f"{theirs}_attn/linear": f"{ours}.attention_output",
-            f"{theirs}_mlp/linear": f"{ours}.mlp_input",
-            f"{theirs}_mlp/linear_1": f"{ours}.mlp_output",
+            f"{released}_attn/linear": f"{own}.attention_output",
+            f"{released}_mlp/linear": f"{own}.mlp_input",
+            f"{released}_mlp/linear_1": f"{own}.mlp_output",
         }
-        attention_weights = weights[f"{ours}.query_key_value.weight"].chunk(3)
-        attention_biases = weights[f"{ours}.query_key_value.bias"].chunk(3)
+        attention_weights = weights[f"{own}.query_key_value.weight"].chunk(3)
+        attention_biases = weights[f"{own}.query_key_value.bias"].chunk(3)
         for part, name in enumerate(("query", "key", "value")):
-            views[f"{theirs}_attn/{name}/w"] = attention_weights[part].T
-            views[f"{theirs}_attn/{name}/b"] = attention_biases[part]
+            views[f"{released}_attn/{name}/w"] = attention_weights[part].T
+            views[f"{released}_attn/{name}/b"] = attention_biases[part]
     for module, name in linears.items():
         views[f"{module}/w"] = weights[f"{name}.weight"].T
         views[f"{module}/b"] = weights[f"{name}.bias"]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch
-from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent, cross_entropy
+from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent
 from mgdt_agents.decision_transformer.rules import ActingRule, PredictedReturn
+from mgdt_agents.decision_transformer.sequence_agent import cross_entropy
 from mgdt_agents.decision_transformer.tokens import encode_rewards
 from mgdt_agents.decision_transformer.value_model import (
     PRESETS,

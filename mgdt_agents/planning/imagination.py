@@ -50,11 +50,11 @@ def imagine(
     seen = []
     for action_B in coming_BH.unbind(1):
         actions_BT = torch.cat([actions_BT[:, :-1], action_B[:, None]], 1)
-        said = world(tokens_BTMC, actions_BT, rewards_BT)
-        chances = said["reward"][:, -1].float().softmax(-1)
-        following = said["frame"][:, -1:].argmax(-1)
+        outputs = world(tokens_BTMC, actions_BT, rewards_BT)
+        chances = outputs["reward"][:, -1].float().softmax(-1)
+        following = outputs["frame"][:, -1:].argmax(-1)
         reward = chances[:, POSITIVE] - chances[:, NEGATIVE]
-        seen.append((following[:, 0], reward, said["end"][:, -1].float().sigmoid()))
+        seen.append((following[:, 0], reward, outputs["end"][:, -1].float().sigmoid()))
         rewards_BT = torch.cat([rewards_BT[:, :-1], chances.argmax(-1)[:, None]], 1)
         first = max(0, tokens_BTMC.shape[1] + 1 - world.config.steps)
         tokens_BTMC = torch.cat([tokens_BTMC, following], 1)[:, first:]

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
-from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.config_checks import check_interval
-from mgdt_agents.decision_transformer.agent import cross_entropy
 from mgdt_agents.decision_transformer.rules import moved_on
+from mgdt_agents.decision_transformer.sequence_agent import SequenceAgent, cross_entropy
 from mgdt_agents.decision_transformer.tokens import encode_rewards
 from mgdt_agents.planning.config import PRESETS, TrajectoryTransformerConfig
 from mgdt_agents.planning.imagination import Imagined, imagine
@@ -24,13 +23,13 @@ from mgdt_agents.planning.world_model import PlanningModel, WorldModel
 from mgdt_agents.q_learning.window_values import value_terms
 from mgdt_agents.random_streams import sample
 from mgdt_agents.replay.sampler import WindowBatch
-from mgdt_agents.step_inputs import State, StepInputs, as_games, checked_inputs
+from mgdt_agents.step_inputs import State, StepInputs, as_games, as_given
 from mgdt_envs.emulator import NUM_ACTIONS
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.protocol import AnyProtocol
 
 
-class TrajectoryTransformerAgent(NetworkAgent):
+class TrajectoryTransformerAgent(SequenceAgent):
     """Imagines what its likely actions lead to, and prefers those with the best plans.
 
     Planning by beam search over a sequence model is the Trajectory Transformer's (Janner et al.
@@ -156,27 +155,27 @@ class TrajectoryTransformerAgent(NetworkAgent):
         actions, allowed = map(self._to_device, actions_of_batch(batch, self.games, self.protocol))
         rewards = self._to_device(encode_rewards(batch.rewards))
         terminated = self._to_device(batch.terminated)
-        said = self.model(self._to_device(batch.frames), actions[:, :T], rewards[:, :T])
-        tokens = said["tokens"]
+        outputs = self.model(self._to_device(batch.frames), actions[:, :T], rewards[:, :T])
+        tokens = outputs["tokens"]
         # Of all steps, padded ones among them, so that parts of a batch average to the whole.
         steps = valid[:, :T].numel()
         next_tokens = tokens[:, 1 : T + 1]
         frame_losses = F.cross_entropy(
-            said["frame"].float().flatten(0, -2), next_tokens.flatten(), reduction="none"
+            outputs["frame"].float().flatten(0, -2), next_tokens.flatten(), reduction="none"
         )
         of_steps = frame_losses.unflatten(0, next_tokens.shape).sum(-1).mean(-1)
         followed = valid[:, :T] & valid[:, 1 : T + 1]
         ends = F.binary_cross_entropy_with_logits(
-            said["end"].float(), terminated[:, :T].float(), reduction="none"
+            outputs["end"].float(), terminated[:, :T].float(), reduction="none"
         )
         terms = {
             "frame_loss": (of_steps * followed).sum() / steps,
-            "reward_loss": cross_entropy(said["reward"], rewards[:, :T], valid[:, :T]) / steps,
+            "reward_loss": cross_entropy(outputs["reward"], rewards[:, :T], valid[:, :T]) / steps,
             "end_loss": (ends * valid[:, :T]).sum() / steps,
-            "action_loss": cross_entropy(said["action"], actions[:, :T], valid[:, :T]) / steps,
+            "action_loss": cross_entropy(outputs["action"], actions[:, :T], valid[:, :T]) / steps,
         }
         terms |= value_terms(
-            said["value"],
+            outputs["value"],
             self.target(tokens[:, N : N + T], actions[:, N : N + T], rewards[:, N : N + T]),
             actions[:, :T],
             self._to_device(batch.rewards),
@@ -194,22 +193,13 @@ class TrajectoryTransformerAgent(NetworkAgent):
             "conservative_loss": config.value_weight * config.conservative_weight,
         }
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        hits = (said["action"].argmax(-1) == actions[:, :T]) & valid[:, :T]
+        hits = (outputs["action"].argmax(-1) == actions[:, :T]) & valid[:, :T]
         return loss, {**terms, "accuracy": hits.sum() / steps}
 
     @property
     def memory(self) -> tuple[int, ...]:
         """Past actions and reward tokens."""
         return (self.config.context - 1,) * 2
-
-    def with_actions(self, state: State | None, actions: np.ndarray) -> State | None:
-        """Return the state as if `predict` had chosen other actions."""
-        if state is None:
-            return None
-        past_actions, past_rewards = state
-        changed = past_actions.copy()
-        changed[:, -1:] = actions[:, None]
-        return changed, past_rewards
 
     def action_scores(
         self,
@@ -232,11 +222,10 @@ class TrajectoryTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does.
         """
-        inputs = checked_inputs(self, observation, state, episode_start, reward)
-        batch, past = inputs[0], self._past(*inputs[1:])
+        batch, past = self._checked(observation, state, episode_start, reward)
         names = None if game is None else as_games(game, len(batch))
         scores = self._search(batch, past, self._allowed(len(batch), names)).scores.cpu().numpy()
-        return scores if observation.ndim == 4 else scores[0]
+        return as_given(scores, observation)
 
     def imagine(
         self,
@@ -261,8 +250,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
         Raises:
             ValueError: as `predict` does, for actions of another shape, or for what is no action.
         """
-        inputs = checked_inputs(self, observation, state, episode_start, reward)
-        batch, past = inputs[0], self._past(*inputs[1:])
+        batch, past = self._checked(observation, state, episode_start, reward)
         actions = np.asarray(actions)
         if actions.ndim != 2 or len(actions) != len(batch) or not actions.size:
             raise InvalidArgument(
@@ -285,15 +273,6 @@ class TrajectoryTransformerAgent(NetworkAgent):
         actions = sample(logits, None if inputs.deterministic else inputs.draws).numpy()
         return actions, (moved_on(past[0], actions), past[1])
 
-    def _past(self, state: State | None, starts: np.ndarray, rewards: np.ndarray) -> State:
-        """Return the state with the last rewards in it, and forgotten in rows that begin."""
-        if state is None:
-            state = tuple(np.zeros((len(starts), columns), np.int64) for columns in self.memory)
-        past_actions, past_rewards = state
-        past_rewards = moved_on(past_rewards, encode_rewards(rewards))
-        goes_on = ~starts[:, None]
-        return past_actions * goes_on, past_rewards * goes_on
-
     @torch.no_grad()
     def _window(self, observations: np.ndarray, past: State) -> tuple[Tensor, Tensor, Tensor]:
         """Return frames, actions and rewards, as tokens, of the real steps that the model sees."""
@@ -301,8 +280,7 @@ class TrajectoryTransformerAgent(NetworkAgent):
             self.model.eval()
         frames = self._to_device(observations[:, -self.config.context :])
         tokens = self.model.tokenizer.encode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        # The current step's action and reward are not known yet; no token that is read sees them.
-        actions, rewards = (self._to_device(np.pad(part, ((0, 0), (0, 1)))) for part in past)
+        actions, rewards = self._steps(past)
         return tokens, actions, rewards
 
     def _search(self, observations: np.ndarray, past: State, allowed: np.ndarray) -> Found:

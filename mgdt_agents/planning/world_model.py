@@ -103,9 +103,9 @@ class WorldModel(nn.Module):
         x_BQD = x_BQD + self.position_SD[start:stop]
         before: list[KeysValues | None] = [*kept] if kept else [None] * len(self.blocks)
         after = []
-        for block, its_kept in zip(self.blocks, before, strict=True):
-            x_BQD, its_kept = block(x_BQD, allowed_QS, its_kept)
-            after.append(its_kept)
+        for block, keys_values in zip(self.blocks, before, strict=True):
+            x_BQD, all_keys_values = block(x_BQD, allowed_QS, keys_values)
+            after.append(all_keys_values)
         return self.norm(x_BQD), after
 
     def judge(self, x_BTD: Tensor) -> dict[str, Tensor]:
