@@ -16,7 +16,7 @@ from mgdt_agents.agent import Agent
 from mgdt_agents.agent_files import check_options
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
-from mgdt_agents.random_streams import sample
+from mgdt_agents.random_streams import explored, sample
 from mgdt_agents.replay.files import written
 from mgdt_agents.step_inputs import State, StepInputs, games_of_agent
 from mgdt_envs import AtariProtocol
@@ -143,9 +143,8 @@ class SB3Agent(Agent):
         greedy = inputs.deterministic or isinstance(model, DQN)
         chosen, state = model.predict(inputs.observations, inputs.state, inputs.starts, greedy)
         if not inputs.deterministic and isinstance(model, DQN):
-            explores = inputs.draws.uniform() < model.exploration_rate
-            drawn = (inputs.draws.uniform() * len(self.actions)).astype(np.int64)
-            chosen = np.where(explores, drawn, chosen)
+            allowed = np.ones((len(chosen), len(self.actions)), bool)
+            chosen = explored(chosen, allowed, model.exploration_rate, inputs.draws)
         return self.actions[chosen], state
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgdt_agents.random_streams import RowStreams, philox, sample
+from mgdt_agents.random_streams import RowStreams, explored, philox, sample
 from mgdt_envs.errors import InvalidArgument
 
 
@@ -90,3 +90,11 @@ def test_logits_that_say_nothing_are_refused(
 ) -> None:
     with pytest.raises(InvalidArgument, match=r"finite logits .*, got \[.*inf|nan.*\] in row 1"):
         sample(torch.tensor([[0.0, -torch.inf], wrong]), streams)
+
+
+def test_a_share_of_the_actions_is_drawn_of_the_allowed_ones():
+    rows = RowStreams(0, np.arange(9000), np.zeros(9000, np.int64))
+    allowed = np.tile([False, True, False, True], (9000, 1))
+    found = explored(np.full(9000, 3), allowed, 0.5, rows)
+    shares = np.bincount(found, minlength=4) / 9000
+    np.testing.assert_allclose(shares, [0, 0.25, 0, 0.75], atol=0.02)
