@@ -13,8 +13,7 @@ from torch import Tensor
 CHANGE_SCALE = 4.0
 """Weight of changes beside pixels; most changes are zero, so they may be larger.
 
-What matters in Atari games moves and is small. Cloning the bundled traces' Pong from changes took a
-fifth of the samples that it took from frames alone.
+What matters in Atari games moves and is small: docs/agents.md has what changes save in samples.
 """
 
 

@@ -79,8 +79,7 @@ def make_agent(kind: str, size: str, env: gym.Env | None = None, **options: Any)
     """Return an untrained agent.
 
     Args:
-        kind: "dt", "dtq", "bc", "bc_conv", "cql", "tt", "impala", "pqn", or one that was
-            registered.
+        kind: a key of `NETWORK_AGENTS` or `ONLINE_AGENTS`, such as "dt" or "impala".
         size: the name of a preset of that kind, such as "10m" or "small".
         env: an environment that the agent shall fit; its spaces are compared.
         options: keyword arguments of the agent: games, protocol, device.
@@ -108,11 +107,11 @@ def load_agent(
     """Return a trained agent.
 
     Args:
-        name: a bundled agent ("dt", "bc", "bc-weighted", "bc-filtered", "cql", "dtq", "impala"),
-            "random", the folder of a saved agent, the zip file of a stable-baselines3 model, a
-            folder with `model.zip`, or "hf://user/name" on the Hugging Face hub. Settings of how it
-            acts may follow, in place of the saved ones, such as "dt:kappa=30:action_temperature=1"
-            or "dt:rule=BestOfSamples".
+        name: a bundled agent, such as "dt" (`bundled_agents()` returns all), "random", the folder
+            of a saved agent, the zip file of a stable-baselines3 model, a folder with `model.zip`,
+            or "hf://user/name" on the Hugging Face hub. Settings of how it acts may follow, in
+            place of the saved ones, such as "dt:kappa=30:action_temperature=1" or
+            "dt:rule=BestOfSamples".
         env: an environment that the agent shall fit; its spaces are compared.
         device: where to compute; "auto" takes a GPU if there is one.
         options: keyword arguments of the agent in place of the saved ones, such as dt's `rule`.

@@ -140,7 +140,7 @@ class DecisionTransformerConfig:
 
     @property
     def read_places(self) -> range:
-        """Which of a step's tokens become logits: the return's, the action's, the reward's."""
+        """Places in a step that logits are read at: those of the return, the action, the reward."""
         reward_alone = self.action_tokens and self.reward_tokens
         return range(self.observation_tokens - 1, self.action_place + 1 + reward_alone)
 

@@ -42,8 +42,8 @@ class ConvStem(nn.Module):
     """Nature DQN's convolutions (Mnih et al. 2015) over a step's frame and its recent changes.
 
     The input is the frame and the changes between the last four, none from outside the window, so
-    the sequence stays causal. Layer normalization follows each convolution: without it, 320,000
-    samples of Pong were too few to learn to look at the frames at all.
+    the sequence stays causal. Layer normalization follows each convolution: without it, learning to
+    look at the frames takes far more samples (docs/agents.md).
 
     The first convolution, 8x8 with stride 4, is computed as 2x2 over squares of 4x4 pixels: the
     same map, but one that CPUs compute faster. It is computed for all steps of a window at once,

@@ -43,10 +43,10 @@ class ActingRule:
     action_temperature: float = 1.0
     """What the logits of actions are divided by; below 1, likely actions become likelier."""
     guidance: float = 0.0
-    """How much it counts in favor of an action to be likelier under the returns that are aimed at
-    than under the least return, as in classifier-free guidance (Ho & Salimans 2022). By Bayes' rule
-    that ratio is how much the action raises the odds of the one against the other. Ours; it takes
-    a second pass through the model, and does nothing in a model without return tokens."""
+    """Weight of log P(action | the returns aimed at) - log P(action | the least return), which is
+    added to an action's logit, as in classifier-free guidance (Ho & Salimans 2022): what good play
+    does oftener than bad play becomes likelier. Ours; it takes a second pass through the model, and
+    does nothing in a model without return tokens."""
 
     def __post_init__(self) -> None:
         check_interval(self, "[0, inf)", "guidance")

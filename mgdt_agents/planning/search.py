@@ -38,8 +38,7 @@ class Search:
     """Imagined states of each environment that are looked beyond."""
     likely: float = 0.01
     """Candidates are the actions whose likelihood, by the behavior, is at least this share of the
-    likeliest one's. Where a game waits for FIRE, even 0.1 was too much for it (docs/planning.md).
-    """
+    likeliest one's; docs/planning.md has why it is so small."""
 
     def __post_init__(self) -> None:
         for name in ("horizon", "beam"):
