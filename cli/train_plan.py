@@ -48,7 +48,7 @@ def print_plan(agent: NetworkAgent, config: TrainingConfig, gpus: PlanArguments)
     """
     sampler = open_replay(agent, config)
     lengths = list(stages_of(agent, config).values())
-    step = np.average(seconds_of_steps(agent, config), weights=lengths)
+    step = np.average(seconds_of_steps(agent, config, sampler), weights=lengths)
     if parallel.rank() != 0:
         return
     costs = list(costs_of_stages(agent, config).values())

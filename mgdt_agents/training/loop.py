@@ -239,7 +239,8 @@ def lines_after(
         yield {**means, "learning_rate": rate, **watch.take()}
     with watch.paused():
         if heldout and config.is_due(config.heldout_interval, done):
-            line = measure(state, heldout, config)
+            with played(state, config) as agent:
+                line = heldout.measure(agent)
             run.save_best(state, line["heldout_loss"])
             yield line
 
@@ -291,12 +292,6 @@ def played(state: TrainingState, config: TrainingConfig) -> Iterator[NetworkAgen
     finally:
         agent.model = model
         agent.model.train()
-
-
-def measure(state: TrainingState, heldout: HeldOut, config: TrainingConfig) -> dict[str, float]:
-    """Return loss and accuracy on held-out episodes."""
-    with played(state, config) as agent:
-        return heldout.measure(agent)
 
 
 def play(

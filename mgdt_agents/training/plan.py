@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.linear import linear
-from mgdt_agents.replay import WindowBatch
+from mgdt_agents.replay import WindowBatch, WindowSampler
 from mgdt_agents.training.config import TrainingConfig
 from mgdt_agents.training.loop import gradient_step, prepare
-from mgdt_agents.training.windows import Parts, open_replay, parts_of
+from mgdt_agents.training.windows import Parts, parts_of
 
 STATE_BYTES = 16
 """Of a parameter: weight, gradient, and the optimizer's two averages, fp32 each."""
@@ -130,12 +130,13 @@ def empty_batch(agent: NetworkAgent) -> WindowBatch:
     )
 
 
-def seconds_of_steps(agent: NetworkAgent, config: TrainingConfig) -> list[float]:
+def seconds_of_steps(
+    agent: NetworkAgent, config: TrainingConfig, sampler: WindowSampler
+) -> list[float]:
     """Return how many seconds a gradient step of each stage takes here: the median of three.
 
     One more is to warm up. The agent's weights are another's afterwards, its games the replay's.
     """
-    sampler = open_replay(agent, config)
     parts = Parts(sampler, config.batch_size, config.accumulate)
     agent.begin_training(sampler)
     state = prepare(agent, config)

@@ -55,7 +55,7 @@ def _sampler(
 
 
 class Parts:
-    """A sampler whose batches are parts of another's, so that no result depends on the parts.
+    """Parts of a sampler's batches, so that no result depends on how many they are.
 
     Args:
         sampler: what draws the whole batches.
@@ -85,17 +85,17 @@ class Parts:
         """Return the number of the first window of a part of this process in the batch."""
         return (self.rank * self.parts + part) * self.size
 
-    def sample(self, size: int, number: int, /) -> WindowBatch:
+    def draw(self, number: int) -> WindowBatch:
         """Draw part `number % parts` of batch `number // parts`."""
         step, part = divmod(number, self.parts)
         first = self.first(part)
-        return self.sampler.sample(self.batch_size, step, slice(first, first + size))
+        return self.sampler.sample(self.batch_size, step, slice(first, first + self.size))
 
 
 def parts_of(parts: Parts, steps: range, workers: int) -> Iterator[WindowBatch]:
     """Yield this process's parts of the batches of `steps`, in order."""
     numbers = range(steps.start * parts.parts, steps.stop * parts.parts)
-    return batches(parts, parts.size, numbers, workers=workers)
+    return batches(parts.draw, numbers, workers=workers)
 
 
 class HeldOut:
@@ -132,7 +132,7 @@ class HeldOut:
         rounds = -(-number // processes)
         figures: dict[str, float] = {}
         for number_of_game, (game, sampler) in enumerate(self.samplers.items()):
-            theirs = []
+            sums = []
             for step in range(parallel.rank(), rounds * processes, processes):
                 # The last batch may be smaller. What is beyond it does not count.
                 rest = self.windows - step * size if step < number else size
@@ -142,8 +142,8 @@ class HeldOut:
                 loss, terms = agent.loss(batch)
                 if step < number:
                     share = len(batch.games) / size
-                    theirs.append([share, share * float(loss), share * float(terms["accuracy"])])
-            rows = [row for rows in parallel.gather(theirs) for row in rows]
+                    sums.append([share, share * float(loss), share * float(terms["accuracy"])])
+            rows = [row for rows in parallel.gather(sums) for row in rows]
             shares, losses, accuracies = map(sum, zip(*rows, strict=True))
             figures[f"heldout_loss/{game}"] = losses / shares
             figures[f"heldout_accuracy/{game}"] = accuracies / shares

@@ -13,6 +13,7 @@ from mgdt_agents.planning import TrajectoryTransformerAgent
 from mgdt_agents.q_learning.cql import CQLAgent
 from mgdt_agents.training import TrainingConfig
 from mgdt_agents.training.plan import cost_of, empty_batch, peak_flops, seconds_of_steps, stages_of
+from mgdt_agents.training.windows import open_replay
 
 CONFIG = TrainingConfig(steps=1)
 
@@ -104,7 +105,8 @@ def test_seconds_of_steps(readable_store):
     config = dataclasses.replace(CONFIG, replay=(readable_store,), batch_size=4)
     for kind, steps, stages in [("dt", 3, 1), ("tt", 3, 2)]:
         agent = make_agent(kind, "tiny", device="cpu")
-        seconds = seconds_of_steps(agent, dataclasses.replace(config, steps=steps))
+        sampler = open_replay(agent, config)
+        seconds = seconds_of_steps(agent, dataclasses.replace(config, steps=steps), sampler)
         assert len(seconds) == stages
         assert all(0 < second < 60 for second in seconds)
 
