@@ -71,8 +71,8 @@ class ColorScreens:
         """Return the screen of each environment, `(height, width, 3)` uint8."""
         order = np.arange(num_envs)
         screens: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * num_envs
-        for (rows, _), theirs in zip(self._pools, self._screens, strict=True):
-            for row, screen in zip(order[rows], theirs, strict=True):
+        for (rows, _), pictures in zip(self._pools, self._screens, strict=True):
+            for row, screen in zip(order[rows], pictures, strict=True):
                 screens[row] = screen
         return tuple(screens)
 

@@ -106,10 +106,10 @@ def draw(trace: Trace) -> bytes:
     axes.set(title=trace.game, xlabel="million steps")
     axes.set_ylabel("human-normalized return" if has_score else "return")
     ranges = split_ranges(trace.game, trace.protocol, {}, returns)
-    for name, it in ranges.items():
+    for name, episodes in ranges.items():
         if name != ALL:
-            left = ends[it.start - 1] if it.start else 0.0
-            axes.axvspan(left, ends[it.stop - 1], color=COLORS[name], alpha=0.15, linewidth=0)
+            left = ends[episodes.start - 1] if episodes.start else 0.0
+            axes.axvspan(left, ends[episodes.stop - 1], color=COLORS[name], alpha=0.15, linewidth=0)
     window = min(WINDOW, len(values))
     if window:
         windows = np.lib.stride_tricks.sliding_window_view(values, window)
@@ -208,12 +208,12 @@ def _published(cards: Mapping[str, dict[str, Any]]) -> str:
             )
     if not rows:
         return ""
-    said: dict[str, list[str]] = {}
+    agents_of: dict[str, list[str]] = {}
     for agent in agents:
-        said.setdefault(f"{agent['protocol']}. Source: {agent['source']}.", []).append(
+        agents_of.setdefault(f"{agent['protocol']}. Source: {agent['source']}.", []).append(
             agent["name"]
         )
-    sources = "\n".join(f"- {', '.join(theirs)}: {text}" for text, theirs in said.items())
+    sources = "\n".join(f"- {', '.join(named)}: {text}" for text, named in agents_of.items())
     return (
         "## Beside published learners\n\nMean return of the last "
         f"{RECENT} episodes of a trace, one run, beside what others report after as many agent "
@@ -226,7 +226,7 @@ def _section(name: str, card: dict[str, Any]) -> str:
     returns, normalized, source = card["returns"], card["human_normalized"], card["source"]
     least, low, median, high, most = card["lengths"] or [0] * 5
     learner = ", ".join(
-        str(source[it]) for it in ("learner", "agent", "policy") if source.get(it) is not None
+        str(source[who]) for who in ("learner", "agent", "policy") if source.get(who) is not None
     )
     rows = {
         "game": f"{card['game']}; ROM of ale-py, MD5 `{card['rom_md5']}`",

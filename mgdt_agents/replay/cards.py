@@ -56,8 +56,8 @@ def describe(
     """
     before = before if before and before["checksum"] == f"{trace.checksum:08x}" else {}
     rom = rom_path(game(trace.game)).read_bytes()
-    theirs = [it for it in stores if _is_of(it, trace)]
-    rewards = max(map(_rewards, theirs), key=lambda it: it["steps"], default=before.get("rewards"))
+    made = [store for store in stores if _is_of(store, trace)]
+    rewards = max(map(_rewards, made), key=lambda it: it["steps"], default=before.get("rewards"))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -78,7 +78,7 @@ def describe(
         "rewards": rewards,
         "splits": _splits(trace),
         "rom_md5": hashlib.md5(rom, usedforsecurity=False).hexdigest(),
-        "regenerated": _regenerated(theirs, before.get("regenerated", [])),
+        "regenerated": _regenerated(made, before.get("regenerated", [])),
         "license": LICENSE,
         "note": note if note is not None else before.get("note"),
     }
@@ -191,11 +191,11 @@ def _splits(trace: Trace) -> dict[str, Any]:
     ranges = split_ranges(trace.game, trace.protocol, {}, trace.episode_return)
     return {
         name: {
-            "episodes": [it.start, it.stop],
-            "steps": int(trace.episode_lengths[it.start : it.stop].sum()),
-            "mean_return": _mean(trace.episode_return[it.start : it.stop]),
+            "episodes": [episodes.start, episodes.stop],
+            "steps": int(trace.episode_lengths[episodes.start : episodes.stop].sum()),
+            "mean_return": _mean(trace.episode_return[episodes.start : episodes.stop]),
         }
-        for name, it in ranges.items()
+        for name, episodes in ranges.items()
         if name != ALL
     }
 

@@ -215,10 +215,10 @@ class WindowSampler:
         )
         for pick, store in enumerate(self.stores):
             windows = np.flatnonzero(picks == pick)
-            theirs = rows[windows]
-            batch.actions[windows] = store.actions[theirs]
-            batch.rewards[windows] = store.rewards[theirs]
-            batch.terminated[windows] = store.terminated[theirs]
+            drawn = rows[windows]
+            batch.actions[windows] = store.actions[drawn]
+            batch.rewards[windows] = store.rewards[drawn]
+            batch.terminated[windows] = store.terminated[drawn]
         for column in (batch.frames, batch.actions, batch.rewards, batch.terminated):
             column[~valid] = 0
         returns = self._returns.at(picks, end, self._episodes.stops[episodes])
@@ -264,8 +264,8 @@ class _Episodes:
         self.ranks = np.concatenate(ranks).astype(np.float32)
         # Relative to the best, so that no weighting overflows.
         masses = [
-            steps * np.exp(return_weighting * (theirs - 1))
-            for steps, theirs in zip(lengths, ranks, strict=True)
+            steps * np.exp(return_weighting * (episode_ranks - 1))
+            for steps, episode_ranks in zip(lengths, ranks, strict=True)
         ]
         self.weights = np.array([mass.sum() for mass in masses])  # of each store
         # For each store, shares of its weight and of its steps up to the end of each episode.
@@ -280,8 +280,8 @@ class _Episodes:
         if self.return_weighting:
             places = places.copy()
             for pick, (weights, steps) in enumerate(self.shares):
-                theirs = picks == pick
-                places[theirs] = np.interp(places[theirs], weights, steps)
+                drawn = picks == pick
+                places[drawn] = np.interp(places[drawn], weights, steps)
             places = np.minimum(places, np.nextafter(1, 0))  # interp may round up to 1
         numbers = self.begins[picks] + (places * self.totals[picks]).astype(np.int64)
         episodes = np.searchsorted(self.ends, numbers, side="right")
@@ -296,7 +296,7 @@ class _ReturnsToGo:
         self.discounts = discount ** np.arange(_ROWS_PER_MARK + 1)
         marks = [self._marks(store) for store in stores]
         self.marks = np.concatenate(marks)  # of rows 0, 64, 128, ... of each store, and 0
-        self.of_steps = np.concatenate([its[:-1] for its in marks])
+        self.of_steps = np.concatenate([of_store[:-1] for of_store in marks])
         self.begins = np.cumsum([0, *map(len, marks)])[:-1]
 
     def _marks(self, store: ReplayStore) -> np.ndarray:
@@ -332,8 +332,8 @@ class _ReturnsToGo:
         places = np.arange(_ROWS_PER_MARK)
         near = np.empty((len(rows), _ROWS_PER_MARK))
         for pick, store in enumerate(self.stores):
-            theirs = np.flatnonzero(picks == pick)
-            near[theirs] = store.rewards.take(rows[theirs, None] + places, mode="clip")
+            drawn = np.flatnonzero(picks == pick)
+            near[drawn] = store.rewards.take(rows[drawn, None] + places, mode="clip")
         near.clip(-1, 1, out=near)
         near *= places < np.minimum(distance, stops - rows)[:, None]
         within = numbers * _ROWS_PER_MARK < stops
@@ -357,11 +357,11 @@ def _ranks(stores: Sequence[ReplayStore]) -> list[np.ndarray]:
     for store in stores:
         of_games.setdefault(store.game, []).append(store)
     tables = {}
-    for game, theirs in of_games.items():
+    for game, played in of_games.items():
         returns, places = np.unique(
-            np.concatenate([store.episode_returns for store in theirs]), return_inverse=True
+            np.concatenate([store.episode_returns for store in played]), return_inverse=True
         )
-        steps = np.bincount(places, np.concatenate([store.episode_lengths for store in theirs]))
+        steps = np.bincount(places, np.concatenate([store.episode_lengths for store in played]))
         tables[game] = returns, (steps.cumsum() - steps) / max(1, steps.sum())
     return [
         tables[store.game][1][np.searchsorted(tables[store.game][0], store.episode_returns)]

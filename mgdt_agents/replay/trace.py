@@ -211,9 +211,9 @@ class Trace:
         """Steps of each episode, `(episodes,)` int64."""
         lengths = np.zeros(len(self.episode_env), np.int64)
         for env in range(len(self.seeds)):
-            mine = self.episode_env == env
+            own = self.episode_env == env
             # The step after an end only begins the next episode.
-            lengths[mine] = np.diff(self.episode_end_step[mine].astype(np.int64), prepend=-2) - 1
+            lengths[own] = np.diff(self.episode_end_step[own].astype(np.int64), prepend=-2) - 1
         return lengths
 
     def play(self, num_threads: int = 0, *, environments: int | None = None) -> Iterator[TraceStep]:

@@ -92,7 +92,7 @@ class Run:
                     "what is there (--overwrite) to begin anew."
                 )
             cards = [self.folder / "card.md", self.folder / "best" / "card.md"]
-            cards = [it for it in cards if it.exists() and it.read_text() == card(before)]
+            cards = [path for path in cards if path.exists() and path.read_text() == card(before)]
         if done:
             self.checkpoints.load(state, done)
         parallel.barrier()  # until all have looked
@@ -211,8 +211,8 @@ def card(description: Mapping[str, Any]) -> str:
     """Return the text of `card.md`: what was trained on what."""
     training = description["training"]
     stores = [
-        [_split_of(it), f"{it['steps']:,}", f"{it['episodes']:,}", it["checksum"]]
-        for it in description["data"]
+        [_split_of(store), f"{store['steps']:,}", f"{store['episodes']:,}", store["checksum"]]
+        for store in description["data"]
     ]
     begun = "It began with the weights of a saved agent; `training.json` has their SHA-256."
     settings = [setting for setting in training.items() if setting[0] != "replay"]
