@@ -239,6 +239,7 @@ def _play(
 
     if arguments.workers > 1:
         episodes = play_in_processes(
+            agents,
             paths,
             config,
             arguments.workers,

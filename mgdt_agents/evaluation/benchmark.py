@@ -27,6 +27,9 @@ from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.seeds import BENCHMARK_SEED
 
+MEASURED_SECONDS = 1.0
+"""In which an agent's decisions are counted."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkConfig:
@@ -119,15 +122,16 @@ def play_episodes(
     check_agents(agents, config)
     emulators = Emulators()
     for name, run, agent in runs_of(agents):
-        weights = fingerprint(agent)
+        agent_hash = fingerprint(agent)
         for protocol in config.protocols:
-            found, waiting = find_episodes(config, log, weights, name, run, protocol, traced=traced)
+            played_by = agent_hash, name, run
+            found, waiting = find_episodes(config, log, *played_by, protocol, traced=traced)
             yield from found
-            rules = rules_of(config, protocol)
+            hashes = agent_hash, hash_of_rules(config, protocol)
             steps = play(agent, waiting, emulators=emulators, **config.play_options(protocol))
             for episode, trace in finished(steps, name, run, protocol, partial(on_step, name)):
                 if log is not None:
-                    log.append(weights, rules, episode, trace if traced else None)
+                    log.append(*hashes, episode, trace if traced else None)
                 yield episode
 
 
@@ -150,23 +154,23 @@ def check_agents(agents: Agents, config: BenchmarkConfig) -> None:
 def find_episodes(
     config: BenchmarkConfig,
     log: EpisodeLog | None,
-    weights: str,
-    agent: str,
+    agent_hash: str,
+    name: str,
     run: int,
     protocol: str,
     *,
     traced: bool = False,
 ) -> tuple[list[Episode], list[tuple[str, int]]]:
     """Return an agent's episodes that are in the log, and game and seed of those that are not."""
-    rules = rules_of(config, protocol)
+    hashes = agent_hash, hash_of_rules(config, protocol)
     found: list[Episode] = []
     waiting: list[tuple[str, int]] = []
     for game in config.games:
         for seed in config.seeds:
             wanted = Episode(
-                agent=agent, run=run, protocol=protocol, game=game, seed=seed, score=0, steps=0
+                agent=name, run=run, protocol=protocol, game=game, seed=seed, score=0, steps=0
             )
-            episode = log.find(weights, rules, wanted, traced=traced) if log is not None else None
+            episode = None if log is None else log.find(*hashes, wanted, traced=traced)
             if episode is None:
                 waiting.append((game, seed))
             else:
@@ -226,8 +230,8 @@ def runs_of(agents: Agents) -> Iterator[tuple[str, int, Agent]]:
             yield name, number, agent
 
 
-def rules_of(play: BenchmarkConfig | Results, protocol: str) -> str:
-    """Return the checksum of the rules of one of the protocols that are or were played by."""
+def hash_of_rules(play: BenchmarkConfig | Results, protocol: str) -> str:
+    """Return the hash of the rules of one of the protocols that are or were played by."""
     ale_py = play.versions["ale-py"] if isinstance(play, Results) else version("ale-py")
     return checksum_of(
         {
@@ -295,14 +299,14 @@ def with_speeds(results: Results, agents: Agents, config: BenchmarkConfig) -> Re
     return dataclasses.replace(results, agents=infos)
 
 
-def decisions_per_second(agent: Agent, rows: int, seconds: float = 1.0) -> float:
+def decisions_per_second(agent: Agent, rows: int) -> float:
     """Measure how many rows an agent decides in a second, of a batch of so many noise pictures."""
     shape = (rows, *agent.observation_space.shape)
     observations = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     games = [(agent.games or ("Pong",))[0]] * rows
     _, state = agent.predict(observations, game=games)  # the first call is slower
     calls, begin = 0, time.perf_counter()
-    while calls == 0 or time.perf_counter() - begin < seconds:
+    while calls == 0 or time.perf_counter() - begin < MEASURED_SECONDS:
         _, state = agent.predict(observations, state, reward=np.zeros(rows), game=games)
         calls += 1
     return calls * rows / (time.perf_counter() - begin)

@@ -9,13 +9,12 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
 import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -45,28 +44,20 @@ class EpisodeLog:
 
     Args:
         folder: where `episodes.jsonl` is, or will be.
-        read_only: leave the file as it is.
 
     Raises:
         ValueError: if the file is damaged before its last line. A last line that a kill left
-            half-written is dropped.
+            half-written is dropped when the next is added.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         """Read what is there."""
-        self._read_only = read_only
         self.path = folder / FILE
         self._lines: dict[tuple[str, str, str, int], dict[str, Any]] = {}
-        if self.path.exists():
-            self._read()
-        self._file = None if read_only else self.path.open("ab")
-
-    def _read(self) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data) and not self._read_only:
-            os.truncate(self.path, whole)
-        for number, line in enumerate(data[:whole].splitlines(), 1):
+        self._file: BinaryIO | None = None
+        data = self.path.read_bytes() if self.path.exists() else b""
+        self._whole = data.rfind(b"\n") + 1  # bytes
+        for number, line in enumerate(data[: self._whole].splitlines(), 1):
             try:
                 content = json.loads(line)
                 key = (content["weights"], content["rules"], content["game"], content["seed"])
@@ -83,43 +74,45 @@ class EpisodeLog:
         return len(self._lines)
 
     def find(
-        self, weights: str, rules: str, wanted: Episode, *, traced: bool = False
+        self, agent_hash: str, rules_hash: str, wanted: Episode, *, traced: bool = False
     ) -> Episode | None:
-        """Return the episode of a game and seed that was played by these weights and rules.
+        """Return the episode of a game and seed that was played by this agent and these rules.
 
         Args:
-            weights: `fingerprint` of the agent.
-            rules: checksum of the rules of play.
+            agent_hash: `fingerprint` of the agent.
+            rules_hash: what `benchmark.hash_of_rules` returns.
             wanted: whose agent, run, protocol, game and seed the episode is to have.
             traced: whether it must have a trace.
         """
-        line = self._lines.get((weights, rules, wanted.game, wanted.seed))
+        line = self._lines.get((agent_hash, rules_hash, wanted.game, wanted.seed))
         if line is None or (traced and "actions" not in line):
             return None
         fields = ("score", "steps", "end")
         return dataclasses.replace(wanted, **{name: line[name] for name in fields})
 
     def append(
-        self, weights: str, rules: str, episode: Episode, trace: EpisodeTrace | None
+        self, agent_hash: str, rules_hash: str, episode: Episode, trace: EpisodeTrace | None
     ) -> None:
         """Add an episode, safe against a kill once this returns.
 
         Raises:
             ReplayError: if it cannot be written, as on a full disk.
         """
-        assert self._file is not None, "the log is read-only"
-        line = {"weights": weights, "rules": rules, **dataclasses.asdict(episode)}
+        line = {"weights": agent_hash, "rules": rules_hash, **dataclasses.asdict(episode)}
         if trace is not None:
             actions = base64.b64encode(zlib.compress(trace.actions)).decode()
             line |= {"actions": actions, "checksum": trace.checksum}
         with naming(self.path):
+            if self._file is None:
+                self._file = self.path.open("ab")
+                self._file.truncate(self._whole)
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
-        self._lines[weights, rules, episode.game, episode.seed] = line
+        self._lines[agent_hash, rules_hash, episode.game, episode.seed] = line
 
-    def trace(self, weights: str, rules: str, episode: Episode) -> EpisodeTrace | None:
+    def trace(self, agent_hash: str, rules_hash: str, episode: Episode) -> EpisodeTrace | None:
         """Return the trace of an episode, None if there is none."""
-        line = self._lines.get((weights, rules, episode.game, episode.seed))
+        line = self._lines.get((agent_hash, rules_hash, episode.game, episode.seed))
         if line is None or "actions" not in line:
             return None
         try:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mgdt_agents.evaluation.benchmark import rules_of
+from mgdt_agents.evaluation.benchmark import hash_of_rules
 from mgdt_agents.evaluation.episode_log import EpisodeLog, EpisodeTrace
 from mgdt_agents.evaluation.place import Emulators, Place
 from mgdt_agents.evaluation.results import Episode, Results
@@ -49,10 +49,10 @@ def verify(folder: Path, on_episode: Callable[[Episode], object] = lambda episod
                 f"Expected the checksums of the weights of {agent}'s {info.runs} runs, got "
                 f"{len(info.weights)}."
             )
-    log = EpisodeLog(folder, read_only=True)
+    log = EpisodeLog(folder)
     emulators = Emulators()
     for protocol, rules in results.protocols.items():
-        checksum = rules_of(results, protocol)
+        checksum = hash_of_rules(results, protocol)
         traced = []
         for episode in results.episodes:
             if episode.protocol != protocol:

@@ -15,11 +15,13 @@ import torch
 
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation.benchmark import (
+    Agents,
     BenchmarkConfig,
     Played,
     find_episodes,
     finished,
-    rules_of,
+    hash_of_rules,
+    runs_of,
 )
 from mgdt_agents.evaluation.episode_log import EpisodeLog, fingerprint
 from mgdt_agents.evaluation.place import Emulators
@@ -36,6 +38,7 @@ Task = tuple[str, int, str, str, list[tuple[str, int]]]
 
 
 def play_in_processes(
+    agents: Agents,
     paths: Mapping[str, Sequence[str]],
     config: BenchmarkConfig,
     workers: int,
@@ -48,6 +51,7 @@ def play_in_processes(
     """Play every agent on every game in processes, and yield each episode as it ends.
 
     Args:
+        agents: the agents by the name they get in the episodes.
         paths: what `load_agent` takes for each training run of each agent, by the agent's name.
         config: what is played.
         workers: number of processes.
@@ -59,20 +63,17 @@ def play_in_processes(
     Raises:
         RuntimeError: if a process dies.
     """
-    names: dict[tuple[str, int], str] = {}
+    agent_hashes: dict[tuple[str, int], str] = {}
     runs_waiting: list[Task] = []
-    for name, runs in paths.items():
-        for run, path in enumerate(runs):
-            agent = load_agent(path, device="cpu")
-            names[name, run] = fingerprint(agent)
-            for protocol in config.protocols:
-                found, waiting = find_episodes(
-                    config, log, names[name, run], name, run, protocol, traced=traced
-                )
-                for episode in found:
-                    on_episode(episode)
-                    yield episode
-                runs_waiting.append((name, run, path, protocol, waiting))
+    for name, run, agent in runs_of(agents):
+        agent_hash = agent_hashes[name, run] = fingerprint(agent)
+        for protocol in config.protocols:
+            played_by = agent_hash, name, run
+            found, waiting = find_episodes(config, log, *played_by, protocol, traced=traced)
+            for episode in found:
+                on_episode(episode)
+                yield episode
+            runs_waiting.append((name, run, paths[name][run], protocol, waiting))
     number = sum(len(waiting) for *_, waiting in runs_waiting)
     if not number:
         return
@@ -102,9 +103,9 @@ def play_in_processes(
                 processes.append(process)
         for episode, trace in _results(done, processes, number):
             if log is not None:
-                weights = names[episode.agent, episode.run]
-                rules = rules_of(config, episode.protocol)
-                log.append(weights, rules, episode, trace if traced else None)
+                agent_hash = agent_hashes[episode.agent, episode.run]
+                rules_hash = hash_of_rules(config, episode.protocol)
+                log.append(agent_hash, rules_hash, episode, trace if traced else None)
             on_episode(episode)
             yield episode
     finally:

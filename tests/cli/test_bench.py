@@ -44,7 +44,7 @@ def played(monkeypatch):
             for protocol in config.protocols:
                 for game in config.games:
                     for number in range(config.episodes):
-                        yield Episode(
+                        episode = Episode(
                             agent=agent,
                             run=run,
                             protocol=protocol,
@@ -53,6 +53,8 @@ def played(monkeypatch):
                             score=11.5 + number % 2 * 2,
                             steps=10,
                         )
+                        log.append(f"{agent} {run}", protocol, episode, None)
+                        yield episode
 
     monkeypatch.setattr(bench, "play_episodes", play_nothing)
     return calls

@@ -9,7 +9,12 @@ import pytest
 from mgdt_agents import load_agent, make_agent
 from mgdt_agents.agent import Agent
 from mgdt_agents.evaluation import BenchmarkConfig, play_episodes, rollout, run_benchmark
-from mgdt_agents.evaluation.benchmark import agent_info, decisions_per_second, with_speeds
+from mgdt_agents.evaluation.benchmark import (
+    MEASURED_SECONDS,
+    agent_info,
+    decisions_per_second,
+    with_speeds,
+)
 from mgdt_agents.replay.trace import BUNDLED, Trace
 from mgdt_envs import AtariProtocol, __version__
 from mgdt_envs.seeds import BENCHMARK_SEEDS
@@ -107,10 +112,10 @@ def test_speed_is_measured_and_not_measured_twice(results):
             return super()._act(inputs)
 
     agent = CountingAgent(1)
-    speed = decisions_per_second(agent, 3, seconds=0.2)
+    speed = decisions_per_second(agent, 3)
     assert agent.rows % 3 == 0
     # The first call does not count.
-    assert speed <= (agent.rows - 3) / 0.2
+    assert speed <= (agent.rows - 3) / MEASURED_SECONDS
     agents = {name: OneActionAgent(1) for name in results.agents}
     config = BenchmarkConfig(games=GAMES, episodes=2)
     measured = with_speeds(results, agents, config)

@@ -7,7 +7,7 @@ import pytest
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation import BenchmarkConfig, Results, run_benchmark
-from mgdt_agents.evaluation.benchmark import rules_of
+from mgdt_agents.evaluation.benchmark import hash_of_rules
 from mgdt_agents.evaluation.episode_log import EpisodeLog
 from mgdt_agents.evaluation.verify import verify
 from mgdt_envs import AtariProtocol
@@ -154,7 +154,7 @@ def test_play_beyond_the_rules_is_refused(folder, limit):
     edit_results(folder, lambda content: content.update({limit: 10}))
     results = Results.load(folder / "results.json")
     for line in content:
-        line["rules"] = rules_of(results, line["protocol"])
+        line["rules"] = hash_of_rules(results, line["protocol"])
     write(folder, content)
     with pytest.raises(ValueError, match=r"it goes on after step \d+, where the rules"):
         verify(folder)

@@ -19,22 +19,22 @@ from mgdt_envs import AtariProtocol
 CONFIG = BenchmarkConfig(
     games=("Breakout", "Riverraid"), episodes=3, protocols={"a": AtariProtocol(max_frames=80)}
 )
+AGENTS, PATHS = {"random": load_agent("random")}, {"random": ["random"]}
 
 
 def test_processes_play_the_same(tmp_path):
-    expected = set(play_episodes({"random": load_agent("random")}, CONFIG))
+    expected = set(play_episodes(AGENTS, CONFIG))
     log, seen = EpisodeLog(tmp_path), []
-    paths = {"random": ["random"]}
-    played = list(play_in_processes(paths, CONFIG, 2, log, seen.append, traced=True))
+    played = list(play_in_processes(AGENTS, PATHS, CONFIG, 2, log, seen.append, traced=True))
     assert set(played) == set(seen) == expected
     assert len(played) == len(expected) == len(log) == 6
     # What is in the log needs no process.
-    assert set(play_in_processes(paths, CONFIG, 2, log, traced=True)) == expected
+    assert set(play_in_processes(AGENTS, PATHS, CONFIG, 2, log, traced=True)) == expected
     log.close()
 
 
 def test_ctrl_c_is_the_first_process_s_alone():
-    episodes = play_in_processes({"random": ["random"]}, CONFIG, 2)
+    episodes = play_in_processes(AGENTS, PATHS, CONFIG, 2)
     next(episodes)
     workers = multiprocessing.active_children()
     assert len(workers) == 2
@@ -49,10 +49,10 @@ def test_ctrl_c_is_the_first_process_s_alone():
 
 def test_error_of_a_process_reaches_the_caller(tmp_path):
     with pytest.raises(AgentLoadError, match="Unknown agent"):
-        list(play_in_processes({"a": ["no such agent"]}, CONFIG, 1))
+        list(play_in_processes(AGENTS, {"random": ["no such agent"]}, CONFIG, 1))
 
 
 def test_place_of_a_fault_reaches_the_caller():
     config = dataclasses.replace(CONFIG, max_steps="many")  # which no step can be compared with
     with pytest.raises(RuntimeError, match=r"(?s)process of the benchmark:.*rollout\.py.*TypeErr"):
-        list(play_in_processes({"random": ["random"]}, config, 1))
+        list(play_in_processes(AGENTS, PATHS, config, 1))
