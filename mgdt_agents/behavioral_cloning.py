@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-from mgdt_agents.config_checks import check_unread
 from mgdt_agents.decision_transformer import (
     PRESETS,
     DecisionTransformer,
@@ -24,6 +23,7 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
     """
 
     kind = "bc"
+    unread = FIELDS_OF_RETURNS
     presets: ClassVar[dict[str, Any]] = {
         name: without_returns(config) for name, config in PRESETS.items()
     }
@@ -34,7 +34,6 @@ class BehavioralCloningAgent(DecisionTransformerAgent):
                 f"Behavioral cloning has no return tokens: expected return_tokens='none', "
                 f"got {self.config.return_tokens!r}."
             )
-        check_unread(self.config, "by bc", *FIELDS_OF_RETURNS)
         return super()._make_model()
 
     def default_rule(self) -> ActingRule:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgdt_agents.config_checks import check_unread
 from mgdt_agents.decision_transformer.config import PRESETS, DecisionTransformerConfig
 from mgdt_agents.decision_transformer.decide import Decision, decide
 from mgdt_agents.decision_transformer.model import DecisionTransformer
@@ -64,6 +65,9 @@ class DecisionTransformerAgent(SequenceAgent):
     kind = "dt"
     config_class = DecisionTransformerConfig
     presets: ClassVar[dict[str, Any]] = PRESETS
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Fields of the config that the agent does not read, and so does not train with another value
+    of."""
 
     def __init__(
         self,
@@ -159,9 +163,11 @@ class DecisionTransformerAgent(SequenceAgent):
 
         Raises:
             ValueError: if more than half of its returns are outside of the bins; of fewer, a
-                warning says the share.
+                warning says the share. If a field of the config is set that is not read.
         """
         config = self.config
+        # Not where a config is made: agents of earlier versions have such fields, and still load.
+        check_unread(config, f"by {self.kind}", *self.unread)
         if config.return_tokens != "none" and config.to_go:
             returns = sampler.some_returns_to_go()
             margin = config.return_bin / 2

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mgdt_agents.action_sets import actions_of_batch
 from mgdt_agents.decision_transformer.agent import DecisionTransformerAgent
+from mgdt_agents.decision_transformer.config import FIELDS_OF_RETURNS
 from mgdt_agents.decision_transformer.rules import ActingRule, PredictedReturn
 from mgdt_agents.decision_transformer.sequence_agent import cross_entropy
 from mgdt_agents.decision_transformer.tokens import encode_rewards
@@ -43,6 +44,7 @@ class ValueTransformerAgent(DecisionTransformerAgent):
     kind = "dtq"
     config_class = ValueTransformerConfig
     settings = ("beta",)
+    unread = (*FIELDS_OF_RETURNS, "loss_weights")
     presets: ClassVar[dict[str, Any]] = PRESETS
 
     def __init__(

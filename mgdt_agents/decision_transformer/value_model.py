@@ -9,13 +9,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from mgdt_agents.config_checks import check_interval, check_unread
-from mgdt_agents.decision_transformer.config import (
-    FIELDS_OF_RETURNS,
-    DecisionTransformerConfig,
-    without_returns,
-)
+from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.config import PRESETS as DT_PRESETS
+from mgdt_agents.decision_transformer.config import DecisionTransformerConfig, without_returns
 from mgdt_agents.decision_transformer.model import DecisionTransformer
 from mgdt_agents.linear import Linear, fp32_linear
 from mgdt_agents.q_learning import losses
@@ -57,7 +53,6 @@ class ValueTransformerConfig(DecisionTransformerConfig):
                 f"Values are read where no return is seen: expected return_tokens='none', got "
                 f"{self.return_tokens!r}"
             )
-        check_unread(self, "by dtq", *FIELDS_OF_RETURNS, "loss_weights")
         check_interval(self, "(0, 1]", "value_discount")
         check_interval(self, "[0, 1]", "likely")
         check_interval(self, "(0, inf)", "max_value")

@@ -258,7 +258,7 @@ def test_load_refuses(tmp_path) -> None:
         NETWORK_AGENTS["dt"].load(tmp_path / "dt")
     for content, message in {
         "{": "not JSON",
-        "null": "expected a str 'agent'",
+        "null": "Expected an object .* found None",
         config.replace('"games"', '"suite"'): "expected a list 'games'",
     }.items():
         (tmp_path / "dt" / "config.json").write_text(content)

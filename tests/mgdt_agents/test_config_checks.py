@@ -60,10 +60,10 @@ def test_config_of_an_agent():
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "field", "value"),
+    ("kind", "field", "value"),
     [
         *(
-            (kind, "tiny", field, value)
+            (kind, field, value)
             for kind in ("bc", "dtq")
             for field, value in {
                 "return_definition": "episode_rank",
@@ -75,13 +75,20 @@ def test_config_of_an_agent():
                 "return_weight": 9.0,
             }.items()
         ),
-        ("dtq", "tiny", "loss_weights", "vocabulary"),
-        ("impala", "small", "normalize_features", True),
+        ("dtq", "loss_weights", "vocabulary"),
     ],
 )
-def test_a_setting_that_the_agent_does_not_read_is_refused(kind, size, field, value):
-    agent_class = (NETWORK_AGENTS | ONLINE_AGENTS)[kind]
-    default = getattr(preset := agent_class.preset(size), field)
+def test_training_refuses_a_setting_that_the_agent_does_not_read(kind, field, value, tmp_path):
+    agent_class = NETWORK_AGENTS[kind]
+    default = getattr(preset := agent_class.preset("tiny"), field)
+    agent_class(dataclasses.replace(preset, **{field: value}), device="cpu").save(tmp_path)
+    agent = agent_class.load(tmp_path, device="cpu")
     message = f"{field} is not read by {kind}: expected its default, {default!r}, got {value!r}"
     with pytest.raises(InvalidArgument, match=f"^{re.escape(message)}$"):
-        agent_class(dataclasses.replace(preset, **{field: value}), device="cpu")
+        agent.begin_training(None)
+
+
+def test_impala_refuses_a_setting_that_it_does_not_read():
+    config = ONLINE_AGENTS["impala"].preset("small")
+    with pytest.raises(InvalidArgument, match=r"normalize_features is not read by impala: .* True"):
+        dataclasses.replace(config, normalize_features=True)
