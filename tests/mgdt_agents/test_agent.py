@@ -259,7 +259,7 @@ def test_load_refuses(tmp_path) -> None:
     for content, message in {
         "{": "not JSON",
         "null": "Expected an object .* found None",
-        config.replace('"games"', '"suite"'): "expected a list 'games'",
+        config.replace('"games"', '"suite"'): r"lacks \['games'\]",
     }.items():
         (tmp_path / "dt" / "config.json").write_text(content)
         with pytest.raises(AgentLoadError, match=message):

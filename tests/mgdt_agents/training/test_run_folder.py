@@ -160,7 +160,9 @@ def test_an_agent_without_a_checkpoint_is_kept(config, tmp_path):
         run(dataclasses.replace(config, learning_rate=0.5), output)
     with pytest.raises(ValueError, match="steps was 2, is 3, and there is no checkpoint"):
         run(dataclasses.replace(config, steps=3), output)
-    with pytest.raises(FileExistsError, match=r"trained for 2 steps and no checkpoint .*--overwrite"):
+    with pytest.raises(
+        FileExistsError, match=r"trained for 2 steps and no checkpoint .*--overwrite"
+    ):
         run(config, output)
     assert folder_of(output) == before
     # Where a kill came while the first one was being written, there is nothing to keep.
