@@ -29,10 +29,11 @@ from mgdt_agents.evaluation.report import (
     intervals_over,
     latex_by_game,
     markdown_by_game,
-    normalized_of,
+    marked_name,
     protocol_sheet,
     published_aggregates,
     published_in,
+    published_summary,
     with_interval,
 )
 from mgdt_agents.evaluation.results import Episode, Results
@@ -148,31 +149,26 @@ def _leaderboard(results: Results) -> dict[str, Any]:
     header = ["agent", *(["protocol"] if several else []), "games"]
     header += [f"{name}{mark}" for name in (headline_name(results), *map(words.get, others))]
     header += ["parameters", "training windows", "decisions/s", "training runs"]
+    entries = [(*names, figures) for names, figures in results.aggregates.items()]
+    entries += [
+        (marked_name(agent), "published", figures)
+        for agent in results.published
+        if (figures := published_aggregates(results, agent))
+    ]
     rows = []
-    for (agent, protocol), figures in results.aggregates.items():
-        info = results.agents[agent]
+    for agent, protocol, figures in entries:
         row = [Cell(agent, agent), *([Cell(protocol, protocol)] if several else [])]
         games = max((figure.games for figure in figures.values()), default=0)
         row.append(Cell(str(games), games))
         for name in (main, *others):
-            figure = figures.get(name)
-            if figure is None:
-                row.append(Cell("no reference", ""))
-            else:
+            if figure := figures.get(name):
                 text = with_interval(figure.value, figure.interval, "{:.1%}")
                 row.append(Cell(text, figure.value))
-        row += [_number(value, "{:,.0f}") for value in costs(info).values()]
-        row.append(Cell(str(info.runs), info.runs))
-        rows.append(row)
-    for published in results.published:
-        found = published_aggregates(results, published)
-        if not found["games"]:
-            continue
-        name = f"{published.name} {PUBLISHED_MARK}"
-        row = [Cell(name, name), *([Cell("published", "published")] if several else [])]
-        row.append(_number(found["games"], "{:.0f}"))
-        row += [_number(found.get(metric), "{:.1%}") for metric in (main, *others)]
-        rows.append([*row, *[Cell("", "")] * 4])
+            else:  # or too few scores for an IQM
+                row.append(Cell("" if figures else "no reference", ""))
+        info = results.agents.get(agent)
+        known = [*costs(info).values(), info.runs] if info else [None] * 4
+        rows.append(row + [_number(value, "{:,.0f}") for value in known])
     text = "Human-normalized scores over games: 0 % is random play, 100 % a person's."
     if results.published:
         text += f" {PUBLISHED_MARK} published, not played here, and by rules of its own: see below."
@@ -189,33 +185,24 @@ def _number(value: float | None, form: str) -> Cell:
 
 
 def _games(results: Results) -> dict[str, Any]:
-    rows: list[list[Cell]] = []
     several = len(results.protocols) > 1
-    for (agent, protocol, name), summary in results.summaries.items():
-        rows.append(
-            [
-                Cell(name, name),
-                Cell(agent, agent),
-                *([Cell(protocol, protocol)] if several else []),
-                Cell(with_interval(summary.mean, summary.interval, "{:,.1f}"), summary.mean),
-                _normalized(summary.human_normalized),
-                *_references(name),
-            ]
-        )
-    for name in results.games:
-        for published in published_in(results, name):
-            marked, score = f"{published.name} {PUBLISHED_MARK}", published.scores[name]
-            rows.append(
-                [
-                    Cell(name, name),
-                    Cell(marked, marked),
-                    *([Cell("published", "published")] if several else []),
-                    _number(score, "{:,.1f}"),
-                    _normalized(normalized_of(published, name)),
-                    *_references(name),
-                ]
-            )
-    rows.sort(key=lambda row: row[0].text)
+    entries = [(*names, summary) for names, summary in results.summaries.items()]
+    entries += [
+        (marked_name(agent), "published", name, published_summary(agent, name))
+        for name in results.games
+        for agent in published_in(results, name)
+    ]
+    rows = [
+        [
+            Cell(name, name),
+            Cell(agent, agent),
+            *([Cell(protocol, protocol)] if several else []),
+            Cell(with_interval(summary.mean, summary.interval, "{:,.1f}"), summary.mean),
+            _normalized(summary.human_normalized),
+            *_references(name),
+        ]
+        for agent, protocol, name, summary in sorted(entries, key=lambda entry: entry[2])
+    ]
     header = ["game", "agent", *(["protocol"] if several else []), "mean score"]
     mark = CUT_MARK if any(cut_mark(results, name) for name in results.protocols) else ""
     header += [f"human-normalized{mark}", "random", "human"]
@@ -308,7 +295,7 @@ def _rules(results: Results) -> dict[str, Any]:
         facts.append((f"{name} ({info.kind})", f"trained on {trained}"))
     for agent in results.published:
         notes = "; ".join(filter(None, (agent.source, agent.protocol, agent.note)))
-        facts.append((f"{agent.name} {PUBLISHED_MARK} (published)", notes))
+        facts.append((f"{marked_name(agent)} (published)", notes))
     for protocol in results.protocols:
         for name, reason in results.left_out(protocol).items():
             facts.append((f"{name} is not normalized", reason))

@@ -11,6 +11,7 @@ from mgdt_agents.evaluation.results import (
     Aggregate,
     Interval,
     Results,
+    Summary,
 )
 from mgdt_agents.markdown import markdown_table
 from mgdt_agents.number_text import number_text
@@ -59,10 +60,7 @@ def results_table(results: Results, *, narrow: bool = False) -> Table:
         # Only figures share the room that is left.
         width = max(len("parameters /"), *map(len, results.games))
         table.add_column("game", width=width, overflow="fold")
-        names = [
-            *results.agents,
-            *(f"{agent.name} {PUBLISHED_MARK}" for agent in results.published),
-        ]
+        names = [*results.agents, *map(marked_name, results.published)]
         width = min(max(map(len, names)), LONGEST_NAME)
         table.add_column("agent", width=width, overflow="fold")
     else:
@@ -78,23 +76,21 @@ def results_table(results: Results, *, narrow: bool = False) -> Table:
         table.add_column("random / human", justify="right")
     for name in results.games:
         entry = game(name)
-        for row, agent in enumerate(results.agents):
-            cells = []
-            for protocol in results.protocols:
-                summary = results.summaries[agent, protocol, name]
-                cells += [
-                    with_interval(summary.mean, summary.interval, "{:,.1f}"),
-                    _percent(summary.human_normalized),
-                ]
+        rows = [
+            (agent, [results.summaries[agent, protocol, name] for protocol in results.protocols])
+            for agent in results.agents
+        ]
+        # In the first columns of scores.
+        rows += [
+            (marked_name(agent), [published_summary(agent, name)])
+            for agent in published_in(results, name)
+        ]
+        for row, (agent, summaries) in enumerate(rows):
+            cells = [cell for summary in summaries for cell in _score_cells(summary)]
             if row == 0 and entry.has_human_reference and not narrow:
                 cells.append(f"{entry.random:,g} / {entry.human:,g}")
-            table.add_row(
-                name if row == 0 else "",
-                agent,
-                *cells,
-                end_section=row == len(results.agents) - 1 and not published_in(results, name),
-            )
-        _add_published(table, results, name)
+            label = name if row == 0 else ""
+            table.add_row(label, agent, *cells, end_section=row == len(rows) - 1)
     _add_aggregates(table, results)
     _add_medians(table, results)
     _add_costs(table, results)
@@ -106,35 +102,32 @@ def published_in(results: Results, name: str) -> list[PublishedAgent]:
     return [agent for agent in results.published if name in agent.scores]
 
 
-def normalized_of(agent: PublishedAgent, name: str) -> float | None:
-    """Return a published score, human-normalized; None where there is no reference."""
-    if not game(name).has_human_reference:
-        return None
-    return float(human_normalized_score(name, agent.scores[name]))
+def marked_name(agent: PublishedAgent) -> str:
+    """Return the name of a published agent as tables have it."""
+    return f"{agent.name} {PUBLISHED_MARK}"
 
 
-def published_aggregates(results: Results, agent: PublishedAgent) -> dict[str, float]:
-    """Return a published agent's figures over those of the games that it has scores of.
+def published_summary(agent: PublishedAgent, name: str) -> Summary:
+    """Return a published agent's score in a game, as `Results.summaries` has those of others."""
+    score, normalized = agent.scores[name], None
+    if game(name).has_human_reference:
+        normalized = float(human_normalized_score(name, score))
+    return Summary(mean=score, interval=None, human_normalized=normalized)
 
-    "games" is how many they are. The others are those of `Results.aggregates`, as far as there
-    are scores enough.
+
+def published_aggregates(results: Results, agent: PublishedAgent) -> dict[str, Aggregate]:
+    """Return a published agent's figures over games, as `Results.aggregates` has those of others.
+
+    They are over those of the games that it has scores of.
     """
     scores = {name: agent.scores[name] for name in results.games if name in agent.scores}
-    normalized = np.array(list(human_normalized_scores(scores).scores.values()))
-    figures = {"games": float(len(normalized))}
-    for name, metric in AGGREGATES.items():
-        if len(normalized) >= (FEWEST_SCORES_OF_IQM if name == "iqm" else 1):
-            figures[name] = float(metric(normalized[None]))
-    return figures
-
-
-def _add_published(table: Table, results: Results, name: str) -> None:
-    """Add the rows of published agents in a game, marked, in the first columns of scores."""
-    agents = published_in(results, name)
-    for row, agent in enumerate(agents):
-        score = number_text(agent.scores[name], "{:,.1f}")
-        cells = [f"{agent.name} {PUBLISHED_MARK}", score, _percent(normalized_of(agent, name))]
-        table.add_row("", *cells, end_section=row == len(agents) - 1)
+    normalized = np.array([list(human_normalized_scores(scores).scores.values())])
+    count = normalized.size
+    return {
+        name: Aggregate(value=float(metric(normalized)), interval=None, games=count, scores=count)
+        for name, metric in AGGREGATES.items()
+        if count >= (FEWEST_SCORES_OF_IQM if name == "iqm" else 1)
+    }
 
 
 def _add_medians(table: Table, results: Results) -> None:
@@ -195,15 +188,10 @@ def _add_aggregates(table: Table, results: Results) -> None:
             end_section=row == len(agents) - 1,
         )
     for published in results.published:
-        found = published_aggregates(results, published)
-        if found["games"]:
-            name, word = ("iqm", "IQM") if "iqm" in found else ("mean", "mean")
-            table.add_row(
-                f"{word} of {counted(int(found['games']), 'game')}",
-                f"{published.name} {PUBLISHED_MARK}",
-                "",
-                _percent(found[name]),
-            )
+        if figures := published_aggregates(results, published):
+            name, word = ("iqm", "IQM") if "iqm" in figures else ("mean", "mean")
+            label = f"{word} of {counted(figures[name].games, 'game')}"
+            table.add_row(label, marked_name(published), "", _aggregate_cell(figures[name]))
     for row, agent in enumerate(agents):
         cells = []
         for protocol in results.protocols:
@@ -236,16 +224,16 @@ def results_lines(results: Results) -> list[str]:
                 rows.append((headline_name(results), figure.value, figure.interval, figure.value))
             for name, score, interval, normalized in rows:
                 figures = [score, *(interval or [None, None]), normalized]
-                cells = ["" if it is None else number_text(it, "{:.6g}") for it in figures]
+                cells = ["" if value is None else number_text(value, "{:.6g}") for value in figures]
                 episodes = str(len(results.seeds) * results.agents[agent].runs)
                 lines.append("\t".join((agent, protocol, name, *cells, episodes)))
     return lines
 
 
-def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]:
-    """Return a header and a row a game, with a column an agent, the human's last."""
+def rows_by_game(results: Results, protocol: str) -> tuple[list[str], list[list[str]]]:
+    """Return a header, and a row a game, with a column an agent, the human's last."""
     mark = cut_mark(results, protocol)
-    rows = [["game", *results.agents, "human"]]
+    rows = []
     for name in results.games:
         scores = [results.summaries[agent, protocol, name] for agent in results.agents]
         cells = [with_interval(score.mean, score.interval, "{:,.1f}") for score in scores]
@@ -255,18 +243,17 @@ def rows_by_game(results: Results, protocol: str = "default") -> list[list[str]]
     if all(figures):
         cells = [_aggregate_cell(figure[results.headline()]) for figure in figures]
         rows.append([f"{headline_name(results)}, human-normalized{mark}", *cells, "100%"])
-    return rows
+    return ["game", *results.agents, "human"], rows
 
 
 def markdown_by_game(results: Results, protocol: str = "default") -> str:
     """Return `rows_by_game` as a Markdown table."""
-    header, *rows = rows_by_game(results, protocol)
-    return markdown_table(header, rows)
+    return markdown_table(*rows_by_game(results, protocol))
 
 
 def latex_by_game(results: Results, protocol: str = "default") -> str:
     """Return `rows_by_game` as a LaTeX table, which needs the package booktabs."""
-    header, *rows = rows_by_game(results, protocol)
+    header, rows = rows_by_game(results, protocol)
     lines = [
         f"% {protocol_sheet(results)}",
         rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
@@ -326,20 +313,21 @@ def protocol_sheet(results: Results) -> str:
     if left_out:
         names = ["any game"] if len(left_out) == len(results.games) else left_out
         parts.append(f"not human-normalized: {', '.join(names)}")
-    told: dict[str, list[str]] = {}  # agents of which the same is known
+    published: dict[str, list[str]] = {}  # agents by what is known of them
     for agent in results.published:
         text = "; ".join(filter(None, (agent.source, agent.protocol, agent.note)))
-        told.setdefault(text, []).append(agent.name)
+        published.setdefault(text, []).append(agent.name)
     parts += [
-        f"{PUBLISHED_MARK} {', '.join(names)}: published, {text}" for text, names in told.items()
+        f"{PUBLISHED_MARK} {', '.join(names)}: published, {text}"
+        for text, names in published.items()
     ]
     return " · ".join(parts)
 
 
 def _training_runs(results: Results) -> str:
     """Return how many trained networks of each agent played."""
-    trained = {agent: it for agent, it in results.agents.items() if it.kind != RandomAgent.kind}
-    runs = {agent: info.runs for agent, info in trained.items()}
+    agents = results.agents.items()
+    runs = {agent: info.runs for agent, info in agents if info.kind != RandomAgent.kind}
     if not runs:
         return ""
     if len(set(runs.values())) == 1:
@@ -383,6 +371,11 @@ def with_interval(value: float, interval: Interval | None, form: str) -> str:
         return text
     low, high = (number_text(end, form) for end in interval)
     return f"{text} [{low}, {high}]"
+
+
+def _score_cells(summary: Summary) -> list[str]:
+    score = with_interval(summary.mean, summary.interval, "{:,.1f}")
+    return [score, _percent(summary.human_normalized)]
 
 
 def _aggregate_cell(figure: Aggregate) -> str:
