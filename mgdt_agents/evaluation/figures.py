@@ -93,10 +93,10 @@ def _wrapped(names: Iterable[str]) -> tuple[list[str], int, int]:
 def _curve(loss: str, curves: Mapping[str, Mapping[str, "Curve"]]) -> "Figure":
     figure, axes = _new(7, 3)
     labels, *_ = _wrapped(curves)
-    for number, its_curves in enumerate(curves.values()):
-        if loss in its_curves:
+    for number, run in enumerate(curves.values()):
+        if loss in run:
             label = legend_label(labels[number])
-            axes.plot(*its_curves[loss], color=_color(number), label=label)
+            axes.plot(*run[loss], color=_color(number), label=label)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(loss.replace("_", " "))
     axes.legend()

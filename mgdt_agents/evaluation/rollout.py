@@ -202,7 +202,7 @@ class _Batch:
         self._games, self._seeds = np.array(games, object), np.array(seeds, np.int64)
         # Rows that nobody sees, each at its own beginning.
         self._padding = max(0, self._fewest - len(games)) if games else 0
-        self._told = games + games[:1] * self._padding
+        self._games_of_rows = games + games[:1] * self._padding
         streams = [stream_of(game, seed) for game, seed in zip(games, seeds, strict=True)]
         self._streams = np.array(streams + [0] * self._padding)
 
@@ -225,7 +225,7 @@ class _Batch:
             self._deterministic,
             reward=rewards,
             stream=np.stack([self._streams, steps], 1),
-            game=self._told,
+            game=self._games_of_rows,
         )
         self._shown, self._actions = observations[: len(places)], actions[: len(places)]
         self._state = None if state is None else tuple(part[: len(places)] for part in state)

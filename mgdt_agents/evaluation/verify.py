@@ -138,17 +138,17 @@ class _Replay:
         place, results, steps = self.place, self.results, len(self.trace.actions)
         end = place.end(results.max_steps, results.idle_steps) or "not at all"
         checksum = zlib.crc32(self.trace.actions, self.checksum)
-        for what, found, said in (
+        for what, found, expected in (
             ("steps", place.steps, steps),
             ("steps", place.steps, self.episode.steps),
             ("score", self.score, self.episode.score),
             ("end", end, self.episode.end),
             ("checksum of actions and frames", checksum, self.trace.checksum),
         ):
-            if found != said:
+            if found != expected:
                 raise InvalidArgument(
-                    f"{_name(self.episode)}: played again, its {what} is {found}, not {said} as "
-                    "the results say."
+                    f"{_name(self.episode)}: played again, its {what} is {found}, not {expected} "
+                    "as the results say."
                 )
 
 

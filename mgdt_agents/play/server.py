@@ -32,6 +32,7 @@ from mgdt_agents.play.keys import action_of_keys
 from mgdt_agents.play.picture import explained
 from mgdt_agents.play.wall import Wall, WallStep
 from mgdt_envs.errors import InvalidArgument, importing
+from mgdt_envs.screens import of_one_height
 
 PAGE = Path(__file__).parent / "page.html"
 JPEG_QUALITY = 85
@@ -148,7 +149,7 @@ class WallServer:
         }
         step = self.wall.step(taken)
         screens = [explained(step, number) for number in range(len(step.screens))]
-        strip = beside(screens)
+        strip = np.concatenate(of_one_height(screens), 1)
         jpeg = cv2.imencode(".jpg", strip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         return self._content(step, screens, taken), jpeg.tobytes()
 
@@ -302,14 +303,3 @@ def rule_named(name: str, own: ActingRule) -> ActingRule:
     if name == type(own).__name__:
         return own
     return RULES[name](action_temperature=own.action_temperature, guidance=own.guidance)
-
-
-def beside(screens: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the pictures `(height, width, 3)` in one row, their tops in line."""
-    height = max(len(screen) for screen in screens)
-    row = np.zeros((height, sum(screen.shape[1] for screen in screens), 3), np.uint8)
-    left = 0
-    for screen in screens:
-        row[: len(screen), left : left + screen.shape[1]] = screen
-        left += screen.shape[1]
-    return row

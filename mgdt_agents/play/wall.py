@@ -43,7 +43,6 @@ class Wall:
         seed: of the first game, the next has `seed + 1`, and of the agent's draws.
         explain: ask the agent for predicted returns, attention and imagined frames, too, which
             takes longer.
-        num_threads: emulator threads; 0 takes one a core.
 
     Raises:
         ValueError: for an unknown game, or a protocol whose frames the agent cannot see.
@@ -65,12 +64,10 @@ class Wall:
         protocol: AtariProtocol | None = None,
         seed: int = 0,
         explain: bool = False,
-        num_threads: int = 0,
     ) -> None:
         self.envs = MultiGameAtariVectorEnv(
             games=games,
             protocol=protocol or agent.known_protocol(),
-            num_threads=num_threads,
             render_mode="rgb_array",
             autoreset_mode="SameStep",
         )

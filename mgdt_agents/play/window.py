@@ -1,7 +1,6 @@
 """The wall in a window of the desktop."""
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 
@@ -16,15 +15,12 @@ UNSEEN = ("dummy", "offscreen")
 """Drivers of SDL that show nothing."""
 
 
-def show_in_window(
-    wall: Wall, *, scale: int = 2, should_stop: Callable[[], bool] = lambda: False
-) -> None:
+def show_in_window(wall: Wall, *, scale: int = 2) -> None:
     """Play at the console's pace in a window until it is closed.
 
     Args:
         wall: what to show.
         scale: screen pixels of a pixel of the console.
-        should_stop: asked after each step.
 
     Raises:
         MissingExtra: if pygame is not installed.
@@ -51,9 +47,9 @@ def show_in_window(
         "fire": (pygame.K_LCTRL, pygame.K_RCTRL, pygame.K_RETURN),
     }
     clock = pygame.time.Clock()
-    window, paused, mine = None, False, None
+    window, paused, taken_game = None, False, None
     try:
-        while not should_stop():
+        while True:
             for event in pygame.event.get():
                 if event.type == pygame.QUIT:
                     return
@@ -61,13 +57,13 @@ def show_in_window(
                     if event.key == pygame.K_SPACE:
                         paused = not paused
                     elif event.key == pygame.K_ESCAPE:
-                        mine = None
+                        taken_game = None
                     elif 0 <= event.key - pygame.K_1 < min(9, len(wall.games)):
-                        mine = event.key - pygame.K_1
+                        taken_game = event.key - pygame.K_1
             if not paused:
                 down = pygame.key.get_pressed()
                 pressed = {name for name, keys in held.items() if any(down[key] for key in keys)}
-                taken = {} if mine is None else {mine: action_of_keys(pressed)}
+                taken = {} if taken_game is None else {taken_game: action_of_keys(pressed)}
                 picture = draw_wall(wall.step(taken), wall.games, taken=list(taken), scale=scale)
                 if window is None:
                     window = pygame.display.set_mode((picture.shape[1], picture.shape[0]))

@@ -5,6 +5,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv, MultiGameAtariVectorEnv
+from mgdt_envs.screens import of_one_height
 
 # Pong and Breakout are 210 lines high, Skiing's minimal set has other actions.
 GAMES = ["Pong", "Breakout", "Skiing"]
@@ -70,3 +71,12 @@ def test_rendering_changes_nothing_and_needs_a_reset():
         first, second = plain.step([2, 3]), rendering.step([2, 3])
         np.testing.assert_array_equal(first[0], second[0])
         np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_screens_of_one_height():
+    screens = [np.full((2, 3, 3), 1, np.uint8), np.full((4, 1, 3), 2, np.uint8)]
+    row = np.concatenate(of_one_height(screens), 1)
+    assert row.shape == (4, 4, 3)
+    assert (row[:2, :3] == 1).all()
+    assert (row[2:, :3] == 0).all()
+    assert (row[:, 3] == 2).all()

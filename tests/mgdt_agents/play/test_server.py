@@ -11,7 +11,7 @@ import pytest
 from mgdt_agents.decision_transformer import DecisionTransformerAgent, ExpertReturn
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.play import Wall, server
-from mgdt_agents.play.server import WallServer, beside
+from mgdt_agents.play.server import WallServer
 from mgdt_agents.random_agent import RandomAgent
 
 aiohttp = pytest.importorskip("aiohttp")
@@ -33,7 +33,7 @@ def serve(talk, agent=None, **options):
 
     async def both():
         addresses = asyncio.Queue()
-        wall = Wall(agent or RandomAgent(), ["Pong", "Breakout"], explain=True, num_threads=1)
+        wall = Wall(agent or RandomAgent(), ["Pong", "Breakout"], explain=True)
         wall_server = WallServer(
             wall, ["first", "random", "broken"], load, on_ready=addresses.put_nowait, **options
         )
@@ -252,11 +252,3 @@ def test_a_port_in_use():
             await picture(socket)
 
     serve(talk)
-
-
-def test_screens_beside_each_other():
-    row = beside([np.full((2, 3, 3), 1, np.uint8), np.full((4, 1, 3), 2, np.uint8)])
-    assert row.shape == (4, 4, 3)
-    assert (row[:2, :3] == 1).all()
-    assert (row[2:, :3] == 0).all()
-    assert (row[:, 3] == 2).all()

@@ -15,20 +15,19 @@ def test_a_window(monkeypatch):
     taken = []
     step = wall.step
     monkeypatch.setattr(wall, "step", lambda actions: taken.append(actions) or step(actions))
-
-    def press(key):
-        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
-
     keys = iter([pygame.K_2, pygame.K_ESCAPE, pygame.K_SPACE, pygame.K_SPACE])
+    get = pygame.event.get
 
-    def should_stop():
+    def press_then_get():
+        """What a person does before the window asks."""
         if len(taken) == 6:
             pygame.event.post(pygame.event.Event(pygame.QUIT))
-        elif pygame.display.get_init() and (key := next(keys, None)):
-            press(key)
-        return False
+        elif key := next(keys, None):
+            pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+        return get()
 
-    show_in_window(wall, scale=1, should_stop=should_stop)
+    monkeypatch.setattr(pygame.event, "get", press_then_get)
+    show_in_window(wall, scale=1)
     assert {1: 0} in taken
     assert taken[-1] == {}
     assert not pygame.display.get_init()
