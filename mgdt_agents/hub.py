@@ -3,6 +3,7 @@
 It needs the extra `hub`, which is imported only when used.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from mgdt_agents.evaluation.report import (
 )
 from mgdt_agents.evaluation.results import Results
 from mgdt_agents.replay import ReplayStore, trace_collection
+from mgdt_agents.replay.files import replace
 from mgdt_agents.replay.trace_collection import INDEX, TraceCollection, read_index
 from mgdt_envs.errors import InvalidArgument, MGDTError, OutputExists, importing
 
@@ -85,15 +87,30 @@ def save_pretrained(
 
     Args:
         agent: what to save.
-        path: a folder; an agent that it holds is replaced, a `README.md` is not.
+        path: a folder; an agent that it holds is replaced, a `README.md` is not. A warning says if
+            that is another one than would be written.
         card: text of `card.md`; None leaves an existing card, or writes a minimal one.
         results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
         license: of the weights, such as "apache-2.0"; None says nothing.
 
     Raises:
         ValueError: if `results` are not of one agent; nothing is written then.
+        ReplayError: naming a file that cannot be written; the agent that was there stays.
     """
-    _wrapper()(agent, card, results, license).save_pretrained(path)
+    folder = Path(path)
+    scores = None if results is None else _read_results(Path(results))
+    metadata = _metadata(agent, scores, license)
+    agent.save(folder, card)
+    text = f"---\n{metadata}\n---\n\n{_text((folder / 'card.md').read_text(), agent, scores)}"
+    readme = folder / "README.md"
+    if not readme.exists():
+        replace(readme, text.encode())
+    elif readme.read_bytes() != text.encode():
+        warnings.warn(
+            f"{readme} stays as it is, and is not the model card of what is saved: remove it, and "
+            "save again, for that.",
+            stacklevel=3,  # of who called the agent's method
+        )
 
 
 def push_to_hub(
@@ -103,6 +120,9 @@ def push_to_hub(
     card: str | None = None,
     results: str | Path | None = None,
     license: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
     **options: Any,
 ) -> str:
     """Upload the agent to a repository of the hub, and return the address of the commit.
@@ -113,16 +133,25 @@ def push_to_hub(
         card: text of `card.md`; None writes a minimal one.
         results: `results.json` of `mgdt-bench` with this agent alone; None gives no scores.
         license: of the weights, such as "apache-2.0"; None says nothing.
-        options: of `PyTorchModelHubMixin.push_to_hub`: private, token, branch, create_pr,
-            commit_message.
+        private: of a new repository; None is what its owner has set.
+        token: of an account that may write; None is that of `hf auth login`.
+        branch: where to commit; None is the main branch.
+        options: of `HfApi.upload_folder`, such as create_pr and commit_message.
 
     Raises:
         ValueError: if `results` are not of one agent, and nothing is uploaded then; if the hub
             refuses or cannot be reached.
     """
-    wrapper = _wrapper()(agent, card, results, license)
-    with _naming(f"Cannot upload to {repo_id!r} on the hub", InvalidArgument):
-        address = wrapper.push_to_hub(repo_id, **options)
+    with importing(NEED, "hub"):
+        from huggingface_hub import HfApi
+    api = HfApi(token=token)
+    with TemporaryDirectory(prefix="mgdt-") as folder:
+        save_pretrained(agent, folder, card=card, results=results, license=license)
+        with _naming(f"Cannot upload to {repo_id!r} on the hub", InvalidArgument):
+            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            address = api.upload_folder(
+                repo_id=repository, folder_path=folder, revision=branch, **options
+            )
     return address
 
 
@@ -244,46 +273,19 @@ def push_collection(
     return added
 
 
-def _wrapper() -> Any:
-    """Return the class through which huggingface_hub saves and uploads agents.
-
-    `PyTorchModelHubMixin` is written for an `nn.Module` whose arguments are its `config.json`. An
-    agent is none, and it is imported without the hub, so this class stands between the two.
-    """
+def _metadata(agent: NetworkAgent, results: Results | None, license: str | None) -> str:
+    """Return what the hub's programs read in front of a model card, as YAML."""
     with importing(NEED, "hub"):
-        from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
-
-    class HubAgent(PyTorchModelHubMixin):
-        def __init__(
-            self,
-            agent: NetworkAgent,
-            card: str | None = None,
-            results: str | Path | None = None,
-            license: str | None = None,
-        ) -> None:
-            self.agent = agent
-            self.card = card
-            self.results = None if results is None else _read_results(Path(results))
-            self.license = license
-            self.card_text = ""
-
-        def _save_pretrained(self, save_directory: Path) -> None:
-            self.agent.save(save_directory, self.card)
-            self.card_text = (save_directory / "card.md").read_text()
-
-        def generate_model_card(self) -> ModelCard:
-            data = ModelCardData(
-                library_name="mgdt",
-                license=self.license,
-                pipeline_tag="reinforcement-learning",
-                tags=["atari", "deep-reinforcement-learning", "offline-reinforcement-learning"],
-                model_name=self.agent.kind,
-                eval_results=_evaluations(self.results),
-            )
-            text = _text(self.card_text, self.agent, self.results)
-            return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-    return HubAgent
+        from huggingface_hub import ModelCardData
+    data = ModelCardData(
+        library_name="mgdt",
+        license=license,
+        pipeline_tag="reinforcement-learning",
+        tags=["atari", "deep-reinforcement-learning", "offline-reinforcement-learning"],
+        model_name=agent.kind,
+        eval_results=_evaluations(results),
+    )
+    return data.to_yaml()
 
 
 def _read_results(path: Path) -> Results:
@@ -314,6 +316,7 @@ def _evaluations(results: Results | None) -> list[Any] | None:
             task_type="reinforcement-learning",
             dataset_type=f"MultiGameAtari/{game}-v0",
             dataset_name=f"{game}{under(protocol)}",
+            dataset_config=protocol,  # by it and the type the hub tells entries apart
             metric_type="mean_reward",
             metric_value=(
                 f"{results.summaries[agent, protocol, game].mean:.2f} +/- "
@@ -331,6 +334,7 @@ def _evaluations(results: Results | None) -> list[Any] | None:
                     task_type="reinforcement-learning",
                     dataset_type="MultiGameAtari-v0",
                     dataset_name=f"{counted(figure.games, 'game')}{under(protocol)}",
+                    dataset_config=protocol,
                     metric_type=f"{main}_human_normalized_score",
                     metric_value=round(figure.value, 4),
                 )
@@ -350,8 +354,8 @@ def _text(card: str, agent: NetworkAgent, results: Results | None) -> str:
         (name,) = results.agents
         parts += [
             "## Benchmark",
-            f"Mean scores of {counted(len(results.seeds), 'whole episode')} a game, and 95 % "
-            f"intervals over {intervals_over(results)}.",
+            f"Mean scores of {counted(len(results.seeds), 'episode')} a game, and 95 % intervals "
+            f"over {intervals_over(results)}.",
             *(
                 f"### {rules}\n\n" * (len(results.protocols) > 1)
                 + markdown_of_agent(results, name, protocol=rules)

@@ -73,7 +73,7 @@ def fake_hub(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             shutil.copy(root / repo_id / name, copy / name)
         return str(copy)
 
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", FakeApi)
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     return root
 
@@ -160,9 +160,50 @@ def test_card_without_scores(hub: Any, tmp_path: Path) -> None:
     assert "Benchmark" not in card.text
     (tmp_path / "README.md").write_text("Mine")
     (tmp_path / "card.md").write_text("# Kept\n")
-    agent.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"README.md stays as it is, and is not the model card"):
+        agent.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "Mine"
     assert (tmp_path / "card.md").read_text() == "# Kept\n"
+
+
+def test_card_of_several_protocols_and_of_episodes_given_up(hub: Any, tmp_path: Path) -> None:
+    config = BenchmarkConfig(
+        games=("Breakout",),
+        episodes=2,
+        protocols={
+            "default": AtariProtocol(max_frames=80),
+            "nature": AtariProtocol.nature(),
+        },
+        max_steps=5,
+    )
+    scores = run_benchmark({"runs/mine": RandomAgent()}, config)
+    scores.save(tmp_path / "results.json")
+    make().save_pretrained(tmp_path / "agent", results=tmp_path / "results.json")
+    card = hub.ModelCard.load(tmp_path / "agent/README.md")
+    assert [(entry.dataset_name, entry.dataset_config) for entry in card.data.eval_results] == [
+        ("Breakout, default", "default"),
+        ("Breakout, nature", "nature"),
+        ("1 game, default", "default"),
+        ("1 game, nature", "nature"),
+    ]
+    assert "Mean scores of 2 episodes a game, and" in card.text
+    assert "given up after 5 steps" in card.text
+    assert "whole" not in card.text
+
+
+def test_a_save_that_fails_leaves_the_agent_that_was_there(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make()
+    agent.save_pretrained(tmp_path)
+
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mgdt_agents.agent_files.save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make().save_pretrained(tmp_path)
+    assert_same(agent, type(agent).from_pretrained(tmp_path, device="cpu"))
 
 
 def test_results_of_several_agents_are_refused(
@@ -234,7 +275,6 @@ def test_a_hub_that_is_not_there_is_told(hub, monkeypatch):
         raise ConnectError("refused")
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi.create_repo", refuse)
     with pytest.raises(ReplayError, match="Cannot publish to 'user/name' on the hub: refused"):
         push_collection("user/name", {})
     agent = make_agent("bc", "tiny", device="cpu")
