@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows
+from mgdt_agents.action_sets import actions_of_batch, allowed_in_rows, effective_actions
 from mgdt_agents.config_checks import check_interval
 from mgdt_agents.decision_transformer.rules import moved_on
 from mgdt_agents.decision_transformer.sequence_agent import SequenceAgent, cross_entropy
@@ -41,7 +41,7 @@ class TrajectoryTransformerAgent(SequenceAgent):
 
     Attributes:
         search: how far it looks ahead; it may be replaced at any time.
-        beta: how much scores count.
+        beta: how much scores count; it may be replaced, too.
         action_temperature: below 1, likely actions become likelier, as with an `ActingRule`.
 
     Args:
@@ -81,8 +81,7 @@ class TrajectoryTransformerAgent(SequenceAgent):
         if not isinstance(self.search, Search):
             raise TypeError(f"Expected a search, such as {Search()}, got {search!r}.")
         self.beta, self.action_temperature = float(beta), float(action_temperature)
-        check_interval(self, "[0, inf)", "beta")
-        check_interval(self, "(0, inf)", "action_temperature")
+        self._check_settings()
         if sizes.context > self.protocol.stack or sizes.frame_size != self.protocol.screen_size:
             raise InvalidArgument(
                 f"The tokenizer reads {sizes.context} frames of {sizes.frame_size} pixels, the "
@@ -91,6 +90,11 @@ class TrajectoryTransformerAgent(SequenceAgent):
             )
         self.target = copy.deepcopy(self.model.world).requires_grad_(False).eval()
         self.learns_tokenizer = False
+
+    def _check_settings(self) -> None:
+        """Raise `InvalidArgument` for a beta or a temperature that cannot be; both may be set."""
+        check_interval(self, "[0, inf)", "beta")
+        check_interval(self, "(0, inf)", "action_temperature")
 
     def _make_model(self) -> PlanningModel:
         return PlanningModel(self.config)
@@ -235,6 +239,7 @@ class TrajectoryTransformerAgent(SequenceAgent):
         episode_start: np.ndarray | None = None,
         *,
         reward: np.ndarray | float | None = None,
+        game: str | Sequence[str] | None = None,
     ) -> Imagined:
         """Return what the model imagines of the next actions.
 
@@ -246,6 +251,7 @@ class TrajectoryTransformerAgent(SequenceAgent):
             state: what `predict` last returned.
             episode_start: see `predict`.
             reward: see `predict`.
+            game: see `predict`; actions that the game does not have are what they amount to in it.
 
         Raises:
             ValueError: as `predict` does, for actions of another shape, or for what is no action.
@@ -258,12 +264,17 @@ class TrajectoryTransformerAgent(SequenceAgent):
             )
         if actions.dtype.kind not in "iu" or not np.isin(actions, range(NUM_ACTIONS)).all():
             raise InvalidArgument(f"Expected actions that are integers in 0..17, got {actions}.")
-        coming = self._to_device(actions.astype(np.int64))
+        actions = actions.astype(np.int64)
+        if game is not None:  # as in training
+            names = as_games(game, len(batch))
+            actions = np.take_along_axis(effective_actions(names, self.protocol), actions, 1)
+        coming = self._to_device(actions)
         tokens, rewards, ends = imagine(self.model.world, *self._window(batch, past), coming)
         frames = self.model.tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return Imagined(*(part.cpu().numpy() for part in (frames, rewards, ends)))
 
     def _act(self, inputs: StepInputs) -> tuple[np.ndarray, State | None]:
+        self._check_settings()
         past = self._past(inputs.state, inputs.starts, inputs.rewards)
         allowed = self._allowed(len(inputs.observations), inputs.games)
         found = self._search(inputs.observations, past, allowed)

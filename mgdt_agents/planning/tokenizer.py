@@ -84,6 +84,7 @@ class Tokenizer(nn.Module):
 
     def _decoded(self, numbers: Tensor) -> Tensor:
         """Return `(F, Y, X)` pixels of `(F, C, Y / side, X / side)` numbers of cells."""
+        numbers = numbers.to(computing_dtype(self.output.weight))
         features = self.output(numbers.contiguous(memory_format=torch.channels_last))
         features = self.decoder[:-1](features + self.position_out.to(features.dtype))
         last = self.decoder[-1]

@@ -194,6 +194,44 @@ def test_bad_options(options, message):
         TrajectoryTransformerAgent("tiny", device="cpu", **options)
 
 
+def test_settings_are_checked_wherever_they_are_set():
+    agent = TrajectoryTransformerAgent("tiny", search=Search(horizon=0), device="cpu")
+    for name, value in (("beta", -5.0), ("beta", np.nan), ("action_temperature", 0.0)):
+        before = getattr(agent, name)
+        setattr(agent, name, value)
+        with pytest.raises(ValueError, match=f"{name} must be .* 0, got {value}"):
+            agent.predict(np.zeros((4, 84, 84), np.uint8))
+        setattr(agent, name, before)
+    agent.predict(np.zeros((4, 84, 84), np.uint8))
+
+
+def test_imagines_in_bf16():
+    agent = TrajectoryTransformerAgent("tiny", device="cpu")
+    frames = np.random.default_rng(0).integers(256, size=(2, 4, 84, 84), dtype=np.uint8)
+    expected = agent.model.tokenizer(torch.from_numpy(frames[:, 0]))
+    agent.model.bfloat16()
+    found = agent.model.tokenizer(torch.from_numpy(frames[:, 0]))
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    imagined = agent.imagine(frames, np.zeros((2, 2), int))
+    assert (imagined.frames.shape, imagined.rewards.dtype) == ((2, 2, 84, 84), np.float32)
+
+
+def test_actions_are_imagined_as_their_game_plays_them():
+    torch.manual_seed(0)
+    agent = TrajectoryTransformerAgent("tiny", games=["Freeway", "Pong"], device="cpu")
+    with torch.no_grad():
+        for parameter in agent.model.parameters():
+            parameter.mul_(3)  # so that actions matter
+    frames = np.random.default_rng(0).integers(256, size=(2, 4, 84, 84), dtype=np.uint8)
+    fire, expected = np.array([[1, 2], [1, 2]]), np.array([[0, 2], [1, 0]])
+    found = agent.imagine(frames, fire, game=["Freeway", "Pong"])
+    for part, of_played, as_it_is in zip(
+        found, agent.imagine(frames, expected), agent.imagine(frames, fire), strict=True
+    ):
+        np.testing.assert_array_equal(part, of_played)
+        assert (part != as_it_is).any()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
