@@ -45,8 +45,9 @@ def from_released_checkpoint(
         device: where to compute; "auto" takes a GPU if there is one.
 
     Raises:
-        AgentLoadError: if the file names anything that no array needs, which is then not called,
-            or holds other arrays than the released model's.
+        AgentLoadError: if the file cannot be read, names anything that no array needs, which is
+            then not called, or holds other arrays than the released model's, or numbers that are
+            not finite in fp32.
     """
     arrays = _read_arrays(Path(path))
     try:
@@ -68,7 +69,11 @@ def from_released_checkpoint(
         device=device,
     )
     for name, weight in _in_released_layout(agent.model.state_dict(), config.layers).items():
-        weight.copy_(torch.from_numpy(arrays[name].astype(np.float32)))
+        with np.errstate(over="ignore"):
+            array = arrays[name].astype(np.float32)
+        if not np.isfinite(array).all():
+            raise AgentLoadError(f"{path} is of no use: {name} is not finite in fp32.")
+        weight.copy_(torch.from_numpy(array))
     agent.model.eval()
     agent.trained_windows = None
     return agent
@@ -136,14 +141,16 @@ def _check_shapes(
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the parameters in the pickle `path` by "module/name"."""
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             content = _ArrayUnpickler(file).load()
-        # A broken pickle may raise anything.
-        except Exception as error:
-            raise AgentLoadError(
-                f"Expected a pickle of arrays alone, and {path} is none: {error}"
-            ) from error
+    except OSError as error:
+        raise AgentLoadError(f"Cannot read {path}: {error.strerror}.") from error
+    # A broken pickle may raise anything.
+    except Exception as error:
+        raise AgentLoadError(
+            f"Expected a pickle of arrays alone, and {path} is none: {error}"
+        ) from error
     try:
         params, _state = content
         return {

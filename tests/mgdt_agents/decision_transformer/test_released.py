@@ -361,8 +361,21 @@ def test_broken_files_are_refused(params: Params, write: Callable[..., Path]) ->
         path.write_bytes(broken)
         with pytest.raises(AgentLoadError, match=r"Expected a pickle of arrays alone, and .*pkl"):
             from_released_checkpoint(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(AgentLoadError, match=r"Cannot read .*nothing\.pkl: No such file"):
         from_released_checkpoint(path.with_name("nothing.pkl"))
+    with pytest.raises(AgentLoadError, match=r"Cannot read .*: Is a directory"):
+        from_released_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused(
+    params: Params, write: Callable[..., Path], value: float
+) -> None:
+    weight = params[f"{TOP}/ret_linear"]["w"].astype(np.float64)
+    weight[3, 5] = value
+    params[f"{TOP}/ret_linear"]["w"] = weight
+    with pytest.raises(AgentLoadError, match=r"ret_linear/w is not finite in fp32"):
+        from_released_checkpoint(write((params, {})), device="cpu")
 
 
 @pytest.mark.parametrize(
