@@ -214,7 +214,7 @@ class DecisionTransformerAgent(SequenceAgent):
         *,
         reward: np.ndarray | float | None = None,
     ) -> np.ndarray:
-        """Return what return the model expects, whatever the rule.
+        """Return what return the model expects, before the rule chooses one.
 
         The arguments are those that `predict` would be called with at this step. Nothing is drawn
         or remembered. With a return token at every step, the returns before are the rule's
@@ -227,7 +227,8 @@ class DecisionTransformerAgent(SequenceAgent):
             step has a return token; of the episode's rank; or of pairs of both, by rank first.
 
         Raises:
-            ValueError: for a model without return tokens, and as `predict` does.
+            ValueError: for a model without return tokens, and as `predict` does: for a rule, too,
+                that gives other returns than the model's.
         """
         if self.config.return_tokens == "none":
             raise InvalidArgument(

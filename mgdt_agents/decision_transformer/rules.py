@@ -45,8 +45,9 @@ class ActingRule:
     guidance: float = 0.0
     """Weight of log P(action | the returns aimed at) - log P(action | the least return), which is
     added to an action's logit, as in classifier-free guidance (Ho & Salimans 2022): what good play
-    does oftener than bad play becomes likelier. Ours; it takes a second pass through the model, and
-    does nothing in a model without return tokens."""
+    does oftener than bad play becomes likelier. Of pairs of rank and return to go, the least has
+    the same return to go. The difference counts up to `GUIDANCE_LIMIT`. Ours; it takes a second
+    pass through the model, and does nothing in a model without return tokens."""
 
     def __post_init__(self) -> None:
         check_interval(self, "[0, inf)", "guidance")
