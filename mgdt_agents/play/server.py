@@ -39,7 +39,7 @@ JPEG_QUALITY = 85
 GRACE_SECONDS = 5.0  # in which a page that is loaded again comes back
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 RULE_NAMES = tuple(name for name, rule in RULES.items() if rule is not TargetReturn)
-"""Rules that a page can choose; `TargetReturn` needs a number."""
+"""Rules that a page can choose beside the agent's own; `TargetReturn` needs a number."""
 
 
 class WallServer:
@@ -76,6 +76,7 @@ class WallServer:
         self.taken: dict[Any, int] = {}  # the game that each browser plays
         self.keys: dict[Any, set[str]] = {}
         self.browsers: set[Any] = set()
+        self.leaving: asyncio.TimerHandle | None = None
         self.thread = ThreadPoolExecutor(1)  # nobody else touches the wall
         self.news = asyncio.Condition()
         self.left = asyncio.Event()
@@ -138,9 +139,10 @@ class WallServer:
             self.number += 1
             self.news.notify_all()
 
-    def _message(self) -> bytes:
-        content = json.dumps(self.content | self._standing()).encode()
-        return struct.pack(">I", len(content)) + content + self.jpeg
+    def _message(self, socket: Any) -> bytes:
+        content = self.content | self._standing() | {"mine": self.taken.get(socket)}
+        header = json.dumps(content).encode()
+        return struct.pack(">I", len(header)) + header + self.jpeg
 
     def _next_picture(self) -> tuple[dict[str, Any], bytes]:
         taken = {
@@ -183,11 +185,17 @@ class WallServer:
             "agent": self.agent_name,
             "agents": self.agents,
             "rule": type(rule).__name__ if rule is not None else None,
-            "rules": RULE_NAMES if rule is not None else (),
+            "rules": self._rule_names(),
             "rate": round(self.rate, 1),
             "paused": self.paused,
             "error": self.error,
         }
+
+    def _rule_names(self) -> tuple[str, ...]:
+        """Return the names of the rules that a page can choose, the agent's own among them."""
+        if self.own_rule is None:
+            return ()
+        return tuple(dict.fromkeys((*RULE_NAMES, type(self.own_rule).__name__)))
 
     def _check_host(self, request: Any) -> None:
         """Refuse a request for another name than this machine's, where only it may connect.
@@ -196,9 +204,12 @@ class WallServer:
         """
         from aiohttp import web
 
-        asked = urlsplit(f"//{request.host}").hostname
+        try:
+            asked = urlsplit(f"//{request.host}").hostname
+        except ValueError:  # a bracket is missing
+            asked = None
         if self.host in LOOPBACK and asked not in LOOPBACK:
-            raise web.HTTPForbidden(text=f"The wall is at {self.host}, not at {asked}.")
+            raise web.HTTPForbidden(text=f"The wall is at {self.host}, not at {request.host}.")
 
     async def _page(self, request: Any) -> Any:
         from aiohttp import web
@@ -211,8 +222,8 @@ class WallServer:
         from aiohttp import web
 
         self._check_host(request)
-        origin = request.headers.get("Origin", "")
-        if urlsplit(origin).netloc != request.host:
+        _, _, origin = request.headers.get("Origin", "").partition("://")
+        if origin != request.host:
             # Else any page that is open in the browser could watch and play.
             raise web.HTTPForbidden(text="Only the wall's own page may connect.")
         socket = web.WebSocketResponse(heartbeat=20)
@@ -221,6 +232,8 @@ class WallServer:
         ready.set()
         async with self.news:
             self.browsers.add(socket)
+            if self.leaving is not None:
+                self.leaving.cancel()
             self.news.notify_all()
         sending = asyncio.create_task(self._send(socket, ready))
         try:
@@ -233,12 +246,9 @@ class WallServer:
             self.taken.pop(socket, None)
             self.keys.pop(socket, None)
             if not self.browsers and not self.stays:
-                asyncio.get_running_loop().call_later(GRACE_SECONDS, self._leave_if_alone)
+                loop = asyncio.get_running_loop()
+                self.leaving = loop.call_later(GRACE_SECONDS, self.left.set)
         return socket
-
-    def _leave_if_alone(self) -> None:
-        if not self.browsers:
-            self.left.set()
 
     async def _send(self, socket: Any, ready: asyncio.Event) -> None:
         shown = 0
@@ -247,7 +257,7 @@ class WallServer:
             async with self.news:
                 while self.number == shown or not self.jpeg:
                     await self.news.wait()
-                shown, message = self.number, self._message()
+                shown, message = self.number, self._message(socket)
             ready.clear()
             try:
                 await socket.send_bytes(message)
@@ -274,9 +284,10 @@ class WallServer:
             free = set(range(len(self.wall.games))) - set(self.taken.values())
             if type(game) is int and game in free:
                 self.taken[socket] = game
+            await self._tell()  # a page plays what this says it does
         if isinstance(asked.get("keys"), list):
             self.keys[socket] = {key for key in asked["keys"] if isinstance(key, str)}
-        for what, names in ("agent", self.agents), ("rule", RULE_NAMES):
+        for what, names in ("agent", self.agents), ("rule", self._rule_names()):
             if asked.get(what) in names:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self.thread, self._change, what, asked[what])

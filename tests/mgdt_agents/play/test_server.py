@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mgdt_agents.decision_transformer import DecisionTransformerAgent, ExpertReturn
+from mgdt_agents.decision_transformer import DecisionTransformerAgent, ExpertReturn, TargetReturn
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.play import Wall, server
 from mgdt_agents.play.server import WallServer
@@ -101,9 +101,14 @@ def test_people_take_games_over_and_give_them_back():
             await one.send_json({"keys": ["up", "fire", 3]})
             content, _ = await picture_where(one, lambda c: c["games"][0]["action"] == "UPFIRE")
             assert content["games"][0]["taken"]
+            assert content["mine"] == 0
             await other.send_json({"take": 0})  # is taken
+            content, _ = await picture_where(other, lambda c: c["games"][0]["taken"])
+            content, _ = await picture(other)
+            assert content["mine"] is None
             await other.send_json({"take": 1})
             content, _ = await picture_where(one, lambda c: c["games"][1]["taken"])
+            await picture_where(other, lambda c: c["mine"] == 1)
             assert wall_server.taken == {
                 browser: game for game, browser in enumerate(wall_server.taken)
             }
@@ -125,6 +130,8 @@ def test_pause():
             await asyncio.sleep(0.3)
             assert (wall_server.jpeg, wall_server.number) == (jpeg, number)
             # Who comes now is told, and what is chosen meanwhile shows.
+            await socket.send_json({"take": 1})
+            await picture_where(socket, lambda c: c["mine"] == 1)
             async with connect(session, address) as other:
                 content, _ = await picture(other)
                 assert content["paused"]
@@ -136,6 +143,8 @@ def test_pause():
             while wall_server.number < number + 4:
                 await picture(socket)
 
+    serve(talk)
+
 
 def test_a_browser_that_dies_gives_its_game_back():
     async def talk(session, address, wall_server):
@@ -146,8 +155,6 @@ def test_a_browser_that_dies_gives_its_game_back():
             dies._response.connection.transport.abort()  # no word of farewell
             await picture_where(stays, lambda c: not c["games"][1]["taken"])
             assert len(wall_server.browsers) == 1
-
-    serve(talk)
 
     serve(talk)
 
@@ -183,6 +190,37 @@ def test_agents_and_rules_are_chosen():
     serve(talk, DecisionTransformerAgent("tiny", rule=rule, device="cpu"))
 
 
+def test_the_agent_s_own_rule_can_be_chosen_again():
+    async def talk(session, address, wall_server):
+        async with connect(session, address) as socket:
+            content, _ = await picture(socket)
+            assert content["rule"] == "TargetReturn"
+            for name in ("Greedy", "TargetReturn"):
+                assert name in content["rules"]
+                await socket.send_json({"rule": name})
+                await picture_where(socket, lambda c, name=name: c["rule"] == name)
+            assert wall_server.wall.agent.rule == TargetReturn(target=7)
+
+    serve(talk, DecisionTransformerAgent("tiny", rule=TargetReturn(target=7), device="cpu"))
+
+
+def test_a_page_that_is_loaded_twice_again_has_the_grace_twice(monkeypatch):
+    monkeypatch.setattr(server, "GRACE_SECONDS", 2.0)
+
+    async def talk(session, address, wall_server):
+        for _ in range(2):
+            async with connect(session, address) as socket:
+                await picture(socket)
+                closed = asyncio.get_running_loop().time()
+            while wall_server.browsers:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+        await wall_server.left.wait()
+        assert asyncio.get_running_loop().time() - closed >= 2
+
+    serve(talk)
+
+
 def test_nonsense_is_ignored():
     async def talk(session, address, wall_server):
         async with connect(session, address) as socket:
@@ -205,7 +243,7 @@ def test_nonsense_is_ignored():
 
 def test_another_page_of_the_browser_may_not_connect():
     async def talk(session, address, _):
-        for origin in ("http://elsewhere.example", None):
+        for origin in ("http://elsewhere.example", "http://[bad", None):
             with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
                 await session.ws_connect(f"{address}wall", origin=origin)
         async with connect(session, address) as socket:
@@ -219,8 +257,9 @@ def test_another_name_for_this_machine_is_refused():
 
     async def talk(session, address, _):
         name = f"evil.example:{address.rsplit(':', 1)[1].strip('/')}"
-        async with session.get(address, headers={"Host": name}) as page:
-            assert page.status == 403
+        for foreign in (name, "[::1"):
+            async with session.get(address, headers={"Host": foreign}) as page:
+                assert page.status == 403
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
             await session.ws_connect(
                 f"{address}wall", origin=f"http://{name}", headers={"Host": name}
