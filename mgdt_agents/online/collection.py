@@ -71,7 +71,7 @@ def collect(
     Raises:
         FileExistsError: if the folder holds something else, or what cannot resume.
         ReplayError: if the trace to resume from is damaged, or another process collects there.
-        TrainingError: if the checkpoint is.
+        TrainingError: if the checkpoint is, or what is learned is no number any more.
     """
     games = resolve_games(games)
     description = describe(games, steps, algo, config)
@@ -210,6 +210,9 @@ class _Collection(OnlineRun):
 
     def save(self) -> None:
         """Write the traces and the agent, and then a checkpoint that needs the traces."""
+        agent = self.learner.agent
+        network = agent.model if isinstance(agent, NetworkAgent) else agent.model.policy
+        self.check_finite(network.state_dict())
         for name in self.recorder.games:
             self.recorder.trace(name).save(self._path(name), overwrite=True)
         self._save_agent()

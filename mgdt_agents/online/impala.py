@@ -299,14 +299,15 @@ class Impala(Learner):
         nn.utils.clip_grad_norm_(self.network.parameters(), config.max_gradient_norm or math.inf)
         self.optimizer.step()
         known = batch.is_transition
+        count = known.sum().clamp_min(1)  # a short batch may hold nothing but beginnings
         if config.rewards == "popart":
             games = of_game.expand_as(known)[known]
             popart.update(trace.targets[known], games, config.popart_rate)
         return {
-            "loss": loss.detach() / known.sum(),
-            "entropy": losses.entropy.detach() / known.sum(),
-            "value": trace.targets[known].mean(),
-            "ratio": (chosen.detach() - batch.log_probs)[known].exp().mean(),
+            "loss": loss.detach() / count,
+            "entropy": losses.entropy.detach() / count,
+            "value": trace.targets[known].sum() / count,
+            "ratio": (chosen.detach() - batch.log_probs)[known].exp().sum() / count,
         }
 
     def _outputs(self, batch: Unroll, memory: Memory) -> PolicyOutputs:

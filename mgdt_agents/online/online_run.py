@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,17 @@ class OnlineRun(ABC):
 
         Returns:
             Whether all steps are played.
+
+        Raises:
+            TrainingError: if what it learns is no number any more; what was saved before stays.
         """
         saved = logged = time.monotonic()
         timed = self.steps_played
         with closing(Log(self.output, self.steps_played)) as log:
             while self.steps_played < self.steps and not should_stop():
-                self._figures.append(self.advance())
+                figures = self.advance()
+                self.check_finite(figures)
+                self._figures.append(figures)
                 now = time.monotonic()
                 steps = self.steps_played - self._steps_logged
                 if steps >= LOG_INTERVAL or self.steps_played >= self.steps:
@@ -88,6 +93,22 @@ class OnlineRun(ABC):
                     saved = now
         self.save()
         return self.steps_played >= self.steps
+
+    def check_finite(self, learned: Mapping[str, float | torch.Tensor]) -> None:
+        """Check figures of learning, or weights that are about to be saved.
+
+        Raises:
+            TrainingError: naming the first that is not finite.
+        """
+        for name, value in learned.items():
+            if not torch.as_tensor(value).isfinite().all():
+                kept = (
+                    "What was saved before is kept. " if (self.output / CHECKPOINT).exists() else ""
+                )
+                raise TrainingError(
+                    f"{name} is not finite after {self.steps_played:,} agent steps. {kept}A lower "
+                    "learning rate or a smaller max_gradient_norm may help, in another --output."
+                )
 
     def save_checkpoint(self, learner: dict[str, Any]) -> None:
         """Write the checkpoint of the run.

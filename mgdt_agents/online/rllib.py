@@ -221,6 +221,7 @@ class _Run(OnlineRun):
             components=["learner/rl_module", "learner/optimizer"]
         )["learner"]
         plain = _plain(learner)
+        self.check_finite(_weights(plain))
         self.agent.model.load_state_dict(_weights(plain))
         has_card = (self.output / "card.md").exists()
         self.agent.save(self.output, None if has_card else self._card())

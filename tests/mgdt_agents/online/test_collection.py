@@ -13,7 +13,8 @@ from mgdt_agents import load_agent
 from mgdt_agents.errors import ReplayError, TraceDivergedError, TrainingError
 from mgdt_agents.online import online_run
 from mgdt_agents.online.collection import collect
-from mgdt_agents.online.pqn import PQNConfig
+from mgdt_agents.online.impala import ImpalaLearnerConfig
+from mgdt_agents.online.pqn import PQN, PQNConfig
 from mgdt_agents.online.sb3_learner import DQNLearnerConfig
 from mgdt_agents.replay import Trace, files, trace_recorder
 from mgdt_agents.replay import trace as replay_trace
@@ -188,6 +189,45 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="same command again; the last one is whole"):
         collect_small(output)
     assert [path.read_bytes() for path in output.glob("checkpoint*")] == [before]
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (SMALL, {"learning_rate": 1e38, "max_gradient_norm": 0.0}),
+        (ImpalaLearnerConfig(num_envs=4, unroll_length=8), {"learning_rate": 1e38}),
+    ],
+    ids=["pqn", "impala"],
+)
+def test_diverged_learner_ends_the_run(tmp_path, monkeypatch, config, changes):
+    monkeypatch.setattr(online_run, "LOG_INTERVAL", 32)
+    name = "pqn" if config is SMALL else "impala"
+    if name == "impala":
+        pytest.importorskip("torchrl")
+    wild = dataclasses.replace(config, **changes)
+    arguments = [name, ["Breakout"], STEPS, wild, tmp_path / name]
+    assert not collect(*arguments, device="cpu", num_threads=1, should_stop=lambda: True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / name).glob("[!e]*")}
+    error = r"is not finite after .* agent steps\. What was saved before is kept\. A lower learning"
+    with pytest.raises(TrainingError, match=error):
+        collect(*arguments, device="cpu", num_threads=1)
+    after = {path.name: path.read_bytes() for path in (tmp_path / name).glob("[!e]*")}
+    assert b"NaN" not in after.pop("metrics.jsonl")
+    assert after == {name: before[name] for name in after}
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
+    """The last gradient step may spoil them; its loss was computed before."""
+
+    def spoiled(self):
+        self.network.outputs.bias.data.fill_(torch.nan)
+
+    monkeypatch.setattr(PQN, "_update_player", spoiled)
+    with pytest.raises(
+        TrainingError, match=r"outputs\.bias is not finite after 16 agent steps\. A"
+    ):
+        collect_small(tmp_path / "Breakout", 16)
+    assert not list(tmp_path.glob("*/*.safetensors"))
 
 
 def test_finished_collection_is_left_alone(collected):

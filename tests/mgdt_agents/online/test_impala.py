@@ -220,6 +220,16 @@ def test_steps_that_only_begin_episodes_are_not_learned():
     assert torch.equal(*weights)
 
 
+def test_figures_of_a_batch_that_only_begins_an_episode():
+    learner, random = (
+        make_learner(num_envs=2, unroll_length=1, batch_size=1),
+        np.random.default_rng(0),
+    )
+    step = played(learner, random, is_transition=np.array([False, True]))
+    learner.act(step.observations)
+    assert np.isfinite(list(learner.learn(step).values())).all()
+
+
 def test_popart_has_the_scale_of_each_game():
     learner = make_learner(rewards="popart", popart_rate=0.1)
     random = np.random.default_rng(0)
