@@ -13,6 +13,7 @@ saved, so the traces are played again up to there, which also checks them.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def collect(
         games: names of the games that one learner plays; PQN plays one.
         steps: agent steps of all games together, rounded up to what the learner plays between
             two updates.
-        config: how it learns, of its `config_class`.
+        config: how it learns, of its `config_class`; its environments are rounded up to equally
+            many of each game.
         output: folder of the collection. One of the same configuration resumes.
         overwrite: remove what the folder holds, once nothing stands in the way of playing.
         device: where to compute.
@@ -81,7 +83,7 @@ def collect(
             with files.exclusive(output, inside=True):
                 files.remove_left_overs(output)
         return True
-    num_envs = max(config.num_envs, len(games))
+    num_envs = math.ceil(config.num_envs / len(games)) * len(games)
     envs = MultiGameAtariVectorEnv(num_envs, games, num_threads=num_threads)
     try:
         learner = LEARNERS[algo](config, envs.games_of_envs, steps, device=device)
@@ -163,6 +165,12 @@ class _Collection(OnlineRun):
         recorded = {name: Trace.load(self._path(name)) for name in self.recorder.games}
         actions = np.empty((rows, self.recorder.num_envs), np.uint8)
         for name, old in recorded.items():
+            columns = np.array(self.play.games_of_envs) == name
+            if len(old.seeds) != columns.sum():
+                raise ReplayError(
+                    f"Expected {columns.sum()} environments in {self._path(name)}, equally many of "
+                    f"each game, found {len(old.seeds)}. Collect into another folder."
+                )
             if len(old.actions) < rows:
                 raise ReplayError(
                     f"Expected {rows} steps in {self._path(name)}, as its checkpoint says, "
@@ -174,7 +182,7 @@ class _Collection(OnlineRun):
                     f"{old.protocol.sheet()}; expected {self.recorder.protocol.sheet()}. Collect "
                     "into another folder."
                 )
-            actions[:, np.array(self.play.games_of_envs) == name] = old.actions[:rows]
+            actions[:, columns] = old.actions[:rows]
         for row in actions:
             if should_stop():
                 return False

@@ -35,7 +35,8 @@ class ImpalaLearnerConfig:
     """How IMPALA learns."""
 
     num_envs: int = 32
-    """Environments played together, equally many of each game."""
+    """Environments played together, equally many of each game: rounded up to a multiple of the
+    number of games."""
     unroll_length: int = 20
     """Steps of each environment between two updates."""
     batch_size: int = 4

@@ -35,6 +35,7 @@ SMALL = PQNConfig(
 )
 STEPS = 2 * 8 * 36
 INTERVAL = 100  # of checksums
+EPISODES = ("episode_end_step", "episode_env", "episode_return")  # of a trace
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -376,17 +377,28 @@ def test_damaged_description(collected, tmp_path):
         collect_small(output)
 
 
+def test_trace_of_other_environments(tmp_path):
+    output = tmp_path / "Breakout"
+    assert not collect_small(output, should_stop=stop_after(1))
+    trace = Trace.load(output / "Breakout.npz")
+    none = {name: getattr(trace, name)[:0] for name in EPISODES}
+    one = dataclasses.replace(trace, seeds=trace.seeds[:1], actions=trace.actions[:, :1], **none)
+    one.save(output / "Breakout.npz", overwrite=True)
+    with pytest.raises(ReplayError, match=r"Expected 2 environments in .*npz, .*, found 1\."):
+        collect_small(output)
+
+
 def test_several_games_in_one_run(tmp_path):
     names = ["Breakout", "Pong"]
     config = DQNLearnerConfig(num_envs=3, buffer_size=60)
     output = tmp_path / "dqn"
     assert collect("dqn", names, 60, config, output, device="cpu", num_threads=1)
     assert json.loads((output / "collection.json").read_text())["games"] == names
-    for name, columns in (("Breakout", 2), ("Pong", 1)):
+    for name in names:  # which are played equally, so 3 environments are 4
         trace = Trace.load(output / f"{name}.npz")
         assert trace.game == name
-        assert trace.actions.shape == (20, columns)
-        assert sum(1 for _ in trace.play(num_threads=1)) == 20
+        assert trace.actions.shape == (15, 2)
+        assert sum(1 for _ in trace.play(num_threads=1)) == 15
     with pytest.raises(ValueError, match="PQN learns one game, got Breakout, Pong"):
         collect("pqn", names, 60, SMALL, tmp_path / "pqn", device="cpu")
     assert not (tmp_path / "pqn").exists()
