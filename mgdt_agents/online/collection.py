@@ -24,9 +24,9 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.errors import ReplayError, TraceDivergedError
 from mgdt_agents.online.impala import Impala
 from mgdt_agents.online.learner import Learner, Play, mean_returns, updates
-from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint
+from mgdt_agents.online.online_run import OnlineRun, card, load_checkpoint, unusable_checkpoint
 from mgdt_agents.online.pqn import PQN
-from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner
+from mgdt_agents.online.sb3_learner import DQNLearner, PPOLearner, SB3Learner
 from mgdt_agents.replay import files
 from mgdt_agents.replay.trace import Trace
 from mgdt_agents.replay.trace_recorder import TraceRecorder
@@ -72,13 +72,15 @@ def collect(
 
     Raises:
         FileExistsError: if the folder holds something else, or what cannot resume.
-        ReplayError: if the trace to resume from is damaged, or another process collects there.
+        ReplayError: if the trace to resume from is damaged, a file of a finished collection is
+            missing, or another process collects there.
         TrainingError: if the checkpoint is, or what is learned is no number any more.
     """
     games = resolve_games(games)
     description = describe(games, steps, algo, config)
     state = None if overwrite else check_folder(output, description)
     if state is not None and state["steps_played"] >= steps:
+        check_whole(output, algo, games)
         if any(map(files.is_left_over, output.iterdir())):
             with files.exclusive(output, inside=True):
                 files.remove_left_overs(output)
@@ -147,6 +149,21 @@ def check_folder(output: Path, description: dict[str, Any]) -> dict[str, Any] | 
     return state
 
 
+def check_whole(output: Path, algo: str, games: Sequence[str]) -> None:
+    """Check that a finished collection has its traces and its agent.
+
+    Raises:
+        ReplayError: naming the first that is missing.
+    """
+    agent = "model.zip" if issubclass(LEARNERS[algo], SB3Learner) else "model.safetensors"
+    for name in (*(f"{game}.npz" for game in games), agent):
+        if not (output / name).exists():
+            raise ReplayError(
+                f"{output} holds a finished collection whose {name} is missing. Put it back, or "
+                "collect into another folder."
+            )
+
+
 class _Collection(OnlineRun):
     """A learner, its play, and the folder in which both are kept."""
 
@@ -199,8 +216,11 @@ class _Collection(OnlineRun):
                     f"with ale-py {old.ale_py}, this is ale-py {new.ale_py}; if they are the same, "
                     "the file is damaged. Collect into another folder."
                 )
-        self.learner.load_state_dict(state["learner"])
-        self.resume_log(state)
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self.resume_log(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise unusable_checkpoint(self.output, error) from error
         return True
 
     @property

@@ -150,12 +150,17 @@ def load_checkpoint(output: Path) -> dict[str, Any] | None:
     if not (output / CHECKPOINT).exists():
         return None
     try:
-        return torch.load(output / CHECKPOINT, "cpu", weights_only=True)
+        state = torch.load(output / CHECKPOINT, "cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds
         raise unusable_checkpoint(output, error) from error
+    fields = state if isinstance(state, dict) else {}
+    for name, kind in (("steps_played", int), ("learner", dict)):
+        if not isinstance(fields.get(name), kind):
+            raise unusable_checkpoint(output, f"it has no {name}")
+    return state
 
 
-def unusable_checkpoint(output: Path, error: Exception) -> TrainingError:
+def unusable_checkpoint(output: Path, error: Exception | str) -> TrainingError:
     """Return the error that says why a run cannot resume from its checkpoint."""
     return TrainingError(
         f"Cannot resume from {output / CHECKPOINT}, which is damaged or of another network: "

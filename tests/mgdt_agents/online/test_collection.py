@@ -156,6 +156,37 @@ def test_damaged_checkpoint(tmp_path):
         collect_small(output)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"a": 1}, "it has no steps_played"),
+        ([1], "it has no steps_played"),
+        ({"steps_played": 16, "learner": 1}, "it has no learner"),
+        ({"steps_played": 16, "learner": {"steps_played": 16}}, "'network'"),
+    ],
+    ids=str,
+)
+def test_checkpoint_of_something_else(tmp_path, content, reason):
+    output = tmp_path / "Breakout"
+    assert not collect_small(output, should_stop=stop_after(1))
+    torch.save(content, output / "checkpoint.pt")
+    with pytest.raises(TrainingError, match=rf"Cannot resume from .* network: {reason}\. Choose"):
+        collect_small(output)
+
+
+def test_checkpoint_of_another_network(tmp_path):
+    output = tmp_path / "Breakout"
+    assert not collect_small(output, should_stop=stop_after(1))
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    weights = state["learner"]["network"]
+    weights["outputs.weight"] = torch.cat([weights["outputs.weight"]] * 2)
+    torch.save(state, output / "checkpoint.pt")
+    with pytest.raises(
+        TrainingError, match=r"(?s)Cannot resume from .* another network: .*size mis"
+    ):
+        collect_small(output)
+
+
 def test_resumed_log_is_that_of_one_run_straight(tmp_path, monkeypatch):
     monkeypatch.setattr(online_run, "LOG_INTERVAL", 64)
     collect_small(tmp_path / "straight", 256)
@@ -235,6 +266,14 @@ def test_finished_collection_is_left_alone(collected):
     before = {path.name: path.stat().st_mtime_ns for path in collected.iterdir()}
     assert collect_small(collected)
     assert before == {path.name: path.stat().st_mtime_ns for path in collected.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["Breakout.npz", "model.safetensors"])
+def test_finished_collection_of_which_a_file_is_missing(collected, tmp_path, name):
+    shutil.copytree(collected, tmp_path / "Breakout")
+    (tmp_path / "Breakout" / name).unlink()
+    with pytest.raises(ReplayError, match=f"a finished collection whose {name} is missing"):
+        collect_small(tmp_path / "Breakout")
 
 
 def test_killed_collection_resumes_to_the_same_end(collected, tmp_path, monkeypatch):
