@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mgdt_agents.action_sets import effective_actions
 from mgdt_agents.agent import Agent
 from mgdt_agents.step_inputs import State
 from mgdt_envs import AtariProtocol, MultiGameAtariVectorEnv
@@ -119,15 +120,20 @@ class Wall:
             if returns is None:  # the rule gives them, or there are none
                 returns = self._explanation("return_distribution", asked)
             attention = self._attention(asked)
+        played = actions  # what the agent is told of them
         if taken:
-            actions = actions.copy()
-            actions[list(taken)] = list(taken.values())
-            self._state = self._agent.with_actions(self._state, actions)
+            rows = list(taken)
+            actions, played = actions.copy(), actions.copy()
+            actions[rows] = list(taken.values())
+            # As in training, an action that a game does not have is what it amounts to there.
+            amounts = effective_actions([self.games[row] for row in rows], self.envs.protocol)
+            played[rows] = amounts[np.arange(len(rows)), actions[rows]]
+            self._state = self._agent.with_actions(self._state, played)
         imagined = None
         if self.explain and hasattr(self._agent, "imagine"):
             observations, state, begins = asked
             imagined = self._agent.imagine(
-                observations, actions[:, None], state, begins, reward=self._rewards
+                observations, played[:, None], state, begins, reward=self._rewards
             ).frames[:, 0]
         self._observations, self._rewards, terminated, truncated, _ = self.envs.step(actions)
         self._scores += self._rewards

@@ -27,6 +27,10 @@ def test_the_page_in_a_browser():
             page.locator("figure").nth(1).click()
             page.keyboard.down("ArrowRight")
             page.wait_for_selector("figure.taken >> text=a person: right")
+            # Another key for the same direction is let go.
+            page.keyboard.press("KeyD")
+            page.wait_for_timeout(500)
+            assert page.locator("figure.taken >> text=a person: right").is_visible()
             page.keyboard.press("Escape")
             page.wait_for_selector("figure.taken", state="detached")
 

@@ -76,8 +76,11 @@ def test_the_agent_remembers_what_was_played():
     agent = DecisionTransformerAgent("tiny", device="cpu")
     wall = Wall(agent, ["Pong", "Breakout"])
     for _ in range(3):
-        wall.step({1: 11})
-    assert wall._state[0][1].tolist() == [11, 11, 11]
+        wall.step({1: 3})
+    assert wall._state[0][1].tolist() == [3, 3, 3]
+    # What a game does not have, it plays as another: Breakout has no RIGHTFIRE, Pong has it.
+    assert wall.step({0: 11, 1: 11}).actions.tolist() == [11, 11]
+    assert wall._state[0][:, -1].tolist() == [11, 0]
     assert agent.with_actions(None, np.array([1, 2])) is None
 
 
