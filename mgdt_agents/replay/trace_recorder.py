@@ -92,7 +92,7 @@ class TraceRecorder(VectorWrapper):
         self.actions: list[NDArray[np.uint8]] = []
         self._checksums: dict[str, list[int]] = {name: [] for name in self.games}
         self.episodes: list[tuple[int, int, float]] = []
-        self._frames = observations[:, -1]
+        self._frames = observations[:, -1].copy()  # the caller may write into its own
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -112,7 +112,7 @@ class TraceRecorder(VectorWrapper):
         self.actions.append(np.array(actions, np.uint8))
         for env in np.flatnonzero(terminated | truncated):
             self.episodes.append((step, int(env), float(infos["episode"]["r"][env])))
-        self._frames = observations[:, -1]
+        self._frames = observations[:, -1].copy()
         return observations, rewards, terminated, truncated, infos
 
     def _check_reset(self) -> None:

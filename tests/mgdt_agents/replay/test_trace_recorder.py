@@ -154,6 +154,17 @@ def test_steps_that_are_refused_leave_no_mark(tmp_path):
     envs.close()
 
 
+def test_observations_that_the_caller_writes_into():
+    envs = TraceRecorder(MultiGameAtariVectorEnv(1, "Pong", num_threads=1), {"policy": "noop"})
+    observations, _ = envs.reset(seed=0)
+    for _ in range(trace_recorder.CHECKSUM_INTERVAL + 1):
+        observations[:] = 7
+        observations, *_ = envs.step([0])
+    observations[:] = 7
+    assert sum(1 for _ in envs.trace().play(num_threads=1)) == trace_recorder.CHECKSUM_INTERVAL + 1
+    envs.close()
+
+
 def test_play_before_the_reset():
     envs = TraceRecorder(MultiGameAtariVectorEnv(2, "Pong", num_threads=1), {})
     for play in (envs.trace, lambda: envs.step([2, 3])):
