@@ -59,7 +59,7 @@ def draw_curves(arguments: CurvesArguments) -> None:
     """Print the curves, and draw them where a picture is asked for.
 
     Raises:
-        ValueError: if there is no such run or figure.
+        ValueError: if there is no such run or figure, or a run has one that is no number.
     """
     if not arguments.runs:
         raise InvalidArgument("Expected at least one folder of a training, got none.")
@@ -70,7 +70,7 @@ def draw_curves(arguments: CurvesArguments) -> None:
         if not log.exists():
             raise InvalidArgument(f"Expected the folder of a training, and {log} is missing.")
     runs = {
-        name: mean_curves([read_curves(Path(path)) for path in its_runs])
+        name: mean_curves([finite_curves(path) for path in its_runs])
         for name, its_runs in paths.items()
     }
     known = list(dict.fromkeys(name for curves in runs.values() for name in curves))
@@ -91,6 +91,23 @@ def draw_curves(arguments: CurvesArguments) -> None:
     if arguments.plot:
         plot_figures(figures, runs, arguments.plot)
         say(f"Drew {arguments.plot}.")
+
+
+def finite_curves(path: str) -> dict[str, Curve]:
+    """Return each figure's curve in the log of the run `path`.
+
+    Raises:
+        ValueError: naming a figure that is no number, as of a run that diverged.
+    """
+    curves = read_curves(Path(path))
+    for name, (steps, values) in curves.items():
+        for step, value in zip(steps, values, strict=True):
+            if not math.isfinite(value):
+                raise InvalidArgument(
+                    f"{path} logged {name} {value} at step {step:,}, which has no place on a "
+                    "curve. Leave that run out."
+                )
+    return curves
 
 
 def mean_curves(runs: Sequence[dict[str, Curve]]) -> dict[str, MeanCurve]:

@@ -201,6 +201,11 @@ def test_curves(run, runs, capsys):
     assert "loss: 1" not in capsys.readouterr().out
 
 
+def test_curve_that_is_no_number(refused, runs):
+    (runs[1] / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": NaN}\n')
+    assert f"{runs[1]} logged loss nan at step 2, which has no" in refused("curves", *runs)
+
+
 def test_runs_of_several_seeds_are_one_line(run, refused, tmp_path, capsys):
     for seed in range(3):
         folder = tmp_path / f"agent=dt,seed={seed}"
