@@ -14,13 +14,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import tyro
 
+from mgdt_agents.evaluation.workers import leaving_interrupts
 from mgdt_agents.online.collection import LEARNERS, check_folder, collect, describe
 from mgdt_agents.online.impala import ImpalaLearnerConfig
 from mgdt_agents.online.pqn import PQNConfig
@@ -28,7 +29,15 @@ from mgdt_agents.online.sb3_learner import DQNLearnerConfig, PPOLearnerConfig
 from mgdt_agents.replay import Trace, expand
 from mgdt_cli.arguments import Games, Steps, parse
 from mgdt_cli.cluster import connect
-from mgdt_cli.console import ProgressBar, describe_play, fail, handling_signals, run, say
+from mgdt_cli.console import (
+    HANGUP,
+    ProgressBar,
+    describe_play,
+    fail,
+    handling_signals,
+    run,
+    say,
+)
 from mgdt_envs import resolve_games
 from mgdt_envs.errors import InvalidArgument
 
@@ -156,6 +165,8 @@ def collect_in_processes(arguments: CollectArguments, collections: Sequence[Coll
     waiting = deque(collections)
     running: list[Any] = []
     failures = []
+    # Else it starts with the first process, and lets interrupts through again.
+    resource_tracker.ensure_running()
     while running or (waiting and not STOPPING.is_set()):
         while waiting and len(running) < (arguments.processes or 1) and not STOPPING.is_set():
             collection = waiting.popleft()
@@ -167,13 +178,15 @@ def collect_in_processes(arguments: CollectArguments, collections: Sequence[Coll
                     daemon=True,
                 )
             )
-            running[-1].start()
+            with leaving_interrupts():
+                running[-1].start()
         connection.wait([process.sentinel for process in running])
         ended = [process for process in running if process.exitcode is not None]
         for process in ended:
             running.remove(process)
             # Told to stop before it could be told so.
-            stopped = STOPPING.is_set() and process.exitcode == -signal.SIGTERM
+            told = [-number for number in (signal.SIGTERM, HANGUP) if number is not None]
+            stopped = STOPPING.is_set() and process.exitcode in told
             if process.exitcode and not stopped:
                 failures.append(f"{process.name} {_reason(process.exitcode)}")
                 say(f"Collecting {failures[-1]}")
@@ -190,10 +203,14 @@ def _reason(exit_status: int) -> str:
 
 def collect_in_own_process(arguments: CollectArguments, collection: Collection) -> None:
     """Collect in a process that was started for it."""
-    # The first process alone answers the keyboard, and says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop)
-    run(lambda: collect_in_worker(arguments, collection))
+
+    def stop_if_told(number: int, frame: Any) -> None:
+        # The first process alone answers the keyboard and the terminal, and says when to stop.
+        if number == signal.SIGTERM:
+            stop(number, frame)
+
+    with handling_signals(stop_if_told):
+        run(lambda: collect_in_worker(arguments, collection))
 
 
 def collect_in_cluster(arguments: CollectArguments, collections: Sequence[Collection]) -> None:

@@ -95,7 +95,7 @@ def play_in_processes(
         to_do.put(task)
     processes: list[Any] = []
     try:
-        with _leaving_interrupts():
+        with leaving_interrupts():
             for _ in range(workers):
                 arguments = (to_do, done, config, device)
                 process = context.Process(target=_work, args=arguments, daemon=True)
@@ -115,7 +115,7 @@ def play_in_processes(
 
 
 @contextmanager
-def _leaving_interrupts() -> Iterator[None]:
+def leaving_interrupts() -> Iterator[None]:
     """Keep Ctrl-C from processes that start here, for good; this one tells the user, and ends them.
 
     It is blocked, not ignored: one that comes meanwhile reaches this process afterwards. Windows

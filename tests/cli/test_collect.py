@@ -179,6 +179,20 @@ def test_games_in_processes(run, tmp_path, capfd):
         assert f"Collected {name}; " in error
 
 
+def test_process_of_a_collection_stops_when_it_is_told_alone(monkeypatch):
+    heard = []
+
+    def collect_in_worker(arguments, collection):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            heard.append(collect.STOPPING.is_set())
+
+    monkeypatch.setattr(collect, "collect_in_worker", collect_in_worker)
+    collect.STOPPING.clear()
+    collect.collect_in_own_process(None, None)
+    assert heard == [False, False, True]
+
+
 class Killing(str):
     """A name that kills the process that it is sent to."""
 
