@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -165,8 +165,6 @@ def collect_in_processes(arguments: CollectArguments, collections: Sequence[Coll
     waiting = deque(collections)
     running: list[Any] = []
     failures = []
-    # Else it starts with the first process, and lets interrupts through again.
-    resource_tracker.ensure_running()
     while running or (waiting and not STOPPING.is_set()):
         while waiting and len(running) < (arguments.processes or 1) and not STOPPING.is_set():
             collection = waiting.popleft()
