@@ -28,7 +28,11 @@ class HumanNormalized(NamedTuple):
 
 
 def reason_without_score(
-    game: str, protocol: AtariProtocol, *, self_played: bool = False
+    game: str,
+    protocol: AtariProtocol,
+    *,
+    self_played: bool = False,
+    may_be_cut: bool = True,
 ) -> str | None:
     """Return why an episode's return has no human-normalized score, `None` if it has one.
 
@@ -36,11 +40,17 @@ def reason_without_score(
         game: name of the game.
         protocol: the rules that the episode was played by.
         self_played: whether a score that is not published serves as the human's.
+        may_be_cut: whether episodes count that the protocol cuts before `HUMAN_MAX_FRAMES`.
     """
     if not (games.game(game).has_human_reference or self_played):
         return f"{game} has no published human score"
     if protocol.life_loss_ends:
         return "the protocol ends episodes at a lost life, and human scores are of whole games"
+    if protocol.max_frames < HUMAN_MAX_FRAMES and not may_be_cut:
+        return (
+            f"the protocol cuts episodes at {protocol.max_frames:,} frames, and human scores are "
+            f"of games of up to {HUMAN_MAX_FRAMES:,}"
+        )
     return None
 
 

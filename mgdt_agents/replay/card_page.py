@@ -97,7 +97,7 @@ def draw(trace: Trace) -> bytes:
     """
     with importing("Cards need matplotlib", "plot"):
         from matplotlib.figure import Figure
-    has_score = reason_without_score(trace.game, trace.protocol) is None
+    has_score = reason_without_score(trace.game, trace.protocol, may_be_cut=False) is None
     returns = trace.episode_return.astype(np.float64)
     values = human_normalized_score(trace.game, returns) if has_score else returns
     ends = trace.episode_lengths.cumsum() / 1e6

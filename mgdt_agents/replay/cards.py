@@ -136,7 +136,7 @@ def _returns(trace: Trace) -> dict[str, Any]:
         "best": _round(returns.max()) if len(returns) else None,
         "tenths": [None if it is None else _round(it) for it in tenths],
     }
-    if reason_without_score(trace.game, trace.protocol):
+    if reason_without_score(trace.game, trace.protocol, may_be_cut=False):
         return {"returns": figures, "human_normalized": None}
 
     def normalize(value: Any) -> Any:

@@ -106,7 +106,7 @@ def split_range(
         return _of_part(source, split, len(returns), what)
     if split == ALL:
         return range(len(returns))
-    reason = reason_without_score(game, protocol)
+    reason = reason_without_score(game, protocol, may_be_cut=False)
     if reason is None and source.get("rewards_clipped"):
         reason = "its rewards are clipped"
     if reason is not None:

@@ -135,6 +135,11 @@ def test_games_without_scores(recording):
     assert "human-normalized | none |" in page_text({"AirRaid": card})
 
 
+def test_games_that_are_cut(truncated_recording):
+    card = describe(truncated_recording.trace, 1)
+    assert (card["human_normalized"], card["splits"]) == (None, {})
+
+
 def test_files(recording, store, tmp_path):
     card = describe(recording.trace, 1, [store])
     write_cards(tmp_path / "cards", {"Breakout": card}, {"Breakout": recording.trace}, "index.md")

@@ -78,6 +78,7 @@ def test_play_without_levels():
     for message, options in [
         ("rewards are clipped", {"source": {"rewards_clipped": True}}),
         ("ends episodes at a lost life", {"life_loss_ends": True}),
+        ("cuts episodes at 2,000 frames, and human scores are", {"max_frames": 2000}),
         ("AirRaid has no published human score", {"name": "AirRaid"}),
     ]:
         with pytest.raises(ReplayError, match=f"has no split but mixed: .*{message}"):
