@@ -81,15 +81,23 @@ def _number(metavar: str, parse: Callable[[str], int]) -> PrimitiveConstructorSp
     )
 
 
+def _path(metavar: str, kind: type) -> PrimitiveConstructorSpec:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        # The shell expands a ~ at the beginning of an argument alone, and not in --output=~/runs.
+        instance_from_str=lambda args: kind(os.path.expanduser(args[0])),
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def _several(metavar: str, kind: type = str) -> PrimitiveConstructorSpec:
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar=f"{metavar}[,{metavar}...]",
         instance_from_str=lambda args: tuple(
-            # The shell expands a ~ at the beginning of an argument alone.
-            kind(os.path.expanduser(name))
-            for arg in args
-            for name in _split_at_commas(arg)
+            kind(os.path.expanduser(name)) for arg in args for name in _split_at_commas(arg)
         ),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))] if value else [],
@@ -131,6 +139,9 @@ def training_runs(names: Sequence[str], seeds: Sequence[str]) -> dict[str, list[
 Names = Annotated[tuple[str, ...], _several("NAME")]
 """Names, separated by commas or by spaces."""
 
+AgentPath = Annotated[str, _path("AGENT", str)]
+"""The name or the path of a saved agent."""
+
 Games = Annotated[tuple[str, ...], _several("GAME")]
 """Games or suites, separated by commas or by spaces."""
 
@@ -148,6 +159,8 @@ _REGISTRY = ConstructorRegistry()
 def _plain_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     if info.type is int:
         return _number("INT", parse_number)
+    if info.type is Path:
+        return _path("PATH", Path)
     if info.type_origin is tuple and get_args(info.type) in ((str, ...), (Path, ...)):
         kind = get_args(info.type)[0]
         return _several("PATH" if kind is Path else "NAME", kind)

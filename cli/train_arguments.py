@@ -1,6 +1,7 @@
 """The arguments of `mgdt-train`, which depend on the agent."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from mgdt_agents.agent import NetworkAgent
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_agents.replay import ReplayStore
 from mgdt_agents.training import FineTuningConfig, TrainingConfig
-from mgdt_cli.arguments import Games, Steps, parse
+from mgdt_cli.arguments import AgentPath, Games, Steps, parse
 from mgdt_cli.train_plan import PlanArguments
 from mgdt_envs import AtariProtocol
 from mgdt_envs.errors import InvalidArgument, importing
@@ -76,7 +77,7 @@ class OfflineArguments(CommonArguments):
     """Replaced by the config of `preset`."""
     size: str = "small"
     """Preset of the network, whose fields --network.* change; small trains on two cores."""
-    init: str | None = None
+    init: AgentPath | None = None
     """Begin with the weights of this saved agent, of the same kind, in place of --size: a folder,
     a bundled agent's name, or hf://user/name."""
     protocol: str | None = None
@@ -128,7 +129,7 @@ def parse_arguments(
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--agent")
     first.add_argument("--size", default="small")
-    first.add_argument("--init")
+    first.add_argument("--init", type=os.path.expanduser)
     first.add_argument("--preset", default="train", choices=CONFIGS)
     first.add_argument("--ray")
     known, _ = first.parse_known_args(given)

@@ -40,6 +40,8 @@ class Arguments:
     """Steps at most."""
     output: Path | None = None
     """Folder."""
+    folder: Path = Path("replay")
+    """Another one."""
     store: bool = False
     """Write it."""
     plain: Plain = field(default_factory=Plain)
@@ -85,6 +87,9 @@ def test_one_form_of_arguments(read, tmp_path):
         Path.home() / "b",
         Path("~no-such-user/c"),
     )
+    assert read("--output=~/a").output == Path.home() / "a"
+    assert read("--output", "~no-such-user/a").output == Path("~no-such-user/a")
+    assert read("--folder=~/a").folder == Path.home() / "a"
     (tmp_path / "a,b").mkdir()
     assert read(str(tmp_path / "a,b")).stores == (tmp_path / "a,b",)
 

@@ -230,6 +230,14 @@ def test_a_head_for_each_game(run, readable_store, make_random_episodes, write_s
     assert load_agent(tmp_path / "second").games == ("Pong", "Boxing")
 
 
+def test_paths_after_an_equals_sign(run, refused, offline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run("--agent", "bc", *offline, "--output=~/first")
+    assert load_agent(tmp_path / "first").kind == "bc"
+    error = refused("--agent", "dt", "--steps", 1, "--init=~/first")
+    assert f"{tmp_path}/first holds an agent of kind 'bc', expected 'dt'" in error
+
+
 def test_default_output(run, monkeypatch, offline, tmp_path):
     monkeypatch.chdir(tmp_path)
     run("--agent", "bc", *offline)
