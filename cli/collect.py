@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 import tyro
 
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.workers import leaving_interrupts
 from mgdt_agents.online.collection import LEARNERS, check_folder, collect, describe
 from mgdt_agents.online.impala import ImpalaLearnerConfig
@@ -85,6 +86,10 @@ class CollectArguments:
     ppo: PPOLearnerConfig = field(default_factory=PPOLearnerConfig)
 
 
+class NotExpanded(ReplayError):
+    """A collection that is finished, and a trace of it that makes no store."""
+
+
 class Collection(NamedTuple):
     """A folder to be filled by one learner."""
 
@@ -147,6 +152,7 @@ def collect_all(arguments: CollectArguments) -> None:
 
 def collect_in_turn(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
     """Collect one after the other, with a progress bar."""
+    failures = []
     with ProgressBar() as progress:
         for collection in collections:
             task = progress.add_task(collection.name, total=collection.steps)
@@ -154,9 +160,15 @@ def collect_in_turn(arguments: CollectArguments, collections: Sequence[Collectio
             def show(figures: dict[str, Any], task: Any = task) -> None:
                 progress.update(task, completed=figures["step"], note=describe_play(figures))
 
-            collect_one(arguments, collection, arguments.threads, show)
+            try:
+                collect_one(arguments, collection, arguments.threads, show)
+            except NotExpanded as error:
+                failures.append(collection.name)
+                say(str(error))
             if STOPPING.is_set():
-                return
+                break
+    if failures:
+        fail(f"Not expanded: {', '.join(failures)}. The other games are not affected.")
 
 
 def collect_in_processes(arguments: CollectArguments, collections: Sequence[Collection]) -> None:
@@ -189,7 +201,8 @@ def collect_in_processes(arguments: CollectArguments, collections: Sequence[Coll
                 failures.append(f"{process.name} {_reason(process.exitcode)}")
                 say(f"Collecting {failures[-1]}")
     if failures:
-        fail(f"Not collected: {', '.join(failures)}. The other games are not affected.")
+        what = "Not collected or not expanded" if arguments.store else "Not collected"
+        fail(f"{what}: {', '.join(failures)}. The other games are not affected.")
 
 
 def _reason(exit_status: int) -> str:
@@ -247,7 +260,12 @@ def collect_one(
     threads: int,
     on_log: Callable[[dict[str, Any]], object],
 ) -> None:
-    """Fill one folder, and say what came of it."""
+    """Fill one folder, and say what came of it.
+
+    Raises:
+        NotExpanded: if a trace makes no store, such as one without a whole episode; the others are
+            expanded.
+    """
     name, games, steps = collection
     output = arguments.output / name
     finished = collect(
@@ -273,9 +291,15 @@ def collect_one(
         stores = [output / "store"]
         if arguments.algo in TOGETHER:
             stores = [output / "store" / game for game in games]
+        failures = []
         for trace, store in zip(traces, stores, strict=True):
             if not store.exists():
-                expand(Trace.load(trace), store, num_threads=threads)
+                try:
+                    expand(Trace.load(trace), store, num_threads=threads)
+                except InvalidArgument as error:
+                    failures.append(f"{trace} makes no store: {error}")
+        if failures:
+            raise NotExpanded(f"Collected {name}, but {' '.join(failures)}")
         say(f"Collected {name}; what was played is in {', '.join(map(str, stores))}.")
 
 

@@ -68,6 +68,18 @@ def test_store(run, tmp_path, capsys):
     run(*arguments)  # nothing is left to do
 
 
+def test_game_without_a_store_leaves_the_others(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:  # no episode has ended
+        run("--games", "Pong,Breakout", "--steps", 32, "--output", tmp_path, "--store")
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    for name in ("Pong", "Breakout"):
+        trace = tmp_path / name / f"{name}.npz"
+        assert f"Collected {name}, but {trace} makes no store: Expected a trace with whole" in error
+        assert trace.exists()
+    assert "error: Not expanded: Pong, Breakout. The other games are not" in error
+
+
 def test_stopped_command_resumes(run, monkeypatch, tmp_path, capsys):
     def stopped(*args, **options):
         signal.raise_signal(signal.SIGINT)
