@@ -65,12 +65,11 @@ def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
     terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def answer(number: int, frame: Any) -> None:
-        if number == HANGUP:
-            for terminal in terminals:
-                if not os.isatty(terminal):  # any more; printing there would be an error
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
-            if answered:
-                return
+        for terminal in terminals:
+            if not os.isatty(terminal):  # any more; printing there would be an error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
+        if number == HANGUP and answered:
+            return
         answered.append(number)
         handler(number, frame)
 

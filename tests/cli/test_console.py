@@ -52,7 +52,8 @@ def test_a_closed_terminal_is_answered_once_and_not_under_nohup():
     assert len(answered) == 2
 
 
-def test_nothing_is_printed_on_a_closed_terminal():
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_nothing_is_printed_on_a_closed_terminal(number):
     here, there = os.pipe()
     script = (
         "import os\n"
@@ -74,7 +75,7 @@ def test_nothing_is_printed_on_a_closed_terminal():
     os.close(terminal)
     assert os.read(here, 5) == b"begun"
     os.close(master)
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(number)
     assert process.wait() == 0
     os.close(here)
     os.close(there)
