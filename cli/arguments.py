@@ -212,7 +212,8 @@ def _struct_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _say_default(default: str) -> str:
-    return "" if default in ("", "None", "False") else f"(default: {default})"
+    # A flag such as --no-report, which takes no value, has the default True of what it leaves out.
+    return "" if default in ("", "None", "False", "True") else f"(default: {default})"
 
 
 def parse(kind: Any, description: str | None, command: str = "") -> Any:

@@ -15,6 +15,7 @@ from mgdt_agents.replay.trace_collection import (
     COLLECTIONS,
     TraceCollection,
     bundled,
+    check_games,
     index_entry,
     open_collection,
 )
@@ -35,7 +36,7 @@ class ListArguments:
     """Names, folders, or data sets of the Hugging Face Hub (hf://user/name); by default all that
     are known by name."""
     games: Games = ()
-    """Games or suites; traces of others are left out."""
+    """Games or suites, each with a trace; traces of others are left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class TracesArguments:
     collection: str | None = None
     """bundled (the default), another collection's name, folder, or hf://user/name."""
     games: Games = ()
-    """Games or suites; traces of others are left out."""
+    """Games or suites, each with a trace; traces of others are left out."""
 
 
 def find_collection(address: str) -> TraceCollection:
@@ -77,8 +78,8 @@ def chosen_traces(arguments: TracesArguments) -> dict[str, Path]:
     """Return the files that the arguments of a command mean, by the names that they give to stores.
 
     Raises:
-        ValueError: if both files and a collection are named, a name comes twice, or no trace
-            is of the games.
+        ValueError: if both files and a collection are named, a name comes twice, or a game
+            has no trace.
         ReplayError: if a trace is missing or damaged.
     """
     named = resolve_games(arguments.games) if arguments.games else ()
@@ -90,12 +91,8 @@ def chosen_traces(arguments: TracesArguments) -> dict[str, Path]:
     if collection is not None:
         raise InvalidArgument(f"Expected files of traces or --collection, got {traces} and both.")
     chosen = {path: Trace.load(path).game for path in dict.fromkeys(traces)}
+    check_games(named, list(chosen.values()))
     files = [path for path, game in chosen.items() if not named or game in named]
-    if not files:
-        raise InvalidArgument(
-            f"No trace is of {', '.join(named)}; there are traces of "
-            f"{', '.join(dict.fromkeys(chosen.values()))}."
-        )
     by_name = {path.stem: path for path in files}
     if len(by_name) < len(files):
         raise InvalidArgument(
@@ -108,14 +105,16 @@ def list_all(arguments: ListArguments) -> None:
     """Print a table of traces.
 
     Raises:
-        ValueError: for an unknown collection or game, or if no trace is of the games.
+        ValueError: for an unknown collection or game, or if a game has no trace.
         ReplayError: if there is no collection at a place.
     """
     games = resolve_games(arguments.games) if arguments.games else ()
     addresses = arguments.collections or (BUNDLED, *COLLECTIONS)
     rows = []
-    for address in addresses:
-        found = find_collection(address)
+    collections = {address: find_collection(address) for address in addresses}
+    there = [entry["game"] for found in collections.values() for entry in found.entries.values()]
+    check_games(games, there, f" of {', '.join(addresses)}")
+    for address, found in collections.items():
         for name, entry in found.entries.items():
             if games and entry["game"] not in games:
                 continue
@@ -123,12 +122,10 @@ def list_all(arguments: ListArguments) -> None:
                 (path,) = found.paths([name])
                 entry = index_entry(describe(Trace.load(path), path.stat().st_size))
             rows.append((address, name, entry))
-    if not rows:
-        raise InvalidArgument(f"No trace of {', '.join(addresses)} is of {', '.join(games)}.")
-    collections = list(dict.fromkeys(address for address, _, _ in rows))
-    if len(collections) == 1:
-        print(f"collection: {collections[0]}")
-    print_table(traces_table(rows, has_collection=len(collections) > 1))
+    shown = list(dict.fromkeys(address for address, _, _ in rows))
+    if len(shown) == 1:
+        print(f"collection: {shown[0]}")
+    print_table(traces_table(rows, has_collection=len(shown) > 1))
 
 
 def traces_table(

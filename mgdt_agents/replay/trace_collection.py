@@ -65,16 +65,12 @@ class TraceCollection:
         """Return the names of the traces of some games, of all games if none is named.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if a game has none, or there are none at all.
         """
-        chosen = [n for n, entry in self.entries.items() if not games or entry["game"] in games]
-        if not chosen:
-            there = ", ".join(dict.fromkeys(entry["game"] for entry in self.entries.values()))
-            raise InvalidArgument(
-                f"No trace of {self.address} is of {', '.join(games)}; there are traces of "
-                f"{there or 'no game'}."
-            )
-        return chosen
+        check_games(
+            games, [entry["game"] for entry in self.entries.values()], f" of {self.address}"
+        )
+        return [n for n, entry in self.entries.items() if not games or entry["game"] in games]
 
     def paths(self, names: Sequence[str]) -> list[Path]:
         """Return the files of traces, which are whole.
@@ -95,6 +91,25 @@ class TraceCollection:
                 )
             found.append(path)
         return found
+
+
+def check_games(games: Sequence[str], there: Sequence[str], place: str = "") -> None:
+    """Check that each game has a trace.
+
+    Args:
+        games: those that are asked for; none if all are.
+        there: the game of each trace.
+        place: what messages call the place of the traces, such as " of bundled".
+
+    Raises:
+        ValueError: if a game has none, or there are none at all.
+    """
+    missing = [game for game in games if game not in there]
+    if missing or not there:
+        raise InvalidArgument(
+            f"No trace{place} is of {', '.join(missing) or 'any game'}; there are traces of "
+            f"{', '.join(dict.fromkeys(there)) or 'no game'}."
+        )
 
 
 def register_collection(name: str, address: str | Path) -> None:

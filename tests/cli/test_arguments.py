@@ -44,6 +44,8 @@ class Arguments:
     """Another one."""
     store: bool = False
     """Write it."""
+    report: bool = True
+    """Write that, or not."""
     plain: Plain = field(default_factory=Plain)
 
 
@@ -101,7 +103,7 @@ def test_help(read, capsys):
     text = capsys.readouterr().out
     assert text.startswith("usage: mgdt-it ")
     assert "\nExamples:\n    mgdt-it a b\n    mgdt-it c\n" in text
-    for empty in ("None", "False", "default: )", "[[", "/somewhere", "--no-store"):
+    for empty in ("None", "False", "True", "default: )", "[[", "/somewhere", "--no-store"):
         assert empty not in text
     assert "--limit-steps STEPS" in text
     assert "--plain.replay NAME[,NAME...]" in text

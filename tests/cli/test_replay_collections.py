@@ -60,6 +60,9 @@ def test_publish_list_expand(run, refused, truncated_recording, traces, tmp_path
     assert "is of Qbert; there are traces of Breakout, Pong" in refused(
         "expand", "--collection", collection, "--games", "Qbert", "--output", output
     )
+    assert f"No trace of {collection} is of Qbert; there are traces of Breakout, Pong." in refused(
+        "expand", "--collection", collection, "--games", "Breakout,Qbert", "--output", output
+    )
     shutil.copy(collection / "Pong.npz", collection / "Breakout.npz")
     error = refused("expand", "--collection", collection, "--output", tmp_path / "other")
     assert f"is not what {collection} published" in error
@@ -79,7 +82,9 @@ def test_list_of_what_is_known(run, refused, traces, tmp_path, capsys, monkeypat
     assert "Breakout" in printed
     assert "mine" not in printed
     error = refused("list", "mine", "--games", "Breakout")
-    assert "No trace of mine is of Breakout." in error
+    assert "No trace of mine is of Breakout; there are traces of Pong." in error
+    error = refused("list", "--games", "Breakout,Qbert")
+    assert "No trace of bundled, mine is of Qbert; there are traces of Breakout, Pong." in error
     error = refused("list", "yours")
     assert "Unknown collection 'yours': no folder, not hf://user/name, and none of the" in error
     assert "Expected a collection of traces at" in refused("list", traces)
