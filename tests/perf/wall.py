@@ -30,7 +30,7 @@ def measure() -> dict[str, Figure]:
     def show() -> None:
         for _ in range(STEPS):
             server._next_picture()
-            server._message()
+            server._message(None)
 
     def play() -> None:
         state, rewards = None, np.zeros(len(GAMES))
