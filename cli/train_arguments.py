@@ -26,6 +26,7 @@ T = TypeVar("T")
 ONLINE_KINDS = ("impala", "pqn", "dqn", "ppo")
 """Names of the learners in `mgdt_agents.online.collection`, whose import takes seconds."""
 KINDS = (*NETWORK_AGENTS, *ONLINE_KINDS)
+DEFAULT_SIZE = "small"
 CONFIGS: dict[str, Any] = {"train": TrainingConfig, "fine-tune": FineTuningConfig}
 
 
@@ -45,7 +46,8 @@ class CommonArguments:
     """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn or ppo, which play.
     --help after it lists what the agent reads."""
     output: Path | None = None
-    """Folder of the run; by default runs/<agent>-<size>, of an agent that plays runs/<agent>."""
+    """Folder of the run; by default runs/<agent>-<size>, and runs/<agent> with --init or of an agent
+    that plays."""
     overwrite: bool = False
     """Begin anew where the output folder holds a training already."""
     device: str = "auto"
@@ -75,7 +77,7 @@ class OfflineArguments(CommonArguments):
     """Send the log to Weights & Biases, too."""
     training: Any = None
     """Replaced by the config of `preset`."""
-    size: str = "small"
+    size: str = DEFAULT_SIZE
     """Preset of the network, whose fields --network.* change; small trains on two cores."""
     init: AgentPath | None = None
     """Begin with the weights of this saved agent, of the same kind, in place of --size: a folder,
@@ -89,7 +91,7 @@ class OfflineArguments(CommonArguments):
     @property
     def name(self) -> str:
         """Of the run's folder, where none is given."""
-        return f"{self.agent}-{self.size}"
+        return self.agent if self.init is not None else f"{self.agent}-{self.size}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +130,7 @@ def parse_arguments(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--agent")
-    first.add_argument("--size", default="small")
+    first.add_argument("--size")
     first.add_argument("--init", type=os.path.expanduser)
     first.add_argument("--preset", default="train", choices=CONFIGS)
     first.add_argument("--ray")
@@ -144,10 +146,15 @@ def parse_arguments(
             f"Unknown kind of agent {known.agent!r}. {did_you_mean(known.agent, KINDS)}"
         )
     agent_class = NETWORK_AGENTS[known.agent]
-    if known.init is not None:
+    if known.init is None:
+        network = agent_class.preset(known.size or DEFAULT_SIZE)
+    elif known.size is None:
         network = load_kind(known.agent, known.init, "cpu").config
     else:
-        network = agent_class.preset(known.size)
+        raise InvalidArgument(
+            f"--size {known.size} and --init {known.init}, whose weights have a size already; "
+            "leave one of the two out."
+        )
     training: Any = Annotated[CONFIGS[known.preset], tyro.conf.arg(name="")]
     arguments = _with_fields(
         OfflineArguments,

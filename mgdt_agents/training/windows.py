@@ -1,6 +1,7 @@
 """The windows that are learned from, and those that the loss is measured on."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +22,18 @@ def open_replay(agent: NetworkAgent, config: TrainingConfig) -> WindowSampler:
     """Return what draws the windows that `agent` learns from.
 
     Raises:
-        ValueError: if a store was recorded under another protocol than the agent's, or does not
-            hold its screens.
+        ValueError: if a store is named twice, was recorded under another protocol than the
+            agent's, or does not hold its screens.
     """
     stores = [ReplayStore(path) for path in config.replay]
+    seen: dict[tuple[Path, str | None], Path] = {}
     for store in stores:
+        same = seen.setdefault((store.folder.resolve(), store.split), store.path)
+        if same is not store.path:
+            raise InvalidArgument(
+                f"{store.path} is the same replay as {same}, which would be drawn twice as often; "
+                "name it once. Games are weighed by weights."
+            )
         if store.obs_type != PROTOCOL:
             raise InvalidArgument(
                 f"{store.path} holds frames as {store.obs_type}, and agents see the screens of "

@@ -160,6 +160,10 @@ def test_init_goes_on_from_saved_weights(run, refused, offline, tmp_path, kind):
     first, second = tmp_path / "first", tmp_path / "second"
     options = ["--agent", kind, *offline, "--optimizer", "adamw"]
     run(*options, "--output", first)
+    error = refused(*options, "--init", first)
+    assert f"--size tiny and --init {first}" in error
+    size = options.index("--size")
+    del options[size : size + 2]
     still = ["--seed", 7, "--learning-rate", 0, "--output", second]
     run(*options, *still, "--init", first)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (first, second)]

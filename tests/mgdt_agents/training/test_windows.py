@@ -78,3 +78,12 @@ def test_heldout_windows_are_judged_by_the_heads_of_their_games(
         name for name in names if before[f"heldout_loss/{name}"] != after[f"heldout_loss/{name}"]
     ]
     assert changed == [name for name in names if name == "Boxing"]
+
+
+def test_replay_named_twice_is_refused(make_random_episodes, write_store, tmp_path, monkeypatch):
+    path = write_store(tmp_path / "Pong", "Pong", make_random_episodes([9] * 12))
+    agent = DecisionTransformerAgent(DecisionTransformerAgent.presets["tiny"], device="cpu")
+    monkeypatch.chdir(tmp_path)
+    twice = TrainingConfig(replay=(path, "./Pong"), steps=1)
+    with pytest.raises(ValueError, match="is the same replay as .*Pong, which would be drawn"):
+        open_replay(agent, twice)
