@@ -285,8 +285,11 @@ def collect_one(
     elif not finished:
         say(f"Stopped {name}; {output} holds what was played and learned. It cannot resume.")
     elif not arguments.store:
-        paths = " ".join(map(str, traces))
-        say(f"Collected {name}; `mgdt-replay expand {paths}` makes a store of each trace.")
+        paths = " ".join(str(trace) for trace in traces if len(Trace.load(trace).episode_return))
+        if paths:
+            say(f"Collected {name}; `mgdt-replay expand {paths}` makes a store of each trace.")
+        else:
+            say(f"Collected {name}; no episode ended, so no store can be made of {output}.")
     else:
         stores = [output / "store"]
         if arguments.algo in TOGETHER:

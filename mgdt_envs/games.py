@@ -235,10 +235,14 @@ def resolve_games(games: str | Iterable[str]) -> tuple[str, ...]:
             counts once.
 
     Raises:
-        ValueError: for an unknown name, or if there is no game at all.
+        ValueError: for an unknown name or what is no name, or if there is no game at all.
     """
     names: dict[str, None] = {}
+    if not isinstance(games, Iterable):
+        raise InvalidArgument(f"Expected the name of a game or suite, or several, got {games!r}.")
     for entry in [games] if isinstance(games, str) else games:
+        if not isinstance(entry, str):
+            raise InvalidArgument(f"Expected the name of a game or suite, got {entry!r}.")
         if entry in _SUITE_BY_NAME:
             names.update(dict.fromkeys(_SUITE_BY_NAME[entry]))
         elif known := _BY_LOOSE_NAME.get(entry.lower()):

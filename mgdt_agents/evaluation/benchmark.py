@@ -23,7 +23,7 @@ from mgdt_agents.evaluation.episode_log import (
 from mgdt_agents.evaluation.place import Emulators
 from mgdt_agents.evaluation.results import AgentInfo, Episode, Results
 from mgdt_agents.evaluation.rollout import RolloutStep, play
-from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs import AtariProtocol, __version__, resolve_games
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.seeds import BENCHMARK_SEED
 
@@ -36,7 +36,7 @@ class BenchmarkConfig:
     """What is played, and under which rules."""
 
     games: tuple[str, ...]
-    """Names of games."""
+    """Names of games; names of suites are resolved."""
     episodes: int = 16
     """Whole episodes of each game, for each agent."""
     seed: int = BENCHMARK_SEED
@@ -53,6 +53,9 @@ class BenchmarkConfig:
     """Give an episode up after so many agent steps without a reward; None plays on."""
     batch_size: int = 64
     """Episodes for which an agent decides at once, at most; changes no score."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "games", resolve_games(self.games))
 
     @property
     def seeds(self) -> range:
@@ -98,7 +101,7 @@ def run_benchmark(
         on_step: called with the agent's name and every step, for a progress bar.
         traced: keep in the log what every episode can be played again from.
     """
-    episodes = play_episodes(agents, config, log, on_step, traced=traced)
+    episodes = list(play_episodes(agents, config, log, on_step, traced=traced))
     return results_of(agents, config, episodes)
 
 
@@ -136,11 +139,15 @@ def play_episodes(
 
 
 def check_agents(agents: Agents, config: BenchmarkConfig) -> None:
-    """Check that every agent can play by every protocol.
+    """Check that every agent is one, and can play by every protocol.
 
     Raises:
-        ValueError: naming the agent and the protocol.
+        ValueError: for what is no agent, or naming the agent and the protocol.
     """
+    if not isinstance(agents, Mapping):
+        raise InvalidArgument(
+            f"Expected agents by name, such as {{'dt': load_agent('dt')}}, got {agents!r}."
+        )
     for name, _, agent in runs_of(agents):
         for protocol, rules in config.protocols.items():
             expected = (rules.stack, rules.screen_size, rules.screen_size)
@@ -226,7 +233,12 @@ class _Sum:
 def runs_of(agents: Agents) -> Iterator[tuple[str, int, Agent]]:
     """Yield each training run of each agent: its name, the number of the run, the agent."""
     for name, runs in agents.items():
-        for number, agent in enumerate([runs] if isinstance(runs, Agent) else runs):
+        several = isinstance(runs, Sequence) and not isinstance(runs, str)
+        for number, agent in enumerate(runs if several else [runs]):
+            if not isinstance(agent, Agent):
+                raise InvalidArgument(
+                    f"Expected an agent for {name!r}, got {agent!r}; load_agent gives one."
+                )
             yield name, number, agent
 
 

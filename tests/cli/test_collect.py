@@ -52,8 +52,16 @@ def test_games_in_turn(run, tmp_path, capsys):
         assert json.loads(line)["step"] == 32
     printed = capsys.readouterr()
     assert printed.out == ""
-    path = tmp_path / "new" / "Breakout" / "Breakout.npz"
-    assert f"Collected Breakout; `mgdt-replay expand {path}` makes a store of" in printed.err
+    folder = tmp_path / "new" / "Breakout"
+    assert f"Breakout; no episode ended, so no store can be made of {folder}." in printed.err
+
+
+def test_how_to_make_a_store(run, tmp_path, capsys):
+    exploring = ["--pqn.exploration-fraction", 1.0]  # so that an episode ends
+    run("--games", "Breakout", "--steps", 576, "--output", tmp_path, *exploring)
+    path = tmp_path / "Breakout" / "Breakout.npz"
+    error = capsys.readouterr().err
+    assert f"Collected Breakout; `mgdt-replay expand {path}` makes a store of" in error
 
 
 def test_store(run, tmp_path, capsys):

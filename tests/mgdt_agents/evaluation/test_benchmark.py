@@ -16,7 +16,7 @@ from mgdt_agents.evaluation.benchmark import (
     with_speeds,
 )
 from mgdt_agents.replay.trace import BUNDLED, Trace
-from mgdt_envs import AtariProtocol, __version__
+from mgdt_envs import AtariProtocol, __version__, suite
 from mgdt_envs.seeds import BENCHMARK_SEEDS
 
 # Sixty steps an episode.
@@ -148,6 +148,26 @@ def test_episodes_come_as_they_end(agents, config):
         if len(episodes) == 2:
             break
     assert len({(episode.game, episode.seed) for episode in episodes}) == 2
+
+
+def test_games_by_the_name_of_a_suite():
+    assert BenchmarkConfig(games="bundled").games == suite("bundled")
+    with pytest.raises(ValueError, match="Unknown game or suite 'Pang'"):
+        BenchmarkConfig(games=("Pang",))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["dt"], r"agents by name, such as .*, got \['dt'\]"),
+        ({"dt": "dt"}, "an agent for 'dt', got 'dt'; load_agent"),
+        ({"noop": [OneActionAgent(0), None]}, "an agent for 'noop', got None"),
+    ],
+    ids=["list", "name", "none"],
+)
+def test_what_is_no_agent(wrong, message, config):
+    with pytest.raises(ValueError, match=message):
+        run_benchmark(wrong, config)
 
 
 def test_several_protocols(results):
