@@ -46,8 +46,8 @@ class CommonArguments:
     """dt, dtq, bc, bc_conv, cql or tt, trained on replay; or impala, pqn, dqn or ppo, which play.
     --help after it lists what the agent reads."""
     output: Path | None = None
-    """Folder of the run; by default runs/<agent>-<size>, and runs/<agent> with --init or of an agent
-    that plays."""
+    """Folder of the run; by default runs/<agent>-<size>, with --init or of an agent that plays
+    runs/<agent>."""
     overwrite: bool = False
     """Begin anew where the output folder holds a training already."""
     device: str = "auto"

@@ -68,9 +68,12 @@ def check_video(path: Path) -> None:
     Raises:
         ValueError: for another ending than .mp4, a folder of that name, or a place where nothing
             can be written.
+        MissingExtra: if imageio-ffmpeg is not installed.
     """
     if path.suffix != ".mp4" or path.is_dir():
         raise InvalidArgument(f"Expected the name of a video to end in .mp4, got {path}.")
+    with importing("Videos need imageio-ffmpeg", "video"):
+        import imageio_ffmpeg  # noqa: F401
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -92,8 +95,8 @@ def write_video(path: Path, pictures: Iterable[np.ndarray], pictures_per_second:
         MissingExtra: if imageio-ffmpeg is not installed.
     """
     check_video(path)
-    with importing("Videos need imageio-ffmpeg", "video"):
-        import imageio_ffmpeg
+    import imageio_ffmpeg
+
     partial = path.with_suffix(".partial.mp4")
     writer = None
     count = 0

@@ -42,7 +42,6 @@ def write_cards(
         ReplayError: if a card is damaged; nothing is written then either.
         MissingExtra: if matplotlib is not installed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for name in cards:
         check_card(folder, name)
     if (folder / page).exists() and MADE not in (folder / page).read_text():
@@ -52,6 +51,7 @@ def write_cards(
         )
     content = page_text(dict(sorted({**read_cards(folder), **cards}.items())))
     pictures = {name: draw(traces[name]) for name in cards}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, card in cards.items():
         # The card is first, for it says whose the picture is.
         files.replace(folder / f"{name}.json", files.json_bytes(card, indent=1))

@@ -91,7 +91,8 @@ def test_refused(tmp_path, monkeypatch):
         write_video(tmp_path / "play.gif", iter(()), 15)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ImportError, match=r"pip install 'mgdt\[video\]'"):
-        write_video(tmp_path / "play.mp4", iter(()), 15)
+        write_video(tmp_path / "videos" / "play.mp4", iter(()), 15)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["random", "bc"])

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import ale_py
@@ -175,6 +176,14 @@ def test_nothing_is_overwritten(recording, tmp_path, name, content, message):
     with pytest.raises(FileExistsError, match=message):
         write_cards(tmp_path, {"Breakout": card}, {"Breakout": recording.trace}, "index.md")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: content}
+
+
+def test_no_folder_is_left_without_the_library(recording, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    card = describe(recording.trace, 1)
+    with pytest.raises(ImportError, match=r"pip install 'mgdt\[plot\]'"):
+        write_cards(tmp_path / "cards", {"Pong": card}, {"Pong": recording.trace}, "index.md")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
