@@ -233,8 +233,8 @@ class _Sum:
 def runs_of(agents: Agents) -> Iterator[tuple[str, int, Agent]]:
     """Yield each training run of each agent: its name, the number of the run, the agent."""
     for name, runs in agents.items():
-        several = isinstance(runs, Sequence) and not isinstance(runs, str)
-        for number, agent in enumerate(runs if several else [runs]):
+        given: Any = [runs] if isinstance(runs, str) or not isinstance(runs, Sequence) else runs
+        for number, agent in enumerate(given):
             if not isinstance(agent, Agent):
                 raise InvalidArgument(
                     f"Expected an agent for {name!r}, got {agent!r}; load_agent gives one."
