@@ -13,6 +13,7 @@ Under several protocols the last three are of each: table-default.md, figures/ga
 
 import base64
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -38,6 +39,7 @@ from mgdt_agents.evaluation.report import (
 )
 from mgdt_agents.evaluation.results import Episode, Results
 from mgdt_agents.number_text import number_text
+from mgdt_agents.replay import files
 from mgdt_envs import PROTOCOLS, game
 from mgdt_envs.errors import importing
 
@@ -81,15 +83,17 @@ def write_report(
 
     Raises:
         MissingExtra: if jinja2 or matplotlib is not installed.
+        ReplayError: naming a file that cannot be written.
     """
     with importing("The report needs jinja2", "report"):
         from jinja2 import Environment
     folder.mkdir(parents=True, exist_ok=True)
     _remove_former(folder, results)
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Episode)])
-        writer.writeheader()
-        writer.writerows(asdict(episode) for episode in results.episodes)
+    rows = io.StringIO(newline="")
+    writer = csv.DictWriter(rows, [field.name for field in fields(Episode)])
+    writer.writeheader()
+    writer.writerows(asdict(episode) for episode in results.episodes)
+    files.replace(folder / "results.csv", rows.getvalue().encode())
     sections = [_leaderboard(results), _games(results)]
     sections += _drawn(results, folder)
     if curves:
@@ -112,8 +116,8 @@ def write_report(
     for protocol, name in names.items():
         table = markdown_by_game(results, protocol)
         text = f"{table}\n\n{protocol_sheet(results)}\n"
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
-        (folder / f"{name}.tex").write_text(latex_by_game(results, protocol), encoding="utf-8")
+        files.replace(folder / f"{name}.md", text.encode())
+        files.replace(folder / f"{name}.tex", latex_by_game(results, protocol).encode())
     page = (
         Environment(autoescape=True)
         .from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -125,7 +129,7 @@ def write_report(
         )
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    files.replace(path, page.encode())
     return path
 
 
@@ -266,8 +270,9 @@ def _figures(
     """Write figures as PNG, and return them as the page shows them."""
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
-        path = folder / "figures" / f"{name}{suffix}.png"
-        figure.savefig(path, dpi=PNG_DOTS_PER_INCH, facecolor="white")
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=PNG_DOTS_PER_INCH, facecolor="white")
+        files.replace(folder / "figures" / f"{name}{suffix}.png", picture.getvalue())
     return [{"label": labels[name], "svg": as_svg(figure)} for name, figure in figures.items()]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mgdt_agents.errors import ReplayError
 from mgdt_agents.evaluation.page import write_report
 from mgdt_agents.evaluation.published_scores import (
     PublishedAgent,
@@ -86,6 +88,19 @@ def test_what_is_written(tmp_path):
         picture = cv2.imread(str(tmp_path / "made" / "figures" / f"{name}.png"))
         assert picture.std() > 5, name
     assert (tmp_path / "made" / "table.md").read_text().startswith(markdown_by_game(results))
+
+
+@pytest.mark.parametrize("name", ["results.csv", "games.png", "table.md", "report.html"])
+def test_full_disk_is_named(tmp_path, monkeypatch, name):
+    def full(self, data):
+        if self.name.startswith(name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ReplayError, match=rf"Cannot write .*{name}, perhaps for want of space"):
+        write_report(made_up(), tmp_path)
 
 
 @pytest.mark.parametrize("protocols", [("default",), ("default", "sticky")])
