@@ -109,7 +109,8 @@ def test_a_split_is_named(config, store, tmp_path, monkeypatch):
 
 def test_more_stores_are_refused(config, store, tmp_path):
     run(config, tmp_path / "run")
-    more = dataclasses.replace(config, replay=(store, store))
+    other = shutil.copytree(store, tmp_path / "other")
+    more = dataclasses.replace(config, replay=(store, other))
     with pytest.raises(ValueError, match="there were 1 replay stores, are 2"):
         run(more, tmp_path / "run")
 
