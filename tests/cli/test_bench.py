@@ -124,6 +124,11 @@ def test_sweep_s_runs_of_several_seeds(run, played, tmp_path):
 
 
 def test_defaults(run, monkeypatch, played, tmp_path):
+    def record(path, *_arguments, **_options):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    monkeypatch.setattr("mgdt_agents.evaluation.videos.record_episode", record)
     monkeypatch.chdir(tmp_path)
     run("--agents", "random")
     ((_, config),) = played
@@ -131,6 +136,7 @@ def test_defaults(run, monkeypatch, played, tmp_path):
     assert config.protocols == {"default": AtariProtocol()}
     assert config.seed == BENCHMARK_SEED
     (output,) = (tmp_path / "results").iterdir()
+    assert (output / "report.html").read_text().count("<video") == 12
     assert Results.load(output / "results.json").seeds == range(BENCHMARK_SEED, BENCHMARK_SEED + 16)
 
 
