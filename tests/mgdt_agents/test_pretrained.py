@@ -31,12 +31,12 @@ def test_agents_know_their_games_and_what_made_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", bundled_agents())
 def test_agents_play_breakout(name: str) -> None:
-    # With these seeds, 300 steps of any one action score 0 and random play 0.5 on average; the
-    # bundled agents, which have to move to where the ball comes down, 4.7 to 6.3.
+    # With these seeds, 300 steps of any one action score 0 and random play 0.25 on average; the
+    # bundled agents, which have to move to where the ball comes down, 5.75 to 7.5.
     config = BenchmarkConfig(
         games=("Breakout",),
-        episodes=6,
+        episodes=4,
         protocols={"short": AtariProtocol(max_frames=1200)},
     )
     results = run_benchmark({name: load_agent(name, device="cpu")}, config)
-    assert results.scores(name, "Breakout", "short").mean() >= 3
+    assert results.scores(name, "Breakout", "short").mean() >= 4
