@@ -101,6 +101,7 @@ def run_benchmark(
         on_step: called with the agent's name and every step, for a progress bar.
         traced: keep in the log what every episode can be played again from.
     """
+    # Played now, so that agents are checked before anything is said of them.
     episodes = list(play_episodes(agents, config, log, on_step, traced=traced))
     return results_of(agents, config, episodes)
 

@@ -31,8 +31,8 @@ def open_replay(agent: NetworkAgent, config: TrainingConfig) -> WindowSampler:
         same = seen.setdefault((store.folder.resolve(), store.split), store.path)
         if same is not store.path:
             raise InvalidArgument(
-                f"{store.path} is the same replay as {same}, which would be drawn twice as often; "
-                "name it once. Games are weighed by weights."
+                f"{store.path} is the same replay as {same}; name it once. How often a game is "
+                "drawn is set by weights."
             )
         if store.obs_type != PROTOCOL:
             raise InvalidArgument(

@@ -85,5 +85,5 @@ def test_replay_named_twice_is_refused(make_random_episodes, write_store, tmp_pa
     agent = DecisionTransformerAgent(DecisionTransformerAgent.presets["tiny"], device="cpu")
     monkeypatch.chdir(tmp_path)
     twice = TrainingConfig(replay=(path, "./Pong"), steps=1)
-    with pytest.raises(ValueError, match=r"is the same replay as .*Pong, which would be drawn"):
+    with pytest.raises(ValueError, match=r"is the same replay as .*Pong; name it once"):
         open_replay(agent, twice)
