@@ -12,9 +12,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CHECK_STAMP := $(VENV)/.installed-check
+# Python compiles what it imports, a small part of all that is installed.
 INSTALL := $(BIN)/pip install -q --no-compile -c constraints.txt
-# On every core, which pip does not; without the tests of libraries, and whatever cannot be compiled.
-COMPILE := $(BIN)/python -m compileall -qq -j0 -x '/tests?/' $(VENV)/lib || true
 FRESH := build/fresh
 RLLIB := .venv-rllib
 
@@ -100,14 +99,16 @@ $(RLLIB)/.installed: $(STAMP)
 docs: $(CHECK_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# The game is played in an empty folder, so that nothing of the repository is found, and by one
-# thread: make check does something else at the same time, and two threads each slow one another.
+# PyTorch, the largest by far, is that of .venv. The game is played in an empty folder, so that
+# nothing of the repository is found, and by one thread: make check does something else at the same
+# time, and two threads each slow one another.
 wheel: $(CHECK_STAMP)
 	rm -rf dist $(FRESH)
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m venv $(FRESH)
-	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt $(TORCH_ARGS) torch
+	ln -s $(abspath $(VENV))/lib/python3*/site-packages/torch $(abspath $(VENV))/lib/python3*/site-packages/torchgen \
+	    $(abspath $(VENV))/lib/python3*/site-packages/torch-*.dist-info $(FRESH)/lib/python3*/site-packages
 	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt dist/*.whl
 	mkdir $(FRESH)/empty
 	cd $(FRESH)/empty && OMP_NUM_THREADS=1 ../bin/mgdt-bench --agents dt --games Pong --episodes 1
@@ -133,7 +134,6 @@ $(BIN)/pip:
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) $(TORCH_ARGS) torch
 	$(INSTALL) -e '.[dev,report,video]'
-	$(COMPILE)
 	@touch $@
 
 # timm without its dependencies, torchvision among them: a test needs its optimizers alone.
@@ -141,5 +141,4 @@ $(CHECK_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) $(TORCH_ARGS) torch
 	$(INSTALL) -e '.[dev,check,docs,all]'
 	$(INSTALL) --no-deps timm
-	$(COMPILE)
 	@touch $(STAMP) $@

@@ -47,9 +47,9 @@ TRANSFORMER: dict[str, Any] = {
     "dropout": 0.0,
 }
 IMPALA: dict[str, Any] = {
-    "stages": (16,),
+    "stages": (8,),
     "blocks": 1,
-    "hidden": 64,
+    "hidden": 32,
     "frame_stack": 1,
     "frame_size": 12,
 }

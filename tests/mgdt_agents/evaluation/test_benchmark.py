@@ -19,6 +19,8 @@ from mgdt_agents.replay.trace import BUNDLED, Trace
 from mgdt_envs import AtariProtocol, __version__, suite
 from mgdt_envs.seeds import BENCHMARK_SEEDS
 
+pytestmark = pytest.mark.usefixtures("shared_emulators")
+
 # Sixty steps an episode.
 PROTOCOL = AtariProtocol(max_frames=240)
 # Carnival has no human reference.

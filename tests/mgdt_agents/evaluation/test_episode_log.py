@@ -18,6 +18,8 @@ from mgdt_agents.evaluation.results import Episode
 from mgdt_agents.registry import NETWORK_AGENTS
 from mgdt_envs import AtariProtocol
 
+pytestmark = pytest.mark.usefixtures("shared_emulators")
+
 CONFIG = BenchmarkConfig(
     games=("Breakout",),
     episodes=3,

@@ -1,20 +1,26 @@
 """Rollouts: every episode once, rows that stay with their episodes."""
 
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
 
+from mgdt_agents import evaluation
 from mgdt_agents.agent import Agent
-from mgdt_agents.evaluation import rollout
 from mgdt_agents.evaluation.place import Emulators
-from mgdt_agents.evaluation.rollout import FEWEST_ROWS, play
+from mgdt_agents.evaluation.rollout import FEWEST_ROWS
+from mgdt_agents.evaluation.rollout import play as play_episodes
 from mgdt_envs import AtariProtocol, MultiGameAtariEnv
 
 # Breakout ends with the first ball; Riverraid at the time limit, after sixty steps.
 PROTOCOL = AtariProtocol(life_loss_ends=True, max_frames=240)
 GAMES = ("Breakout", "Riverraid")
 SEED = 4  # the second episode is longer than its neighbors
+# They take long to make. That those which have played before play the same is tested below.
+EMULATORS = Emulators()
+play = partial(play_episodes, emulators=EMULATORS)
+rollout = partial(evaluation.rollout, emulators=EMULATORS)
 
 
 class ScriptedAgent(Agent):

@@ -13,6 +13,8 @@ from mgdt_agents.evaluation.verify import verify
 from mgdt_envs import AtariProtocol
 from mgdt_envs.seeds import BENCHMARK_SEED
 
+pytestmark = pytest.mark.usefixtures("shared_emulators")
+
 CONFIG = BenchmarkConfig(
     games=("Breakout", "Riverraid"),
     episodes=2,
