@@ -111,7 +111,7 @@ wheel: $(CHECK_STAMP)
 	    $(abspath $(VENV))/lib/python3*/site-packages/torch-*.dist-info $(FRESH)/lib/python3*/site-packages
 	$(FRESH)/bin/pip install -q --no-compile -c constraints.txt dist/*.whl
 	mkdir $(FRESH)/empty
-	cd $(FRESH)/empty && OMP_NUM_THREADS=1 ../bin/mgdt-bench --agents dt --games Pong --episodes 1
+	cd $(FRESH)/empty && OMP_NUM_THREADS=1 ../bin/mgdt-bench --agents dt --games Breakout --episodes 1
 
 perf: $(STAMP)
 	$(BIN)/python -m tests.perf.run $(PERF_ARGS)

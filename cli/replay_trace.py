@@ -9,6 +9,7 @@ import numpy as np
 
 from mgdt_agents import load_agent
 from mgdt_agents.evaluation.agent_trace import is_recorded, record_agent
+from mgdt_agents.replay.files import make_folder
 from mgdt_agents.replay.trace_recorder import TraceRecorder
 from mgdt_cli.arguments import Games, Steps
 from mgdt_cli.console import ProgressBar, handling_signals, say
@@ -76,7 +77,7 @@ def trace_all(arguments: TraceArguments) -> None:
         stopping.set()
         say("Stopping; once more to stop without saving.")
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     with handling_signals(stop), ProgressBar() as progress:
         for name, output in outputs.items():
             task = progress.add_task(name, total=arguments.steps)

@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from mgdt_agents.number_text import number_text
+from mgdt_agents.replay.files import make_folder
 from mgdt_agents.training.metrics import read_curves
 from mgdt_cli.cluster import connect
 from mgdt_cli.console import fail, handling_signals, print_table, say
@@ -58,7 +59,7 @@ def start_sweep(arguments: SweepArguments) -> None:
         raise InvalidArgument(f"--at-once must be at least 1, got {arguments.at_once}")
     runs = read_sweep(arguments.sweep)
     output = (arguments.output or Path("runs") / arguments.sweep.stem).resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     commands = {name: command_of(options, output / name) for name, options in runs.items()}
     if arguments.ray is not None:
         failed = run_in_cluster(commands, output, arguments)

@@ -316,7 +316,7 @@ class NetworkAgent(Agent):
                 is no weight, such as statistics, keeps its own.
 
         Raises:
-            ValueError: for a dtype that is not floating.
+            ValueError: for a dtype that is not floating, or a file in the folder's place.
         """
         content = {
             "agent": self.kind,

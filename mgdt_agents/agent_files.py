@@ -13,7 +13,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mgdt_agents.errors import AgentLoadError, ReplayError
-from mgdt_agents.replay.files import check_fields, json_bytes, read_object, written
+from mgdt_agents.replay.files import (
+    check_fields,
+    json_bytes,
+    make_folder,
+    read_object,
+    written,
+)
 from mgdt_envs.errors import InvalidArgument
 from mgdt_envs.games import did_you_mean
 
@@ -35,7 +41,7 @@ def write_folder(
     Raises:
         ReplayError: naming a file that cannot be written; the agent that was there stays.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     weights = save(tensors)
     content = {**content, CHECKSUM: hashlib.sha256(weights).hexdigest()}
     files = {"config.json": json_bytes(content), "model.safetensors": weights}

@@ -17,7 +17,7 @@ from mgdt_agents.agent_files import check_options
 from mgdt_agents.devices import resolve_device
 from mgdt_agents.errors import AgentLoadError
 from mgdt_agents.random_streams import explored, sample
-from mgdt_agents.replay.files import written
+from mgdt_agents.replay.files import make_folder, written
 from mgdt_agents.step_inputs import State, StepInputs, games_of_agent
 from mgdt_envs import AtariProtocol
 from mgdt_envs.protocol import AnyProtocol, as_protocol
@@ -82,7 +82,7 @@ class SB3Agent(Agent):
             ReplayError: if it cannot be written; the older one stays.
         """
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         with written(path / "model.zip") as new:
             self.model.save(new)
 

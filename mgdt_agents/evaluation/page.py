@@ -87,7 +87,7 @@ def write_report(
     """
     with importing("The report needs jinja2", "report"):
         from jinja2 import Environment
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     _remove_former(folder, results)
     rows = io.StringIO(newline="")
     writer = csv.DictWriter(rows, [field.name for field in fields(Episode)])

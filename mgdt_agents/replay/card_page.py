@@ -51,7 +51,7 @@ def write_cards(
         )
     content = page_text(dict(sorted({**read_cards(folder), **cards}.items())))
     pictures = {name: draw(traces[name]) for name in cards}
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     for name, card in cards.items():
         # The card is first, for it says whose the picture is.
         files.replace(folder / f"{name}.json", files.json_bytes(card, indent=1))

@@ -28,6 +28,24 @@ def naming(path: Path) -> Iterator[None]:
         raise ReplayError(f"Cannot write {path}{reason}: {error}") from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in; one that is there stays as it is.
+
+    Raises:
+        ReplayError: if it cannot be made, as where a file has its name.
+    """
+    try:
+        with naming(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except ReplayError as error:
+        if isinstance(error.__cause__, FileExistsError | NotADirectoryError):
+            raise ReplayError(
+                f"Expected a folder at {path}, or nothing, and it or one above it is a file; "
+                "choose another name."
+            ) from None
+        raise
+
+
 @contextmanager
 def reading(what: str, num_bytes: int) -> Iterator[None]:
     """Turn a want of memory into a `ReplayError` that says what wanted how much."""

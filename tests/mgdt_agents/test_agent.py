@@ -305,6 +305,9 @@ def test_weights_are_saved_as_floating_numbers(network_agent: NetworkAgent, tmp_
         ):
             network_agent.save(tmp_path / "agent", dtype=dtype)
     assert not (tmp_path / "agent").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"Expected a folder at .*file, or nothing"):
+        network_agent.save(tmp_path / "file")
     network_agent.save(tmp_path / "agent", dtype=torch.bfloat16)
     load_agent(tmp_path / "agent", device="cpu").predict(observations(2))
 

@@ -92,6 +92,16 @@ def test_differences():
     assert files.differences({"config": "mine"}, {}) == ["config was mine, is None"]
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ReplayError, match=f"Expected a folder at {path}, or nothing"):
+            files.make_folder(path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
