@@ -61,7 +61,7 @@ def test_killed_at_random_moments(tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     seconds = time.monotonic() - start
     draw, kills = random.Random(), 0
-    for _ in range(3):
+    for _ in range(5):
         if (child := os.fork()) == 0:
             bench(agents, folder)
         time.sleep(draw.uniform(0, seconds / 3))
